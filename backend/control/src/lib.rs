@@ -1,0 +1,1 @@
+//! Configuration, registry, API: the engine's control side.

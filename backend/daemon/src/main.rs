@@ -1,0 +1,2 @@
+//! vonicd: the master, and by it the engine.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The worker: rings, switch, legs, services.

@@ -1,0 +1,1 @@
+//! The master: vhost-user front, journal, custody of descriptors, engine start.

@@ -1,0 +1,1 @@
+//! Guest memory and the split virtqueue, device side.

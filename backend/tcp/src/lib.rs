@@ -1,0 +1,1 @@
+//! One TCP leg towards a guest: no I/O, no clock.

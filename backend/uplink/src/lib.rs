@@ -1,0 +1,1 @@
+//! Where frames and bytes leave the guests: host sockets.

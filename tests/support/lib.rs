@@ -1,0 +1,1 @@
+//! The test bed: lab root, guests, mock frontend.
