@@ -3,8 +3,22 @@
 //! Everything here is a value made from bytes that were copied once: nothing refers to guest memory.
 #![forbid(unsafe_code)]
 
+mod build;
+mod checksum;
+mod frame;
 mod mac;
 mod reason;
+mod segment;
+mod vnet;
+mod wire;
 
+pub use build::{Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, arp_frame, ip_frame, tcp_headers};
+pub use checksum::Sum;
+pub use frame::{
+    Arp, Content, ETHERNET_LEN, Frame, HEADER_MAX, Icmp, Ip, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Transport,
+    Udp,
+};
 pub use mac::MacAddr;
 pub use reason::DropReason;
+pub use segment::Segmenter;
+pub use vnet::{Gso, GsoKind, Offloads, PartialChecksum, VNET_HEADER_LEN, VnetHeader};
