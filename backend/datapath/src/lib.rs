@@ -1,1 +1,22 @@
-//! The worker: rings, switch, legs, services.
+//! The data path: one worker owns whole ports, with their rings, connections and sockets.
+//!
+//! A frame's way: `worker::ingress` fetches and checks it, `switch` decides, and it ends in another port (`offload`,
+//! `port`), in a `service`, or in a connection (`flow`). No lock, no allocation and no logging per frame.
+#![forbid(unsafe_code)]
+
+mod command;
+mod flow;
+mod offload;
+mod port;
+mod ring;
+mod service;
+mod spec;
+mod stats;
+mod switch;
+mod worker;
+
+pub use command::{Command, ConnectionView, Notice, RingCommand};
+pub use port::feature;
+pub use spec::{Action, EgressRule, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Prefix4};
+pub use stats::{CopyPath, Counter, PortStats, TcpStats, Way};
+pub use worker::{Poll, Worker, WorkerConfig, WorkerHandle};

@@ -1,7 +1,7 @@
 //! Headers of the frames that vonic itself sends: written into a fixed buffer, payload follows elsewhere.
 use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
-use crate::{Arp, ETHERNET_LEN, HEADER_MAX, MacAddr, PROTOCOL_TCP, Sum};
-use std::net::IpAddr;
+use crate::{Arp, ETHERNET_LEN, HEADER_MAX, MacAddr, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Sum};
+use std::net::{IpAddr, SocketAddr};
 use zerocopy::IntoBytes;
 
 /// A frame's leading bytes, built on the stack.
@@ -132,14 +132,57 @@ fn network_headers(out: &mut HeaderBytes, envelope: &Envelope, protocol: u8, tra
     out.len
 }
 
-/// Writes a whole frame that carries `transport` (header and payload, checksum done) behind IP; `None` if it does not fit `out`.
-pub fn ip_frame(envelope: &Envelope, protocol: u8, transport: &[u8], out: &mut [u8]) -> Option<usize> {
+/// Writes a whole UDP frame with its payload; returns its length, or `None` if it does not fit `out`.
+pub fn udp_frame(envelope: &Envelope, ports: (u16, u16), payload: &[u8], out: &mut [u8]) -> Option<usize> {
+    let transport_len = wire::Udp::LEN + payload.len();
     let mut headers = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
-    let offset = network_headers(&mut headers, envelope, protocol, transport.len() as u32);
-    let len = offset + transport.len();
-    out.get_mut(..offset)?.copy_from_slice(&headers.bytes[..offset]);
-    out.get_mut(offset..len)?.copy_from_slice(transport);
-    Some(len)
+    let offset = network_headers(&mut headers, envelope, PROTOCOL_UDP, transport_len as u32);
+    let len = u16::try_from(transport_len).ok()?.into();
+    wire::Udp { src: ports.0.into(), dst: ports.1.into(), len, checksum: 0.into() }.put(&mut headers.bytes, offset);
+    headers.len = offset + wire::Udp::LEN;
+    let sum = Sum::default().pseudo(envelope.src, envelope.dst, PROTOCOL_UDP, transport_len as u32);
+    let sum = sum.bytes(&headers.bytes[offset..headers.len]).bytes(payload).finish();
+    headers.set_u16(offset + 6, if sum == 0 { 0xffff } else { sum });
+    out.get_mut(..headers.len)?.copy_from_slice(headers.as_slice());
+    out.get_mut(headers.len..headers.len + payload.len())?.copy_from_slice(payload);
+    Some(headers.len + payload.len())
+}
+
+/// Writes the headers of the answer to an ICMP echo request whose ICMP header is `request` and whose message, with that
+/// header, has `len` bytes. The echoed data follows unchanged, so the checksum changes by the type alone (RFC 1624).
+pub fn icmp_echo_reply(envelope: &Envelope, request: &[u8; 8], len: u32) -> HeaderBytes {
+    let mut out = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
+    let offset = network_headers(&mut out, envelope, PROTOCOL_ICMP, len);
+    out.len = offset + request.len();
+    out.bytes[offset..out.len].copy_from_slice(request);
+    let sum = u16::from_be_bytes([request[2], request[3]]);
+    let type_and_code = u16::from_be_bytes([request[0], request[1]]);
+    out.set_u16(offset, 0);
+    out.set_u16(offset + 2, Sum::default().word(!sum).word(!type_and_code).finish());
+    out
+}
+
+/// Writes ICMP "destination unreachable" (RFC 792) with `code` about a TCP segment that the guest sent: `about` are that
+/// packet's addresses, ports and sequence number, which its own IP header and first eight bytes are rebuilt from.
+pub fn icmp_unreachable(envelope: &Envelope, code: u8, about: (SocketAddr, SocketAddr, u32)) -> HeaderBytes {
+    let (src, dst, seq) = about;
+    let quoted = Envelope { src: src.ip(), dst: dst.ip(), ..*envelope };
+    let mut inner = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
+    let end = network_headers(&mut inner, &quoted, PROTOCOL_TCP, wire::Tcp::LEN as u32);
+    let mut message = [0u8; 8 + wire::Ipv4::LEN + 8];
+    message[0] = 3;
+    message[1] = code;
+    message[8..28].copy_from_slice(&inner.bytes[ETHERNET_LEN..end]);
+    message[28..30].copy_from_slice(&src.port().to_be_bytes());
+    message[30..32].copy_from_slice(&dst.port().to_be_bytes());
+    message[32..36].copy_from_slice(&seq.to_be_bytes());
+    let sum = Sum::default().bytes(&message).finish();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut out = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
+    let offset = network_headers(&mut out, envelope, PROTOCOL_ICMP, message.len() as u32);
+    out.len = offset + message.len();
+    out.bytes[offset..out.len].copy_from_slice(&message);
+    out
 }
 
 /// Writes a whole ARP frame.

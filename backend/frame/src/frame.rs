@@ -252,7 +252,9 @@ fn parse_transport(bytes: &[u8], protocol: u8, offset: usize, len: u32) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Checksum, Envelope, Sum, TcpFields, arp_frame, ip_frame, tcp_headers};
+    use crate::{
+        Checksum, Envelope, Sum, TcpFields, arp_frame, icmp_echo_reply, icmp_unreachable, tcp_headers, udp_frame,
+    };
 
     fn envelope() -> Envelope {
         Envelope {
@@ -308,10 +310,28 @@ mod tests {
         let frame = arp_frame(envelope().src_mac, envelope().dst_mac, &arp);
         assert_eq!(parse(frame.as_slice()).unwrap().content, Content::Arp(arp));
         let mut out = [0; 100];
-        let n = ip_frame(&envelope(), PROTOCOL_UDP, &[0, 1, 0, 2, 0, 10, 0, 0, 9, 9], &mut out).unwrap();
+        let n = udp_frame(&envelope(), (1, 2), &[9, 9, 9], &mut out).unwrap();
         let Content::Ip(ip) = parse(&out[..n]).unwrap().content else { panic!() };
-        let udp = Udp { src_port: 1, dst_port: 2, payload_len: 2, has_checksum: false };
+        let udp = Udp { src_port: 1, dst_port: 2, payload_len: 3, has_checksum: true };
         assert_eq!(ip.transport, Transport::Udp(udp));
+        let sum = Sum::default().pseudo(ip.src, ip.dst, PROTOCOL_UDP, ip.transport_len);
+        assert!(sum.bytes(&out[usize::from(ip.transport_offset)..n]).is_valid());
+    }
+
+    #[test]
+    fn icmp_messages_sum_up() {
+        let request = [8, 0, 0, 0, 1, 2, 3, 4];
+        let data = [5, 6, 7];
+        let sum = Sum::default().bytes(&request).bytes(&data).finish().to_be_bytes();
+        let request = [8, 0, sum[0], sum[1], 1, 2, 3, 4];
+        let reply = icmp_echo_reply(&envelope(), &request, 11);
+        assert!(Sum::default().bytes(&reply.as_slice()[34..]).bytes(&data).is_valid());
+        let about = ("192.0.2.2:7".parse().unwrap(), "198.51.100.1:80".parse().unwrap(), 9);
+        let frame = icmp_unreachable(&envelope(), 1, about);
+        assert!(Sum::default().bytes(&frame.as_slice()[34..]).is_valid());
+        let Content::Ip(ip) = parse(frame.as_slice()).unwrap().content else { panic!() };
+        assert_eq!(ip.transport, Transport::Icmp(Icmp { kind: 3, code: 1 }));
+        assert_eq!(ip.transport_len, 36);
     }
 
     #[test]

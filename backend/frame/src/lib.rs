@@ -12,7 +12,10 @@ mod segment;
 mod vnet;
 mod wire;
 
-pub use build::{Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, arp_frame, ip_frame, tcp_headers};
+pub use build::{
+    Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, arp_frame, icmp_echo_reply, icmp_unreachable,
+    tcp_headers, udp_frame,
+};
 pub use checksum::Sum;
 pub use frame::{
     Arp, Content, ETHERNET_LEN, Frame, HEADER_MAX, Icmp, Ip, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Transport,

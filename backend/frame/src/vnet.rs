@@ -21,6 +21,16 @@ pub struct Offloads {
     pub tso6: bool,
 }
 
+impl Offloads {
+    /// Whether large frames of this kind are among them.
+    pub fn tso(&self, kind: GsoKind) -> bool {
+        match kind {
+            GsoKind::Tcp4 => self.tso4,
+            GsoKind::Tcp6 => self.tso6,
+        }
+    }
+}
+
 /// A checksum that is still to be filled in: the sum from `start` to the end of the frame belongs at `start + offset`,
 /// where the pseudo header's sum already stands. Byte offsets from the Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,1 +1,29 @@
-//! Guest memory and the split virtqueue, device side.
+//! Guest memory and the split virtqueue, device side (virtio 1.3 §2.7).
+//!
+//! A [`SplitRing`] resolves its three areas once and fetches descriptor chains into a [`Burst`]: a list of heads and of
+//! checked segments of guest memory. Completion is a used entry per chain and one store of the used index per burst.
+//!
+//! What holds everywhere in this crate:
+//!
+//! * The guest may change its memory at any time, also while it is read: each index and each descriptor is read exactly
+//!   once per decision, and no Rust reference to guest bytes is ever made.
+//! * A segment lives no longer than the [`MemoryMap`] in which it was found: the burst keeps that map.
+//! * After construction nothing allocates, locks or logs.
+//! * Payload is copied in one place, [`copy_payload`], and counted there.
+
+mod burst;
+mod chain;
+mod error;
+mod handover;
+mod iovec;
+mod payload;
+mod ring;
+mod sys;
+
+pub use burst::{Burst, Chain};
+pub use error::QueueError;
+pub use handover::{Done, Waiter, handover};
+pub use iovec::IoVecs;
+pub use payload::copy_payload;
+pub use ring::{Direction, RingSetup, SplitRing};
+pub use sys::MemoryMap;

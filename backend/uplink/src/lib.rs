@@ -1,1 +1,10 @@
-//! Where frames and bytes leave the guests: host sockets.
+//! Where bytes leave the guests: host sockets, one per terminated connection. Payload moves between the kernel and guest
+//! memory directly, through the checked iovecs of `vonic-queue`; this crate holds no payload.
+#![deny(unsafe_code)]
+
+mod socket;
+mod sys;
+
+pub use socket::{Connecting, HostSocket, PeekMode, Scratch, classify};
+pub use sys::addresses::{AddressWatch, host_addresses};
+pub use sys::listener::{Accepted, Listener};

@@ -1,0 +1,132 @@
+//! Everything that the control side can ask of a worker, and everything that a worker tells of its own accord.
+use crate::spec::{HostView, NetworkSpec, PortId, PortSpec};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use vonic_queue::{Done, MemoryMap, QueueError, RingSetup};
+
+/// One order to a worker, applied between two bursts.
+#[derive(Debug)]
+pub enum Command {
+    /// Creates or replaces a network.
+    Network(Box<NetworkSpec>),
+    /// Creates a port without a session.
+    Attach(Box<PortSpec>),
+    /// Replaces a port's policy: forwards, egress, limits. Its session and its connections go on.
+    Reconfigure(Box<PortSpec>),
+    /// Removes a port: its connections are reset.
+    Detach {
+        /// Which.
+        port: PortId,
+        /// When nothing of it is left.
+        done: Done,
+    },
+    /// The driver's acknowledged features.
+    Features {
+        /// Which port.
+        port: PortId,
+        /// Virtio feature bits.
+        bits: u64,
+    },
+    /// A new memory map; all rings are resolved again.
+    Memory {
+        /// Which port.
+        port: PortId,
+        /// The map.
+        map: Arc<MemoryMap>,
+        /// When the old map is used no more.
+        done: Done,
+    },
+    /// A ring was started, or its descriptors or its enabled flag changed.
+    Ring(Box<RingCommand>),
+    /// A ring is to be touched no more.
+    StopRing {
+        /// Which port.
+        port: PortId,
+        /// Queue index.
+        index: u16,
+        /// When it is done.
+        done: Done,
+    },
+    /// The session is over: rings and memory go, connections are reset towards the world.
+    Disconnect {
+        /// Which port.
+        port: PortId,
+        /// When it is done.
+        done: Done,
+    },
+    /// The host's addresses changed.
+    Host(Box<HostView>),
+    /// Asks for a list of connections; `None`: of all ports.
+    Connections {
+        /// Which port.
+        port: Option<PortId>,
+        /// Where the answer goes.
+        reply: Sender<Vec<ConnectionView>>,
+    },
+    /// Resets every connection both ways and ends the worker.
+    Stop {
+        /// When the resets are in the guests' rings.
+        done: Done,
+    },
+}
+
+/// A ring's complete state.
+#[derive(Debug)]
+pub struct RingCommand {
+    /// Which port.
+    pub port: PortId,
+    /// Queue index: even is host to guest, odd is guest to host (virtio 1.3 §5.1.2).
+    pub index: u16,
+    /// Where it lies.
+    pub setup: RingSetup,
+    /// Signalled by the driver.
+    pub kick: Option<OwnedFd>,
+    /// Signalled by the worker.
+    pub call: Option<OwnedFd>,
+    /// Whether frames may pass.
+    pub enabled: bool,
+}
+
+/// One connection, as `vonic conns` shows it.
+#[derive(Clone, Debug)]
+pub struct ConnectionView {
+    /// Which port.
+    pub port: PortId,
+    /// Whether the guest opened it.
+    pub guest_opens: bool,
+    /// The guest's address and port.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
+    /// The leg's state, by its RFC 9293 name.
+    pub state: &'static str,
+    /// Bytes that the host's socket took.
+    pub bytes_guest_to_host: u64,
+    /// Bytes that the guest acknowledged.
+    pub bytes_host_to_guest: u64,
+    /// Seconds since it was opened.
+    pub age_seconds: u64,
+}
+
+/// What a worker tells of its own accord; all of it is rare.
+#[derive(Debug)]
+pub enum Notice {
+    /// A ring lies about its indices, or left guest memory: it stands still until the driver resets it.
+    RingBroken {
+        /// Which port.
+        port: PortId,
+        /// Queue index.
+        index: u16,
+        /// Why.
+        error: QueueError,
+    },
+    /// A forward's listener cannot accept.
+    AcceptFailed {
+        /// Which port.
+        port: PortId,
+        /// Why.
+        error: std::io::Error,
+    },
+}

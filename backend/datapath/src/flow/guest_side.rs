@@ -1,0 +1,186 @@
+//! Segments from the guest: to their connection, and their payload to its socket.
+use crate::flow::table::{Flow, FlowId, FlowKey};
+use crate::offload::Inbound;
+use crate::port::Port;
+use crate::worker::Worker;
+use std::net::SocketAddr;
+use vonic_frame::{DropReason, Envelope, Ip, PROTOCOL_TCP, Sum, TCP_CHECKSUM, Tcp, TcpFields, VnetHeader, tcp_headers};
+use vonic_queue::Burst;
+use vonic_tcp::{Effect, Event, Flags, Header, Segment, Seq, reset_for};
+
+/// Where a segment lies.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// Which chain of the burst.
+    pub chain: usize,
+    /// Offset of its payload in the chain.
+    pub payload: u32,
+}
+
+impl Worker {
+    /// Takes one TCP segment that a guest sent to the gateway's MAC.
+    pub(crate) fn guest_segment(
+        &mut self,
+        key: FlowKey,
+        segment: &Segment<'_>,
+        burst: &mut Burst,
+        place: Place,
+    ) -> Result<(), DropReason> {
+        let opens = segment.flags.contains(Flags::SYN) && !segment.flags.contains(Flags::ACK);
+        match self.flows.find(&key) {
+            Some(id) if opens && self.flows.get_mut(id).is_some_and(|f| f.leg.reusable(segment)) => {
+                self.finish(id);
+                self.open_from_guest(key, segment)
+            }
+            Some(id) => {
+                self.segment_of_flow(id, segment, burst, place);
+                Ok(())
+            }
+            None if opens && !segment.flags.contains(Flags::RST) => self.open_from_guest(key, segment),
+            None => {
+                self.refuse(key, segment);
+                Err(DropReason::NoConnection)
+            }
+        }
+    }
+
+    /// Answers a segment that belongs to no connection (RFC 9293 §3.10.7.1).
+    pub(crate) fn refuse(&mut self, key: FlowKey, segment: &Segment<'_>) {
+        let Some(header) = reset_for(segment) else { return };
+        let (Some(port), networks) = (Worker::port_mut(&mut self.ports, key.port), &self.networks) else { return };
+        let Some(network) = networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
+        let envelope = envelope(key, network.spec.gateway_mac, port);
+        // A full ring means that the guest will have to ask again.
+        if let Err(reason) = send_control(port, &envelope, key, &header) {
+            port.dropped_to_guest(reason);
+        }
+    }
+
+    fn segment_of_flow(&mut self, id: FlowId, segment: &Segment<'_>, burst: &mut Burst, place: Place) {
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        let effect = flow.leg.handle_segment(now, segment);
+        let tcp = &port.spec.stats.tcp;
+        let lost = discard(flow, effect.acked);
+        tcp.bytes_host_to_guest.add(u64::from(effect.acked));
+        let offered = effect.payload.as_ref().map_or(0, |p| p.end - p.start);
+        if offered > 0 || effect.fin {
+            let taken = offer(flow, &effect, burst, place);
+            flow.bytes_guest_to_host += u64::from(taken);
+            tcp.bytes_guest_to_host.add(u64::from(taken));
+            if taken < offered {
+                tcp.short_writes.add(1);
+            }
+            flow.window_stale = true;
+            if flow.leg.taken(now, taken)
+                && let Some(socket) = &flow.socket
+            {
+                // ENOTCONN: the peer has reset meanwhile; its event says so.
+                let _ = socket.shutdown_write();
+            }
+        }
+        if lost {
+            flow.leg.abort();
+        }
+        self.flows.make_ready(id);
+        match effect.event {
+            Some(Event::Established) => self.established(id),
+            Some(Event::Reset) => self.abort(id),
+            _ => {}
+        }
+    }
+
+    fn established(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        let tcp = &port.spec.stats.tcp;
+        if flow.guest_opens { &tcp.guest_opened } else { &tcp.world_opened }.add(1);
+        if std::mem::take(&mut flow.connecting) {
+            port.usage.pending -= 1;
+        }
+    }
+}
+
+/// Drops what the guest acknowledged from the socket's queue; true if the socket failed.
+fn discard(flow: &mut Flow, acked: u32) -> bool {
+    flow.bytes_host_to_guest += u64::from(acked);
+    match &mut flow.socket {
+        Some(socket) if acked > 0 => socket.discard(acked).is_err(),
+        _ => false,
+    }
+}
+
+/// Offers a segment's new payload to the host's socket, straight from guest memory; returns what it took.
+fn offer(flow: &Flow, effect: &Effect, burst: &mut Burst, place: Place) -> u32 {
+    let (Some(range), Some(socket)) = (&effect.payload, &flow.socket) else { return 0 };
+    let vecs = burst.iovecs(place.chain..place.chain + 1, place.payload + range.start, range.end - range.start);
+    // A full buffer takes nothing; so does a failed socket, whose event comes by itself.
+    socket.send(&vecs).unwrap_or(0)
+}
+
+/// The addresses of a frame from `key`'s remote end to its guest.
+pub fn envelope(key: FlowKey, gateway_mac: vonic_frame::MacAddr, port: &Port) -> Envelope {
+    Envelope { src_mac: gateway_mac, dst_mac: port.spec.mac, src: key.remote.ip(), dst: key.guest.ip() }
+}
+
+/// Fields of a header from `key`'s remote end to its guest.
+pub fn fields<'a>(key: FlowKey, header: &'a Header, payload_len: u32) -> TcpFields<'a> {
+    TcpFields {
+        src_port: key.remote.port(),
+        dst_port: key.guest.port(),
+        seq: header.seq.0,
+        ack: header.ack.0,
+        flags: header.flags.0,
+        window: header.window,
+        options: header.options.as_slice(),
+        payload_len,
+    }
+}
+
+/// Sends a segment without payload; its checksum is always complete.
+pub fn send_control(port: &mut Port, envelope: &Envelope, key: FlowKey, header: &Header) -> Result<(), DropReason> {
+    let (headers, _) = tcp_headers(envelope, &fields(key, header, 0), vonic_frame::Checksum::Full(0));
+    port.deliver(&VnetHeader::default(), headers.as_slice(), None)
+}
+
+/// The connection's name and the segment, from checked headers.
+///
+/// # Errors
+/// `BadVnetHeader` where the partial checksum is not TCP's, `BadChecksum`.
+pub fn read<'a>(
+    port: &Port,
+    inbound: &'a Inbound<'_>,
+    ip: &Ip,
+    tcp: &Tcp,
+) -> Result<(FlowKey, Segment<'a>), DropReason> {
+    check_sum(inbound, ip)?;
+    let start = usize::from(ip.transport_offset);
+    let options = inbound.head.get(start + 20..start + usize::from(tcp.header_len)).ok_or(DropReason::Truncated)?;
+    let key = FlowKey {
+        port: port.spec.port,
+        guest: SocketAddr::new(ip.src, tcp.src_port),
+        remote: SocketAddr::new(ip.dst, tcp.dst_port),
+    };
+    let segment = Segment {
+        seq: Seq(tcp.seq),
+        ack: Seq(tcp.ack),
+        flags: Flags(tcp.flags),
+        window: tcp.window,
+        options,
+        len: tcp.payload_len,
+    };
+    Ok((key, segment))
+}
+
+/// A partial checksum needs no check: the segment never left this machine's memory. A complete one is summed up.
+fn check_sum(inbound: &Inbound<'_>, ip: &Ip) -> Result<(), DropReason> {
+    if let Some(partial) = inbound.vnet.partial {
+        let right = partial.start == ip.transport_offset && usize::from(partial.offset) == TCP_CHECKSUM;
+        return if right { Ok(()) } else { Err(DropReason::BadVnetHeader) };
+    }
+    let chains = inbound.chain..inbound.chain + 1;
+    let sum = inbound.burst.sum(chains, inbound.start + u32::from(ip.transport_offset), ip.transport_len);
+    let whole = Sum::default().pseudo(ip.src, ip.dst, PROTOCOL_TCP, ip.transport_len).word(sum);
+    if whole.is_valid() { Ok(()) } else { Err(DropReason::BadChecksum) }
+}

@@ -1,0 +1,221 @@
+//! How connections begin and end.
+use crate::command::Notice;
+use crate::flow::guest_side::envelope;
+use crate::flow::policy::{self, Route, World};
+use crate::flow::table::{Flow, FlowId, FlowKey};
+use crate::worker::Worker;
+use crate::worker::events::Token;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
+use vonic_tcp::{Config, Leg, Segment, Seq};
+use vonic_uplink::classify::{ConnectError, connect_error};
+use vonic_uplink::{Accepted, Connecting, HostSocket};
+
+/// Shift of the windows that legs advertise: up to 8 MiB.
+const WINDOW_SCALE: u8 = 7;
+/// Bytes of IPv4 and TCP headers without options: the MSS is the MTU less these (RFC 9293 §3.7.1).
+const FIXED_HEADERS: u16 = 40;
+/// Connections accepted of one listener in one round.
+const ACCEPT_BATCH: usize = 64;
+
+impl Worker {
+    /// A guest's SYN that belongs to no connection: the host connects first, the guest is answered then.
+    pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>) -> Result<(), DropReason> {
+        let now = self.now;
+        let iss = self.initial_sequence(&key);
+        let port = self.ports.get_mut(key.port as usize).and_then(Option::as_mut).ok_or(DropReason::PortDown)?;
+        let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
+        let network = network.ok_or(DropReason::PortDown)?;
+        let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
+        let to = match policy::route(&world, network, &port.spec, key.remote)? {
+            Route::To(to) => to,
+            Route::Refuse => {
+                self.refuse(key, syn);
+                return Ok(());
+            }
+        };
+        policy::admit_destination(&self.flows, port, to)?;
+        port.usage.admit(&port.spec.limits, now)?;
+        let config = leg_config(port.spec.mtu);
+        match HostSocket::connect(to, self.peek_mode) {
+            Ok((socket, state)) => {
+                let mut flow = Flow::new(key, Leg::accept(&config, syn, iss, now), socket, to, now);
+                flow.guest_opens = true;
+                flow.connecting = true;
+                port.usage.pending += 1;
+                let id = self.register(flow);
+                if state == Connecting::Done {
+                    self.connect_ended(id);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                port.spec.stats.tcp.connect_failed.add(1);
+                self.tell_failure(key, syn, &error);
+                Ok(())
+            }
+        }
+    }
+
+    fn tell_failure(&mut self, key: FlowKey, syn: &Segment<'_>, error: &std::io::Error) {
+        match connect_error(error) {
+            ConnectError::Refused => self.refuse(key, syn),
+            ConnectError::Unreachable(code) => self.unreachable(key, code, syn.seq),
+            // The guest's SYN comes again.
+            ConnectError::TimedOut | ConnectError::Exhausted => {}
+        }
+    }
+
+    /// Tells a guest by ICMP that its SYN cannot be delivered (RFC 792).
+    fn unreachable(&mut self, key: FlowKey, code: u8, seq: Seq) {
+        let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
+        let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
+        let mut envelope = envelope(key, network.spec.gateway_mac, port);
+        envelope.src = network.spec.gateway4.map_or(envelope.src, IpAddr::V4);
+        let frame = icmp_unreachable(&envelope, code, (key.guest, key.remote, seq.0));
+        if let Err(reason) = port.deliver(&VnetHeader::default(), frame.as_slice(), None) {
+            port.dropped_to_guest(reason);
+        }
+    }
+
+    /// The host's connect has ended, well or not.
+    pub(crate) fn connect_ended(&mut self, id: FlowId) {
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(socket) = flow.socket.as_ref().filter(|_| flow.connecting) else { return };
+        let result = socket.connect_result();
+        flow.connecting = false;
+        let key = flow.key;
+        let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
+        port.usage.pending -= 1;
+        match result {
+            Ok(()) => {
+                flow.leg.host_connected(now);
+                flow.window_stale = true;
+                self.flows.make_ready(id);
+            }
+            Err(error) => {
+                port.spec.stats.tcp.connect_failed.add(1);
+                match connect_error(&error) {
+                    ConnectError::Unreachable(code) => {
+                        let seq = flow.leg.rcv_nxt() - 1;
+                        self.unreachable(key, code, seq);
+                        self.finish(id);
+                    }
+                    _ => {
+                        flow.leg.abort();
+                        flow.socket = None;
+                        self.flows.make_ready(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what waits at a forward's listener.
+    pub(crate) fn accept_from_world(&mut self, port_id: u32, index: usize) {
+        for _ in 0..ACCEPT_BATCH {
+            let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
+            let Some(forward) = port.spec.forwards.get(index) else { return };
+            let guest_port = forward.guest_port;
+            match forward.listener.accept() {
+                Ok(Some(accepted)) => self.open_from_world(port_id, guest_port, accepted),
+                Ok(None) => return,
+                Err(error) => {
+                    // Edge-triggered: what still waits is taken at the next round.
+                    self.accept_again.push((port_id, index));
+                    let _ = self.notices.send(Notice::AcceptFailed { port: port_id, error });
+                    return;
+                }
+            }
+        }
+        self.accept_again.push((port_id, index));
+    }
+
+    /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
+    /// address by which the guest reaches the host.
+    fn open_from_world(&mut self, port_id: u32, guest_port: u16, accepted: Accepted) {
+        let now = self.now;
+        let peer = accepted.peer;
+        let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
+        let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
+        let (Some(network), Some(address)) = (network, port.spec.address4) else { return socket.abort() };
+        let remote = if peer.ip().is_loopback() || peer.ip() == IpAddr::V4(address) {
+            match network.spec.host_loopback4.or(network.spec.gateway4) {
+                Some(host) => SocketAddr::new(host.into(), peer.port()),
+                None => return socket.abort(),
+            }
+        } else {
+            peer
+        };
+        let key = FlowKey { port: port_id, guest: SocketAddr::new(address.into(), guest_port), remote };
+        if !port.rx.is_live() || self.flows.find(&key).is_some() {
+            return socket.abort();
+        }
+        if let Err(reason) = port.usage.admit(&port.spec.limits, now) {
+            port.dropped_to_guest(reason);
+            return socket.abort();
+        }
+        port.usage.pending += 1;
+        let config = leg_config(port.spec.mtu);
+        let iss = self.initial_sequence(&key);
+        let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
+        flow.connecting = true;
+        let id = self.register(flow);
+        self.flows.make_ready(id);
+    }
+
+    /// Adds a connection to the table and its socket to epoll.
+    fn register(&mut self, flow: Flow) -> FlowId {
+        let port = flow.key.port;
+        let fd = flow.socket.as_ref().map(AsRawFd::as_raw_fd);
+        let id = self.flows.insert(flow);
+        let token = Token::Flow { id, generation: self.flows.generation(id) };
+        if let Some(port) = Worker::port_mut(&mut self.ports, port) {
+            port.usage.connections += 1;
+            port.spec.stats.tcp.open.add(1);
+        }
+        if let Some(fd) = fd
+            && self.poller.watch_socket(fd, token).is_err()
+        {
+            self.abort(id);
+        }
+        id
+    }
+
+    /// Ends a connection by resetting the host's socket.
+    pub(crate) fn abort(&mut self, id: FlowId) {
+        if let Some(socket) = self.flows.get_mut(id).and_then(|f| f.socket.take()) {
+            socket.abort();
+        }
+        if let Some(port) = self.finish(id) {
+            port.spec.stats.tcp.reset.add(1);
+        }
+    }
+
+    /// Takes a connection out of the table. What its socket has accepted is still delivered by the kernel.
+    pub(crate) fn finish(&mut self, id: FlowId) -> Option<&mut crate::port::Port> {
+        let flow = self.flows.remove(id)?;
+        let port = Worker::port_mut(&mut self.ports, flow.key.port)?;
+        port.usage.connections -= 1;
+        if flow.connecting {
+            port.usage.pending -= 1;
+        }
+        port.spec.stats.tcp.one_closed();
+        Some(port)
+    }
+
+    /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3).
+    fn initial_sequence(&self, key: &FlowKey) -> Seq {
+        let mut hasher = self.secret.build_hasher();
+        key.hash(&mut hasher);
+        Seq((hasher.finish() as u32).wrapping_add((self.now.0 / 4) as u32))
+    }
+}
+
+fn leg_config(mtu: u16) -> Config {
+    Config { mss: mtu - FIXED_HEADERS, window_scale: WINDOW_SCALE }
+}

@@ -1,0 +1,186 @@
+//! Where a guest may connect to, and how much of it.
+use crate::flow::table::FlowTable;
+use crate::port::Port;
+use crate::spec::{Action, HostView, Limits, PortSpec};
+use crate::switch::Network;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use vonic_frame::{DropReason, PROTOCOL_TCP};
+use vonic_tcp::Instant;
+
+/// What became of a guest's destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Connect the host's socket there.
+    To(SocketAddr),
+    /// Answer with a reset: nothing listens there.
+    Refuse,
+}
+
+/// What a worker knows about addresses besides the network's own.
+pub struct World<'a> {
+    /// The host's addresses.
+    pub host: &'a HostView,
+    /// Every network's subnet.
+    pub networks: &'a [Option<Box<Network>>],
+    /// Addresses that vonic itself listens on: guests do not reach those by way of the host's loopback.
+    pub listeners: &'a [SocketAddr],
+}
+
+/// Finds where a connection of this guest to `remote` leads.
+///
+/// # Errors
+/// `Denied`; `Unsupported` for networks without a `sockets` uplink.
+pub fn route(world: &World<'_>, network: &Network, port: &PortSpec, remote: SocketAddr) -> Result<Route, DropReason> {
+    let IpAddr::V4(address) = remote.ip() else { return Err(DropReason::Unsupported) };
+    if !network.spec.sockets {
+        return Err(DropReason::Unsupported);
+    }
+    egress(port, address, remote.port())?;
+    if Some(address) == network.spec.host_loopback4 {
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, remote.port()));
+        let own =
+            world.listeners.iter().any(|l| l.port() == to.port() && (l.ip() == to.ip() || l.ip().is_unspecified()));
+        return if own { Err(DropReason::Denied) } else { Ok(Route::To(to)) };
+    }
+    if network.is_service(address) {
+        return Ok(Route::Refuse);
+    }
+    let never = address.octets()[0] == 0
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || world.networks.iter().flatten().any(|n| n.spec.subnet4.is_some_and(|s| s.contains(address)))
+        || (!network.spec.reach_host && world.host.addresses.contains(&remote.ip()));
+    if never { Err(DropReason::Denied) } else { Ok(Route::To(remote)) }
+}
+
+/// The first rule that matches decides; with rules and no match: deny; without rules: allow.
+fn egress(port: &PortSpec, to: Ipv4Addr, to_port: u16) -> Result<(), DropReason> {
+    let verdict = port.egress.iter().find(|rule| {
+        rule.to.contains(to)
+            && rule.protocol.is_none_or(|p| p == PROTOCOL_TCP)
+            && rule.ports.is_none_or(|(first, last)| (first..=last).contains(&to_port))
+    });
+    match verdict {
+        Some(rule) if rule.action == Action::Allow => Ok(()),
+        None if port.egress.is_empty() => Ok(()),
+        _ => Err(DropReason::Denied),
+    }
+}
+
+/// How much of its limits one port has used.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// Connections in the table.
+    pub connections: u32,
+    /// Connects in progress.
+    pub pending: u32,
+    /// New connections that may still start, in millionths.
+    tokens: u64,
+    refilled: Option<Instant>,
+}
+
+impl Usage {
+    /// Whether one more connection may start now; takes a token for it.
+    ///
+    /// # Errors
+    /// `Limit`.
+    pub fn admit(&mut self, limits: &Limits, now: Instant) -> Result<(), DropReason> {
+        let rate = u64::from(limits.new_per_second);
+        let full = rate * 1_000_000;
+        self.tokens = match self.refilled {
+            Some(then) => (self.tokens + now.0.saturating_sub(then.0).saturating_mul(rate)).min(full),
+            None => full,
+        };
+        self.refilled = Some(now);
+        if self.connections >= limits.connections || self.pending >= limits.pending || self.tokens < 1_000_000 {
+            return Err(DropReason::Limit);
+        }
+        self.tokens -= 1_000_000;
+        Ok(())
+    }
+}
+
+/// Whether one more connect to `host` may be in progress.
+///
+/// # Errors
+/// `Limit`.
+pub fn admit_destination(flows: &FlowTable, port: &Port, host: SocketAddr) -> Result<(), DropReason> {
+    // Few enough to count only when there are many of them.
+    if port.usage.pending < port.spec.limits.pending_per_destination {
+        return Ok(());
+    }
+    let same = |f: &crate::flow::table::Flow| f.connecting && f.key.port == port.spec.port && f.host == host;
+    let pending = flows.iter().filter(|(_, f)| same(f)).count();
+    if pending >= port.spec.limits.pending_per_destination as usize { Err(DropReason::Limit) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{EgressRule, NetworkSpec, Prefix4};
+    use crate::switch::tests::{member, network};
+
+    fn decide(change: impl Fn(&mut NetworkSpec), port: &PortSpec, to: &str) -> Result<Route, DropReason> {
+        let mut net = network(false);
+        change(&mut net.spec);
+        let mut other = network(false);
+        other.spec.subnet4 = Some(Prefix4 { address: [198, 51, 100, 0].into(), len: 24 });
+        let networks = [None, Some(Box::new(other))];
+        let host = HostView { addresses: vec!["203.0.113.9".parse().unwrap()] };
+        let listeners = ["127.0.0.1:8080".parse().unwrap(), "0.0.0.0:8081".parse().unwrap()];
+        let world = World { host: &host, networks: &networks, listeners: &listeners };
+        route(&world, &net, port, to.parse().unwrap())
+    }
+
+    #[test]
+    fn some_addresses_are_never_a_destination() {
+        let port = member(2, true);
+        let plain = |to| decide(|_| (), &port, to);
+        assert_eq!(plain("203.0.113.7:80"), Ok(Route::To("203.0.113.7:80".parse().unwrap())));
+        for never in
+            ["0.1.2.3:80", "127.0.0.1:80", "224.0.0.1:80", "255.255.255.255:80", "198.51.100.4:80", "203.0.113.9:80"]
+        {
+            assert_eq!(plain(never), Err(DropReason::Denied), "{never}");
+        }
+        assert_eq!(plain("192.0.2.1:80"), Ok(Route::Refuse));
+        assert!(decide(|n| n.reach_host = true, &port, "203.0.113.9:80").is_ok());
+        assert_eq!(decide(|n| n.sockets = false, &port, "203.0.113.7:80"), Err(DropReason::Unsupported));
+    }
+
+    #[test]
+    fn the_hosts_loopback_has_its_own_address_and_spares_vonics_listeners() {
+        let port = member(2, true);
+        let to = |to| decide(|n| n.host_loopback4 = Some([192, 0, 2, 1].into()), &port, to);
+        assert_eq!(to("192.0.2.1:80"), Ok(Route::To("127.0.0.1:80".parse().unwrap())));
+        assert_eq!(to("192.0.2.1:8080"), Err(DropReason::Denied));
+        assert_eq!(to("192.0.2.1:8081"), Err(DropReason::Denied));
+    }
+
+    #[test]
+    fn the_first_egress_rule_decides_and_no_match_denies() {
+        let mut port = member(2, true);
+        let rule = |action, len, ports| EgressRule {
+            action,
+            to: Prefix4 { address: [203, 0, 113, 0].into(), len },
+            protocol: Some(PROTOCOL_TCP),
+            ports,
+        };
+        port.egress = vec![rule(Action::Deny, 24, Some((1, 1023))), rule(Action::Allow, 24, None)];
+        assert_eq!(decide(|_| (), &port, "203.0.113.7:80"), Err(DropReason::Denied));
+        assert!(decide(|_| (), &port, "203.0.113.7:8000").is_ok());
+        assert_eq!(decide(|_| (), &port, "203.0.114.7:8000"), Err(DropReason::Denied));
+    }
+
+    #[test]
+    fn the_rate_of_new_connections_is_a_bucket_of_one_second() {
+        let limits = Limits { connections: 1000, pending: 10, pending_per_destination: 10, new_per_second: 5 };
+        let mut usage = Usage::default();
+        let count = |usage: &mut Usage, at| (0..100).filter(|_| usage.admit(&limits, Instant(at)).is_ok()).count();
+        assert_eq!(count(&mut usage, 0), 5);
+        assert_eq!(count(&mut usage, 400_000), 2);
+        assert_eq!(count(&mut usage, 10_000_000), 5);
+        usage.pending = 10;
+        assert_eq!(count(&mut usage, 20_000_000), 0);
+    }
+}

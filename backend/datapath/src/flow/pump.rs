@@ -1,0 +1,196 @@
+//! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
+use crate::flow::guest_side::{envelope, fields, send_control};
+use crate::flow::table::{Flow, FlowId};
+use crate::port::Port;
+use crate::worker::Worker;
+use crate::worker::events::Token;
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use vonic_frame::{
+    Checksum, ETHERNET_LEN, Envelope, Gso, GsoKind, PartialChecksum, TCP_CHECKSUM, VnetHeader, tcp_headers,
+};
+use vonic_tcp::{DataPlan, Header, Instant, Transmit};
+use vonic_uplink::{PeekMode, Scratch};
+
+/// Frames that one connection may send in one round; then it is the next one's turn.
+const FRAMES_A_TURN: usize = 16;
+/// Bytes of Ethernet, IPv4 and TCP headers of a data frame.
+const DATA_HEADERS: u32 = ETHERNET_LEN as u32 + 20 + 20;
+/// Payload of the largest frame: IPv4's total length has 16 bits.
+const LARGEST_PAYLOAD: u32 = 65535 - 40;
+/// Below so much room in the socket, or two segments, its next EPOLLOUT is asked for.
+const LOW_ROOM: u32 = 32 * 1024;
+
+/// What became of one planned frame.
+enum Sent {
+    /// Go on.
+    More,
+    /// No buffers: wait for the guest.
+    Starved,
+}
+
+impl Worker {
+    /// Sends what a connection has for its guest.
+    pub(crate) fn pump(&mut self, id: FlowId) {
+        let generation = self.flows.generation(id);
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
+        let envelope = envelope(flow.key, network.spec.gateway_mac, port);
+        if std::mem::take(&mut flow.window_stale) && refresh_window(flow) {
+            let token = Token::Flow { id, generation };
+            if let Some(fd) = flow.socket.as_ref().map(AsRawFd::as_raw_fd) {
+                self.poller.watch_room(fd, token);
+            }
+        }
+        let mut left = FRAMES_A_TURN;
+        let starved = loop {
+            if left == 0 {
+                self.flows.make_ready(id);
+                break false;
+            }
+            left -= 1;
+            match send_next(flow, port, &envelope, self.now, &mut self.scratch, self.peek_mode) {
+                Some(Sent::More) => {}
+                Some(Sent::Starved) => break true,
+                None => break false,
+            }
+        };
+        if starved {
+            self.starve(id);
+        }
+        self.settle(id);
+    }
+
+    /// Puts a connection in its port's list of those that wait for buffers.
+    fn starve(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        if !std::mem::replace(&mut flow.starved, true) {
+            port.starved.push(id);
+            port.spec.stats.tcp.starved.add(1);
+        }
+    }
+
+    /// Wakes the connections that wait for buffers of a port, if there are any now.
+    pub(crate) fn feed(&mut self, port: u32) {
+        let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
+        if port.starved.is_empty() || port.rx.available() == 0 {
+            return;
+        }
+        for id in port.starved.drain(..) {
+            if let Some(flow) = self.flows.get_mut(id) {
+                flow.starved = false;
+                self.flows.make_ready(id);
+            }
+        }
+    }
+}
+
+/// Asks the socket for its room; true if its EPOLLOUT is to be watched for from now on.
+fn refresh_window(flow: &mut Flow) -> bool {
+    let Some(socket) = flow.socket.as_ref().filter(|_| !(flow.connecting && flow.guest_opens)) else { return false };
+    // The kernel counts the overhead of each buffer too: a quarter is kept for it.
+    let room = socket.send_room().map_or(0, |room| room - room / 4);
+    flow.leg.set_window(room);
+    let low = room < LOW_ROOM.max(2 * u32::from(flow.leg.mss()));
+    low && !std::mem::replace(&mut flow.watching_room, true)
+}
+
+/// Sends one frame; `None` if the leg has nothing more.
+fn send_next(
+    flow: &mut Flow,
+    port: &mut Port,
+    envelope: &Envelope,
+    now: Instant,
+    scratch: &mut Scratch,
+    mode: PeekMode,
+) -> Option<Sent> {
+    if port.rx.available() == 0 {
+        return Some(Sent::Starved);
+    }
+    let tso = port.negotiated.to_guest.tso4;
+    let largest = if tso { LARGEST_PAYLOAD } else { u32::from(flow.leg.mss()) };
+    match flow.leg.poll(now, largest)? {
+        Transmit::Control(header) => match send_control(port, envelope, flow.key, &header) {
+            Ok(()) => Some(Sent::More),
+            Err(reason) => {
+                port.dropped_to_guest(reason);
+                Some(Sent::Starved)
+            }
+        },
+        Transmit::Data(plan) => {
+            if mode == PeekMode::Scratch && plan.offset > 0 {
+                port.spec.stats.tcp.scratch_peeks.add(1);
+            }
+            Some(send_data(flow, port, envelope, now, &plan, scratch))
+        }
+    }
+}
+
+/// Peeks payload behind the place of the headers, then writes the headers.
+fn send_data(
+    flow: &mut Flow,
+    port: &mut Port,
+    envelope: &Envelope,
+    now: Instant,
+    plan: &DataPlan,
+    scratch: &mut Scratch,
+) -> Sent {
+    let before = port.negotiated.header_len + DATA_HEADERS;
+    let room = port.reserve(before + plan.max);
+    let Some(socket) = flow.socket.as_mut().filter(|_| room > before) else {
+        port.release();
+        return Sent::Starved;
+    };
+    let len = plan.max.min(room - before);
+    let before_sent = flow.leg.snd_max();
+    let chains = 0..port.rx_burst.len();
+    match socket.peek(plan.offset, (&mut port.rx_burst, chains, before, len), scratch) {
+        Ok(0) => {
+            port.release();
+            flow.leg.host_finished(plan.offset);
+        }
+        Ok(n) => match flow.leg.sent(now, plan, n) {
+            Some(header) => {
+                if plan.seq.lt(before_sent) {
+                    port.spec.stats.tcp.retransmitted.add(1);
+                }
+                complete(flow, port, envelope, &header, n);
+            }
+            None => port.release(),
+        },
+        Err(error) => {
+            port.release();
+            match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => drop(flow.leg.sent(now, plan, 0)),
+                _ => {
+                    port.spec.stats.tcp.reset.add(1);
+                    flow.leg.abort();
+                    flow.socket = None;
+                }
+            }
+        }
+    }
+    Sent::More
+}
+
+/// Headers for `n` bytes of payload that lie in the reserved chains: with segmentation and checksum left to the guest where
+/// it negotiated them.
+fn complete(flow: &Flow, port: &mut Port, envelope: &Envelope, header: &Header, n: u32) {
+    let can = port.negotiated.to_guest;
+    let mss = flow.leg.mss();
+    let checksum = if can.csum {
+        Checksum::Partial
+    } else {
+        let before = port.negotiated.header_len + DATA_HEADERS;
+        Checksum::Full(port.rx_burst.sum(0..port.rx_burst.len(), before, n))
+    };
+    let (headers, offset) = tcp_headers(envelope, &fields(flow.key, header, n), checksum);
+    let vnet = VnetHeader {
+        partial: can.csum.then_some(PartialChecksum { start: offset, offset: TCP_CHECKSUM as u16 }),
+        data_valid: false,
+        gso: (n > u32::from(mss)).then_some(Gso { kind: GsoKind::Tcp4, size: mss }),
+    };
+    port.complete(&vnet, headers.as_slice(), n);
+}

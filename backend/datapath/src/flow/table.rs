@@ -1,0 +1,201 @@
+//! All connections of one worker, by number and by address.
+use crate::spec::PortId;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use vonic_tcp::{Instant, Leg};
+use vonic_uplink::HostSocket;
+
+/// A connection's number: its place in the table.
+pub type FlowId = u32;
+
+/// A connection as its guest names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The guest's port of the switch.
+    pub port: PortId,
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
+}
+
+/// One connection.
+pub struct Flow {
+    /// Its ends.
+    pub key: FlowKey,
+    /// The leg towards the guest.
+    pub leg: Leg,
+    /// The host's socket; gone in TIME-WAIT.
+    pub socket: Option<HostSocket>,
+    /// Where the host's socket leads.
+    pub host: SocketAddr,
+    /// Whether the guest opened it.
+    pub guest_opens: bool,
+    /// The host's connect is in progress.
+    pub connecting: bool,
+    /// When it was opened.
+    pub opened: Instant,
+    /// The window is to be asked of the host socket before the next segment.
+    pub window_stale: bool,
+    /// The socket is nearly full: the next EPOLLOUT is news.
+    pub watching_room: bool,
+    /// In the port's list of connections without buffers.
+    pub starved: bool,
+    /// Bytes that the host's socket took.
+    pub bytes_guest_to_host: u64,
+    /// Bytes that the guest acknowledged.
+    pub bytes_host_to_guest: u64,
+    queued: bool,
+    timer: Option<Instant>,
+}
+
+impl Flow {
+    /// A connection that starts now.
+    pub fn new(key: FlowKey, leg: Leg, socket: HostSocket, host: SocketAddr, opened: Instant) -> Flow {
+        Flow {
+            key,
+            leg,
+            socket: Some(socket),
+            host,
+            guest_opens: false,
+            connecting: false,
+            opened,
+            window_stale: true,
+            watching_room: false,
+            starved: false,
+            bytes_guest_to_host: 0,
+            bytes_host_to_guest: 0,
+            queued: false,
+            timer: None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    flow: Option<Flow>,
+}
+
+/// The table. Slots, index and queues grow with the number of connections and never shrink: no allocation per frame.
+#[derive(Default)]
+pub struct FlowTable {
+    slots: Vec<Slot>,
+    free: Vec<FlowId>,
+    index: HashMap<FlowKey, FlowId>,
+    ready: VecDeque<FlowId>,
+    timers: BinaryHeap<Reverse<(Instant, FlowId, u32)>>,
+}
+
+impl FlowTable {
+    /// Adds a connection.
+    pub fn insert(&mut self, flow: Flow) -> FlowId {
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as FlowId - 1
+        });
+        self.index.insert(flow.key, id);
+        self.slots[id as usize].flow = Some(flow);
+        id
+    }
+
+    /// Takes a connection out. Its number will be used again, with another generation.
+    pub fn remove(&mut self, id: FlowId) -> Option<Flow> {
+        let slot = self.slots.get_mut(id as usize)?;
+        let flow = slot.flow.take()?;
+        slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
+        self.index.remove(&flow.key);
+        self.free.push(id);
+        Some(flow)
+    }
+
+    /// The connection with this number.
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.slots.get_mut(id as usize)?.flow.as_mut()
+    }
+
+    /// The number of a connection.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        self.index.get(key).copied()
+    }
+
+    /// Distinguishes the users of a number over time, in 24 bits.
+    pub fn generation(&self, id: FlowId) -> u32 {
+        self.slots.get(id as usize).map_or(0, |s| s.generation)
+    }
+
+    /// Every connection with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowId, &Flow)> {
+        self.slots.iter().enumerate().filter_map(|(i, s)| Some((i as FlowId, s.flow.as_ref()?)))
+    }
+
+    /// Has the connection pumped this round.
+    pub fn make_ready(&mut self, id: FlowId) {
+        if let Some(flow) = self.get_mut(id)
+            && !std::mem::replace(&mut flow.queued, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// How many connections are ready.
+    pub fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The next ready connection.
+    pub fn pop_ready(&mut self) -> Option<FlowId> {
+        while let Some(id) = self.ready.pop_front() {
+            // A number may stand here that was freed, or freed and given to a newer connection, since.
+            if let Some(flow) = self.get_mut(id)
+                && std::mem::take(&mut flow.queued)
+            {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Makes sure that the connection is looked at when its leg's next timer runs out.
+    pub fn arm(&mut self, id: FlowId) {
+        let generation = self.generation(id);
+        let Some(flow) = self.get_mut(id) else { return };
+        let Some(deadline) = flow.leg.deadline() else { return };
+        // An earlier entry will find out by itself that its time has moved.
+        if flow.timer.is_none_or(|armed| deadline < armed) {
+            flow.timer = Some(deadline);
+            self.timers.push(Reverse((deadline, id, generation)));
+        }
+    }
+
+    /// A connection whose leg has a timer that ran out.
+    pub fn pop_due(&mut self, now: Instant) -> Option<FlowId> {
+        while let Some(Reverse((at, id, generation))) = self.timers.peek().copied() {
+            if at > now {
+                return None;
+            }
+            self.timers.pop();
+            if self.generation(id) != generation {
+                continue;
+            }
+            let Some(flow) = self.get_mut(id) else { continue };
+            if flow.timer == Some(at) {
+                flow.timer = None;
+            }
+            if flow.leg.deadline().is_some_and(|d| d <= now) {
+                return Some(id);
+            }
+            self.arm(id);
+        }
+        None
+    }
+
+    /// When [`FlowTable::pop_due`] may have something next.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, ..))| *at)
+    }
+}
+
+/// Generations travel in the event token, see `worker::events`.
+pub const GENERATION_MASK: u32 = 0xff_ffff;

@@ -1,0 +1,157 @@
+//! A port's ring with its two event descriptors.
+use crate::command::RingCommand;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use vonic_queue::{Burst, Direction, MemoryMap, QueueError, SplitRing};
+
+/// One ring of a port. Without a started ring every call is a no-op that finds nothing.
+#[derive(Default)]
+pub struct Ring {
+    split: Option<SplitRing>,
+    kick: Option<File>,
+    call: Option<File>,
+    enabled: bool,
+    unpublished: bool,
+    armed: bool,
+    /// Set when the ring lied; it then stands still until it is started anew.
+    broken: Option<QueueError>,
+}
+
+impl Ring {
+    /// Takes over a ring's complete state. A ring that already runs at these addresses keeps its indices.
+    pub fn start(&mut self, map: &Arc<MemoryMap>, command: RingCommand, direction: Direction) {
+        self.kick = command.kick.map(File::from);
+        self.call = command.call.map(File::from);
+        self.enabled = command.enabled;
+        if self.split.as_ref().is_some_and(|s| *s.setup() == command.setup) {
+            return;
+        }
+        self.broken = None;
+        self.unpublished = false;
+        self.armed = true;
+        match SplitRing::new(map, &command.setup, direction) {
+            Ok(split) => self.split = Some(split),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Publishes what is pending and forgets the ring.
+    pub fn stop(&mut self) {
+        self.flush();
+        *self = Ring::default();
+    }
+
+    /// Resolves the ring in a new map.
+    pub fn remap(&mut self, map: &Arc<MemoryMap>) {
+        self.flush();
+        if let Some(Err(error)) = self.split.as_mut().map(|s| s.remap(map)) {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: QueueError) {
+        self.split = None;
+        self.broken = Some(error);
+    }
+
+    /// The error by which the ring broke, once.
+    pub fn take_error(&mut self) -> Option<QueueError> {
+        self.broken.take()
+    }
+
+    /// Whether frames may pass.
+    pub fn is_live(&self) -> bool {
+        self.enabled && self.split.is_some()
+    }
+
+    /// The descriptor by which the driver signals.
+    pub fn kick_fd(&self) -> Option<RawFd> {
+        self.kick.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Empties the kick descriptor, so that it can signal again.
+    pub fn drain_kick(&mut self) {
+        if let Some(mut kick) = self.kick.as_ref() {
+            // An eventfd gives 8 bytes; a socket, as UML uses it, what there is. An error means there is nothing.
+            let _ = kick.read(&mut [0u8; 64]);
+        }
+    }
+
+    /// Fetches up to `max` chains.
+    pub fn fetch(&mut self, burst: &mut Burst, max: usize) -> usize {
+        let Some(split) = self.split.as_mut().filter(|_| self.enabled) else { return 0 };
+        match split.fetch(burst, max) {
+            Ok(n) => n,
+            Err(error) => {
+                burst.clear();
+                self.fail(error);
+                0
+            }
+        }
+    }
+
+    /// Gives the last `n` chains back.
+    pub fn unfetch(&mut self, n: u16) {
+        if let Some(split) = &mut self.split {
+            split.unfetch(n);
+        }
+    }
+
+    /// Completes a chain; the driver sees it at the next flush.
+    pub fn push_used(&mut self, head: u16, len: u32) {
+        if let Some(split) = &mut self.split {
+            split.push_used(head, len);
+            self.unpublished = true;
+        }
+    }
+
+    /// One store of the used index for everything completed, and a call if the driver wants one.
+    pub fn flush(&mut self) {
+        if !std::mem::take(&mut self.unpublished) {
+            return;
+        }
+        let Some(split) = &mut self.split else { return };
+        split.publish();
+        if split.call_needed()
+            && let Some(mut call) = self.call.as_ref()
+        {
+            // A full descriptor has been signalled already.
+            let _ = call.write(&1u64.to_ne_bytes());
+        }
+    }
+
+    /// Signals the driver whatever it asked for: at the start of a ring nobody knows what the last backend told it.
+    pub fn signal(&self) {
+        if let Some(mut call) = self.call.as_ref() {
+            let _ = call.write(&1u64.to_ne_bytes());
+        }
+    }
+
+    /// Chains waiting to be fetched.
+    pub fn available(&self) -> u16 {
+        self.split.as_ref().filter(|_| self.enabled).map_or(0, SplitRing::available)
+    }
+
+    /// Asks for kicks; true if there is work already.
+    pub fn arm(&mut self) -> bool {
+        let enabled = self.enabled;
+        match &mut self.split {
+            Some(split) if !self.armed => {
+                self.armed = true;
+                split.arm() && enabled
+            }
+            _ => self.available() > 0,
+        }
+    }
+
+    /// Asks for no kicks while the worker looks by itself.
+    pub fn disarm(&mut self) {
+        if std::mem::take(&mut self.armed)
+            && let Some(split) = &mut self.split
+        {
+            split.disarm();
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! ICMP echo on the gateway's addresses (RFC 792).
+use crate::offload::Inbound;
+use crate::port::{Port, Source};
+use crate::stats::CopyPath;
+use crate::switch::Network;
+use std::net::IpAddr;
+use std::sync::Arc;
+use vonic_frame::{Content, DropReason, Envelope, Transport, VnetHeader, icmp_echo_reply};
+
+const ECHO_REQUEST: u8 = 8;
+
+/// Answers echo requests; the data is copied once, from the request's chain into the reply's.
+pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_>) -> Result<bool, DropReason> {
+    let Content::Ip(ip) = inbound.frame.content else { return Ok(false) };
+    let (Transport::Icmp(icmp), IpAddr::V4(dst)) = (ip.transport, ip.dst) else { return Ok(false) };
+    if icmp.kind != ECHO_REQUEST || !network.is_service(dst) {
+        return Ok(false);
+    }
+    let start = usize::from(ip.transport_offset);
+    let request: &[u8; 8] = inbound.head.get(start..).and_then(|b| b.first_chunk()).ok_or(DropReason::Truncated)?;
+    let envelope = Envelope { src_mac: network.spec.gateway_mac, dst_mac: inbound.frame.src, src: ip.dst, dst: ip.src };
+    let headers = icmp_echo_reply(&envelope, request, ip.transport_len);
+    let stats = Arc::clone(&port.spec.stats);
+    let data = Source {
+        burst: inbound.burst,
+        chain: inbound.chain,
+        offset: inbound.start + start as u32 + 8,
+        len: ip.transport_len - 8,
+        copied: stats.copied(CopyPath::Service),
+    };
+    port.deliver(&VnetHeader::default(), headers.as_slice(), Some(&data)).map(|()| true)
+}

@@ -1,0 +1,148 @@
+//! What the control side tells a worker about networks and ports: plain data, already checked.
+use crate::PortStats;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use vonic_frame::MacAddr;
+use vonic_uplink::Listener;
+
+/// A port's number: its index in every table of the worker.
+pub type PortId = u32;
+/// A network's number.
+pub type NetworkId = u32;
+
+/// An IPv4 prefix; host bits are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix4 {
+    /// First address.
+    pub address: Ipv4Addr,
+    /// Leading bits that count, 0 to 32.
+    pub len: u8,
+}
+
+impl Prefix4 {
+    /// The network mask.
+    pub fn mask(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0))
+    }
+
+    /// Whether the address lies in the prefix.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (u32::from(address) ^ u32::from(self.address)) & u32::from(self.mask()) == 0
+    }
+
+    /// The last address: the subnet's broadcast.
+    pub fn last(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.address) | !u32::from(self.mask()))
+    }
+}
+
+/// One network of guests.
+#[derive(Clone, Debug)]
+pub struct NetworkSpec {
+    /// Its number.
+    pub network: NetworkId,
+    /// The gateway's MAC address, which vonic answers for.
+    pub gateway_mac: MacAddr,
+    /// The gateway's address, if the network has one.
+    pub gateway4: Option<Ipv4Addr>,
+    /// The guests' subnet.
+    pub subnet4: Option<Prefix4>,
+    /// The address by which guests reach the host's loopback.
+    pub host_loopback4: Option<Ipv4Addr>,
+    /// Whether guests may reach the host's own addresses.
+    pub reach_host: bool,
+    /// Whether guests reach only the gateway and the uplink.
+    pub isolated: bool,
+    /// Whether TCP is terminated on host sockets (uplink `sockets`).
+    pub sockets: bool,
+}
+
+/// What egress says of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Let it pass.
+    Allow,
+    /// Refuse it.
+    Deny,
+}
+
+/// One egress rule; the first that matches decides.
+#[derive(Clone, Debug)]
+pub struct EgressRule {
+    /// What it says.
+    pub action: Action,
+    /// Destinations.
+    pub to: Prefix4,
+    /// IP protocol number; `None`: all.
+    pub protocol: Option<u8>,
+    /// Destination ports, inclusive; `None`: all.
+    pub ports: Option<(u16, u16)>,
+}
+
+/// How much one guest may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: u32,
+    /// Connects in progress.
+    pub pending: u32,
+    /// Connects in progress to one address and port.
+    pub pending_per_destination: u32,
+    /// New connections in a second.
+    pub new_per_second: u32,
+}
+
+/// One forward: connections to `listener` are opened to the guest's `guest_port`.
+#[derive(Debug)]
+pub struct ForwardSpec {
+    /// The listening socket.
+    pub listener: Listener,
+    /// The guest's port.
+    pub guest_port: u16,
+}
+
+/// One port, i.e. one VM's NIC.
+#[derive(Debug)]
+pub struct PortSpec {
+    /// Its number.
+    pub port: PortId,
+    /// The guest's MAC address.
+    pub mac: MacAddr,
+    /// The network that it belongs to.
+    pub network: NetworkId,
+    /// The guest's address; `None`: filtered by MAC alone.
+    pub address4: Option<Ipv4Addr>,
+    /// Bytes of an IP packet to and from the guest.
+    pub mtu: u16,
+    /// Limits.
+    pub limits: Limits,
+    /// Egress rules; none: everything is allowed.
+    pub egress: Vec<EgressRule>,
+    /// Forwards.
+    pub forwards: Vec<ForwardSpec>,
+    /// Counters, which outlive the port's sessions.
+    pub stats: Arc<PortStats>,
+}
+
+/// Addresses that no guest may reach, since they are this host's or vonic's own.
+#[derive(Clone, Debug, Default)]
+pub struct HostView {
+    /// The host's own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_at_their_limits() {
+        let p = |address: [u8; 4], len| Prefix4 { address: address.into(), len };
+        assert!(p([0, 0, 0, 0], 0).contains([255, 1, 2, 3].into()));
+        assert!(p([192, 0, 2, 7], 32).contains([192, 0, 2, 7].into()));
+        assert!(!p([192, 0, 2, 7], 32).contains([192, 0, 2, 6].into()));
+        assert!(!p([192, 0, 2, 0], 24).contains([192, 0, 3, 0].into()));
+        assert_eq!(p([192, 0, 2, 0], 24).last(), Ipv4Addr::new(192, 0, 2, 255));
+        assert_eq!(p([192, 0, 2, 0], 24).mask(), Ipv4Addr::new(255, 255, 255, 0));
+    }
+}

@@ -1,0 +1,164 @@
+//! Counters of one port. The worker is the only writer; everybody may read at any time.
+use std::sync::atomic::{AtomicU64, Ordering};
+use vonic_frame::DropReason;
+
+/// A counter that one thread adds to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        // One writer: a load and a store cost less than a locked addition.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The counter as the copying function takes it.
+    pub fn atomic(&self) -> &AtomicU64 {
+        &self.0
+    }
+}
+
+/// Which way a frame goes, as its guest sees the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Sent by the guest.
+    GuestToHost,
+    /// Sent to the guest.
+    HostToGuest,
+}
+
+impl Way {
+    /// Both, in the order of the counter arrays.
+    pub const ALL: [Way; 2] = [Way::GuestToHost, Way::HostToGuest];
+
+    /// The name in statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Way::GuestToHost => "guest_to_host",
+            Way::HostToGuest => "host_to_guest",
+        }
+    }
+}
+
+/// Where vonic itself may copy frame bytes; the promise is 0, 0, 1 and 1 per byte (the kernel's socket copy is not ours).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyPath {
+    /// Guest to host socket: 0.
+    GuestToHost,
+    /// Host socket to guest: 0.
+    HostToGuest,
+    /// Guest to guest through the switch: 1.
+    GuestToGuest,
+    /// What a service echoes, such as ICMP echo data: 1.
+    Service,
+}
+
+impl CopyPath {
+    /// Every path, in the order of the counter array.
+    pub const ALL: [CopyPath; 4] =
+        [CopyPath::GuestToHost, CopyPath::HostToGuest, CopyPath::GuestToGuest, CopyPath::Service];
+
+    /// The name in statistics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CopyPath::GuestToHost => "guest_to_host",
+            CopyPath::HostToGuest => "host_to_guest",
+            CopyPath::GuestToGuest => "guest_to_guest",
+            CopyPath::Service => "service",
+        }
+    }
+}
+
+macro_rules! tcp_counters {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// Counters of the terminated TCP connections of one port.
+        #[derive(Debug, Default)]
+        pub struct TcpStats { $($(#[$doc])* pub $field: Counter,)* }
+
+        impl TcpStats {
+            /// Every counter with its name.
+            pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+                [$((stringify!($field), self.$field.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+tcp_counters! {
+    /// Connections that the guest opened and that were established on the host's side.
+    guest_opened,
+    /// Connections that the world opened and that the guest accepted.
+    world_opened,
+    /// Connects that failed: refused, unreachable, timed out.
+    connect_failed,
+    /// Connections that ended by a reset from either side, or by giving up.
+    reset,
+    /// Connections closed by FIN both ways.
+    closed,
+    /// Bytes accepted by host sockets.
+    bytes_guest_to_host,
+    /// Bytes acknowledged by the guest.
+    bytes_host_to_guest,
+    /// Times the kernel took less than a segment: the rest was left to the guest to send again.
+    short_writes,
+    /// Data frames sent to the guest again.
+    retransmitted,
+    /// Times a connection waited for the guest to post buffers.
+    starved,
+    /// Peeks over scratch memory, where the kernel has no SO_PEEK_OFF.
+    scratch_peeks,
+    /// Established and opening connections now (a gauge).
+    open,
+}
+
+impl TcpStats {
+    /// One connection less.
+    pub(crate) fn one_closed(&self) {
+        self.open.add(u64::MAX);
+    }
+}
+
+/// All counters of one port.
+#[derive(Debug, Default)]
+pub struct PortStats {
+    frames: [Counter; 2],
+    bytes: [Counter; 2],
+    drops: [[Counter; DropReason::COUNT]; 2],
+    copied: [Counter; CopyPath::ALL.len()],
+    /// Terminated TCP.
+    pub tcp: TcpStats,
+}
+
+impl PortStats {
+    /// Counts a frame of `len` bytes, without its virtio-net header.
+    pub fn frame(&self, way: Way, len: u32) {
+        self.frames[way as usize].add(1);
+        self.bytes[way as usize].add(u64::from(len));
+    }
+
+    /// Counts a frame that went no further.
+    pub fn dropped(&self, way: Way, reason: DropReason) {
+        self.drops[way as usize][reason.index()].add(1);
+    }
+
+    /// Frames and bytes that went `way`.
+    pub fn traffic(&self, way: Way) -> (u64, u64) {
+        (self.frames[way as usize].get(), self.bytes[way as usize].get())
+    }
+
+    /// How many frames were dropped for `reason`.
+    pub fn drops(&self, way: Way, reason: DropReason) -> u64 {
+        self.drops[way as usize][reason.index()].get()
+    }
+
+    /// The counter of bytes that vonic copied on `path`.
+    pub fn copied(&self, path: CopyPath) -> &Counter {
+        &self.copied[path as usize]
+    }
+}

@@ -1,0 +1,143 @@
+//! Where a frame goes, by its destination MAC alone; and from whom it may come (`filter`).
+pub mod filter;
+
+use crate::spec::{NetworkSpec, PortId, PortSpec};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use vonic_frame::{DropReason, MacAddr};
+
+/// A network and its members.
+pub struct Network {
+    /// What the control side said.
+    pub spec: NetworkSpec,
+    by_mac: HashMap<MacAddr, PortId>,
+    by_address: HashMap<Ipv4Addr, PortId>,
+    members: Vec<PortId>,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To vonic itself, as the network's gateway: services and terminated connections.
+    Gateway,
+    /// To one guest.
+    Port(PortId),
+    /// To every member of the network but the sender, and to the services.
+    Group,
+}
+
+impl Network {
+    /// A network without members.
+    pub fn new(spec: NetworkSpec) -> Network {
+        Network { spec, by_mac: HashMap::new(), by_address: HashMap::new(), members: Vec::new() }
+    }
+
+    /// Adds a member.
+    pub fn join(&mut self, port: &PortSpec) {
+        self.leave(port.port);
+        self.by_mac.insert(port.mac, port.port);
+        if let Some(address) = port.address4 {
+            self.by_address.insert(address, port.port);
+        }
+        self.members.push(port.port);
+    }
+
+    /// Removes a member.
+    pub fn leave(&mut self, port: PortId) {
+        self.by_mac.retain(|_, p| *p != port);
+        self.by_address.retain(|_, p| *p != port);
+        self.members.retain(|p| *p != port);
+    }
+
+    /// Every member, in the order in which they joined.
+    pub fn members(&self) -> &[PortId] {
+        &self.members
+    }
+
+    /// Decides where a frame from member `from` goes. Unknown unicast is never flooded.
+    ///
+    /// # Errors
+    /// `Isolated`, `UnknownDestination`.
+    pub fn destination(&self, from: PortId, to: MacAddr) -> Result<Destination, DropReason> {
+        if to == self.spec.gateway_mac {
+            return Ok(Destination::Gateway);
+        }
+        if to.is_group() {
+            return Ok(Destination::Group);
+        }
+        match self.by_mac.get(&to) {
+            Some(port) if *port == from => Err(DropReason::UnknownDestination),
+            Some(_) if self.spec.isolated => Err(DropReason::Isolated),
+            Some(port) => Ok(Destination::Port(*port)),
+            None => Err(DropReason::UnknownDestination),
+        }
+    }
+
+    /// Whether vonic answers for this address.
+    pub fn is_service(&self, address: Ipv4Addr) -> bool {
+        Some(address) == self.spec.gateway4 || Some(address) == self.spec.host_loopback4
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::spec::{Limits, Prefix4};
+    use std::sync::Arc;
+
+    /// A network 192.0.2.0/24 with gateway .1.
+    pub fn network(isolated: bool) -> Network {
+        Network::new(NetworkSpec {
+            network: 0,
+            gateway_mac: MacAddr([2, 0, 0, 0, 0, 0xfe]),
+            gateway4: Some([192, 0, 2, 1].into()),
+            subnet4: Some(Prefix4 { address: [192, 0, 2, 0].into(), len: 24 }),
+            host_loopback4: None,
+            reach_host: false,
+            isolated,
+            sockets: true,
+        })
+    }
+
+    /// Member `n` with the MAC …:n, and the address .n if it `has_address`.
+    pub fn member(n: u8, has_address: bool) -> PortSpec {
+        let limits = Limits { connections: 16, pending: 4, pending_per_destination: 2, new_per_second: 100 };
+        PortSpec {
+            port: n.into(),
+            mac: MacAddr([2, 0, 0, 0, 0, n]),
+            network: 0,
+            address4: has_address.then(|| [192, 0, 2, n].into()),
+            mtu: 1500,
+            limits,
+            egress: Vec::new(),
+            forwards: Vec::new(),
+            stats: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn each_destination_has_its_place() {
+        let mut net = network(false);
+        net.join(&member(2, true));
+        net.join(&member(3, true));
+        let mac = |n| MacAddr([2, 0, 0, 0, 0, n]);
+        assert_eq!(net.destination(2, mac(0xfe)), Ok(Destination::Gateway));
+        assert_eq!(net.destination(2, mac(3)), Ok(Destination::Port(3)));
+        assert_eq!(net.destination(2, MacAddr::BROADCAST), Ok(Destination::Group));
+        assert_eq!(net.destination(2, MacAddr([0x33, 0x33, 0, 0, 0, 1])), Ok(Destination::Group));
+        assert_eq!(net.destination(2, mac(2)), Err(DropReason::UnknownDestination));
+        assert_eq!(net.destination(2, mac(4)), Err(DropReason::UnknownDestination));
+        net.leave(3);
+        assert_eq!(net.destination(2, mac(3)), Err(DropReason::UnknownDestination));
+        assert_eq!(net.members(), [2]);
+    }
+
+    #[test]
+    fn isolated_guests_reach_the_gateway_only() {
+        let mut net = network(true);
+        net.join(&member(2, true));
+        net.join(&member(3, true));
+        assert_eq!(net.destination(2, MacAddr([2, 0, 0, 0, 0, 3])), Err(DropReason::Isolated));
+        assert_eq!(net.destination(2, MacAddr([2, 0, 0, 0, 0, 0xfe])), Ok(Destination::Gateway));
+    }
+}

@@ -1,0 +1,210 @@
+//! Orders from the control side, applied between two bursts.
+use crate::command::{Command, ConnectionView, RingCommand};
+use crate::flow::table::{FlowId, FlowKey};
+use crate::port::{Negotiated, Port};
+use crate::spec::{NetworkId, PortId, PortSpec};
+use crate::switch::Network;
+use crate::worker::Worker;
+use crate::worker::events::Token;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use vonic_queue::{Direction, MemoryMap};
+
+/// Places `value` at `index`, with room made for it.
+fn place<T>(table: &mut Vec<Option<T>>, index: u32, value: T) {
+    let index = index as usize;
+    if table.len() <= index {
+        table.resize_with(index + 1, || None);
+    }
+    table[index] = Some(value);
+}
+
+impl Worker {
+    /// Applies everything that waits; false once the worker is to end.
+    pub(crate) fn apply_commands(&mut self) -> bool {
+        while let Ok(command) = self.commands.pop() {
+            match command {
+                Command::Network(spec) => self.set_network(*spec),
+                Command::Attach(spec) => self.attach(*spec),
+                Command::Reconfigure(spec) => self.reconfigure(*spec),
+                Command::Detach { port, done } => {
+                    self.detach(port);
+                    done.done();
+                }
+                Command::Features { port, bits } => {
+                    if let Some(port) = Worker::port_mut(&mut self.ports, port) {
+                        port.negotiated = Negotiated::new(bits);
+                    }
+                }
+                Command::Memory { port, map, done } => {
+                    self.set_memory(port, map);
+                    done.done();
+                }
+                Command::Ring(ring) => self.set_ring(*ring),
+                Command::StopRing { port, index, done } => {
+                    self.stop_ring(port, index);
+                    done.done();
+                }
+                Command::Disconnect { port, done } => {
+                    self.disconnect(port);
+                    done.done();
+                }
+                Command::Host(view) => self.host = *view,
+                Command::Connections { port, reply } => {
+                    // Nobody waits any more: fine.
+                    let _ = reply.send(self.connections(port));
+                }
+                Command::Stop { done } => {
+                    self.stop();
+                    done.done();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn set_network(&mut self, spec: crate::spec::NetworkSpec) {
+        let id: NetworkId = spec.network;
+        match self.networks.get_mut(id as usize).and_then(Option::as_mut) {
+            Some(network) => network.spec = spec,
+            None => place(&mut self.networks, id, Box::new(Network::new(spec))),
+        }
+    }
+
+    fn network_mut(&mut self, id: NetworkId) -> Option<&mut Network> {
+        self.networks.get_mut(id as usize).and_then(Option::as_deref_mut)
+    }
+
+    fn attach(&mut self, spec: PortSpec) {
+        if let Some(network) = self.network_mut(spec.network) {
+            network.join(&spec);
+        }
+        let id = spec.port;
+        place(&mut self.ports, id, Box::new(Port::new(spec)));
+        self.watch_forwards(id);
+    }
+
+    fn reconfigure(&mut self, spec: PortSpec) {
+        let id = spec.port;
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        port.spec = spec;
+        self.watch_forwards(id);
+    }
+
+    /// Watches the listeners of a port, and keeps the list of addresses that guests must not reach through the host.
+    fn watch_forwards(&mut self, id: PortId) {
+        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
+            for (i, forward) in port.spec.forwards.iter().enumerate() {
+                let token = Token::Listener { port: id, index: i as u16 };
+                if let Err(error) = self.poller.watch_input(forward.listener.as_raw_fd(), token) {
+                    let _ = self.notices.send(crate::Notice::AcceptFailed { port: id, error });
+                }
+            }
+        }
+        let forwards = self.ports.iter().flatten().flat_map(|p| &p.spec.forwards);
+        self.listen_addresses = forwards.filter_map(|f| f.listener.local().ok()).collect();
+    }
+
+    fn detach(&mut self, id: PortId) {
+        self.disconnect(id);
+        if let Some(port) = self.ports.get_mut(id as usize).and_then(Option::take) {
+            if let Some(network) = self.network_mut(port.spec.network) {
+                network.leave(id);
+            }
+            self.watch_forwards(id);
+        }
+    }
+
+    fn set_memory(&mut self, id: PortId, map: Arc<MemoryMap>) {
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        port.tx.remap(&map);
+        port.rx.remap(&map);
+        port.rx_burst.clear();
+        port.map = Some(map);
+        self.report_broken(id);
+    }
+
+    fn set_ring(&mut self, command: RingCommand) {
+        let (id, index) = (command.port, command.index);
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        let Some(map) = port.map.clone() else { return };
+        // Even queues carry frames to the guest (virtio 1.3 §5.1.2).
+        let direction = if index.is_multiple_of(2) { Direction::HostToGuest } else { Direction::GuestToHost };
+        let ring = port.ring(index);
+        if let Some(fd) = ring.kick_fd() {
+            self.poller.forget(fd);
+        }
+        ring.start(&map, command, direction);
+        if let Some(fd) = ring.kick_fd()
+            && let Err(error) = self.poller.watch_input(fd, Token::Kick { port: id, index })
+        {
+            let _ = self.notices.send(crate::Notice::AcceptFailed { port: id, error });
+        }
+        // Whatever was kicked before the descriptor was watched is found by looking.
+        ring.signal();
+        self.report_broken(id);
+        self.feed(id);
+        self.woken = true;
+    }
+
+    fn stop_ring(&mut self, id: PortId, index: u16) {
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        if let Some(fd) = port.ring(index).kick_fd() {
+            self.poller.forget(fd);
+        }
+        port.ring(index).stop();
+        port.rx_burst.clear();
+    }
+
+    /// The VMM is gone: what its guest had open is reset towards the world.
+    fn disconnect(&mut self, id: PortId) {
+        for flow in self.flows_of(|key| key.port == id) {
+            self.abort(flow);
+        }
+        for index in 0..2 {
+            self.stop_ring(id, index);
+        }
+        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
+            port.disconnect();
+        }
+    }
+
+    /// Every guest gets resets for its connections, and so does every peer.
+    fn stop(&mut self) {
+        for id in self.flows_of(|_| true) {
+            if let Some(flow) = self.flows.get_mut(id) {
+                flow.leg.abort();
+            }
+            self.flows.make_ready(id);
+        }
+        for _ in 0..self.flows.ready_len() {
+            let Some(id) = self.flows.pop_ready() else { break };
+            let socket = self.flows.get_mut(id).and_then(|f| f.socket.take());
+            self.pump(id);
+            if let Some(socket) = socket {
+                socket.abort();
+            }
+        }
+        self.flush();
+    }
+
+    fn flows_of(&self, wanted: impl Fn(&FlowKey) -> bool) -> Vec<FlowId> {
+        self.flows.iter().filter(|(_, f)| wanted(&f.key)).map(|(id, _)| id).collect()
+    }
+
+    fn connections(&self, port: Option<PortId>) -> Vec<ConnectionView> {
+        let wanted = self.flows.iter().filter(|(_, f)| port.is_none_or(|p| p == f.key.port));
+        let view = |f: &crate::flow::table::Flow| ConnectionView {
+            port: f.key.port,
+            guest_opens: f.guest_opens,
+            guest: f.key.guest,
+            remote: f.key.remote,
+            state: f.leg.state().name(),
+            bytes_guest_to_host: f.bytes_guest_to_host,
+            bytes_host_to_guest: f.bytes_host_to_guest,
+            age_seconds: self.now.0.saturating_sub(f.opened.0) / 1_000_000,
+        };
+        wanted.map(|(_, f)| view(f)).collect()
+    }
+}

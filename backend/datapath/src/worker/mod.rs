@@ -1,0 +1,250 @@
+//! The worker: one thread that owns its ports, their rings, connections and sockets. Nothing here locks, and nothing
+//! allocates or logs per frame.
+//!
+//! A round: commands, events, then a burst of each port's frames, then the ready connections, then one flush of every ring.
+//! While there is work the rings ask for no notification; before it sleeps the worker asks for them and looks once more.
+mod clock;
+mod commands;
+pub(crate) mod events;
+mod ingress;
+
+use crate::command::{Command, Notice};
+use crate::flow::table::FlowTable;
+use crate::port::Port;
+use crate::spec::{HostView, PortId};
+use crate::switch::Network;
+use clock::Clock;
+use events::{Poller, Token};
+use rtrb::{Consumer, Producer, RingBuffer};
+use std::hash::RandomState;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vonic_queue::Burst;
+use vonic_tcp::Instant;
+use vonic_uplink::{PeekMode, Scratch};
+
+/// Commands that may wait.
+const COMMANDS: usize = 1024;
+/// Connections pumped in one round before the guests' rings are looked at again.
+const PUMPS_A_ROUND: usize = 128;
+/// Milliseconds until a listener that could not accept is tried again.
+const ACCEPT_RETRY: i32 = 50;
+
+/// How long the worker looks for work before it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// So many microseconds after the last work; 0: not at all.
+    For(u64),
+    /// For ever: it never sleeps.
+    Always,
+}
+
+/// How a worker works.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerConfig {
+    /// Busy polling.
+    pub poll: Poll,
+    /// How peeks find their place; `None`: what this kernel can do.
+    pub peek_mode: Option<PeekMode>,
+}
+
+/// The control side's end of a worker.
+pub struct WorkerHandle {
+    commands: Producer<Command>,
+    wake: Arc<EventFd>,
+}
+
+impl WorkerHandle {
+    /// Sends an order.
+    ///
+    /// # Errors
+    /// The order itself, if so many wait already that the worker must be stuck.
+    pub fn send(&mut self, command: Command) -> Result<(), Box<Command>> {
+        let result = self.commands.push(command);
+        // Fails only if the counter is full: it is awake then.
+        let _ = self.wake.write(1);
+        result.map_err(|rtrb::PushError::Full(command)| Box::new(command))
+    }
+}
+
+/// One worker.
+pub struct Worker {
+    pub(crate) ports: Vec<Option<Box<Port>>>,
+    pub(crate) networks: Vec<Option<Box<Network>>>,
+    pub(crate) flows: FlowTable,
+    pub(crate) poller: Poller,
+    pub(crate) notices: Sender<Notice>,
+    pub(crate) host: HostView,
+    pub(crate) listen_addresses: Vec<SocketAddr>,
+    pub(crate) accept_again: Vec<(PortId, usize)>,
+    pub(crate) now: Instant,
+    pub(crate) scratch: Scratch,
+    pub(crate) peek_mode: PeekMode,
+    pub(crate) secret: RandomState,
+    pub(crate) burst: Option<Box<Burst>>,
+    /// Something happened that epoll does not know of.
+    pub(crate) woken: bool,
+    commands: Consumer<Command>,
+    wake: Arc<EventFd>,
+    clock: Clock,
+    config: WorkerConfig,
+}
+
+impl Worker {
+    /// A worker and the handle to it. [`Worker::run`] belongs on a thread of its own.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(config: WorkerConfig, notices: Sender<Notice>) -> std::io::Result<(Worker, WorkerHandle)> {
+        let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let (producer, commands) = RingBuffer::new(COMMANDS);
+        let poller = Poller::new()?;
+        poller.watch_input(wake.as_raw_fd(), Token::Wake)?;
+        let probe = || PeekMode::probe(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let peek_mode = config.peek_mode.unwrap_or_else(probe);
+        let clock = Clock::start();
+        let worker = Worker {
+            ports: Vec::new(),
+            networks: Vec::new(),
+            flows: FlowTable::default(),
+            poller,
+            notices,
+            host: HostView::default(),
+            listen_addresses: Vec::new(),
+            accept_again: Vec::new(),
+            now: clock.now(),
+            scratch: Scratch::new(peek_mode),
+            peek_mode,
+            secret: RandomState::new(),
+            burst: Some(Box::new(Burst::with_capacity(64, 4096))),
+            woken: false,
+            commands,
+            wake: Arc::clone(&wake),
+            clock,
+            config,
+        };
+        Ok((worker, WorkerHandle { commands: producer, wake }))
+    }
+
+    /// Works until [`Command::Stop`].
+    pub fn run(mut self) {
+        let mut last_work = self.now;
+        loop {
+            self.now = self.clock.now();
+            if !self.apply_commands() {
+                return;
+            }
+            let worked = self.round();
+            if worked {
+                last_work = self.now;
+            }
+            let timeout = self.timeout(worked, last_work);
+            let events = self.poller.wait(timeout);
+            self.now = self.clock.now();
+            for i in 0..events {
+                if let Some((token, set)) = self.poller.event(i) {
+                    self.handle_event(token, set);
+                    last_work = self.now;
+                }
+            }
+        }
+    }
+
+    /// The port with this number.
+    pub(crate) fn port_mut(ports: &mut [Option<Box<Port>>], id: PortId) -> Option<&mut Port> {
+        ports.get_mut(id as usize)?.as_deref_mut()
+    }
+
+    fn handle_event(&mut self, token: Token, set: vmm_sys_util::epoll::EventSet) {
+        match token {
+            Token::Wake => drop(self.wake.read()),
+            Token::Kick { port, index } => {
+                if let Some(p) = Worker::port_mut(&mut self.ports, port) {
+                    p.ring(index).drain_kick();
+                }
+                self.feed(port);
+                self.woken = true;
+            }
+            Token::Flow { id, generation } => {
+                if self.flows.generation(id) == generation {
+                    self.socket_event(id, set);
+                }
+            }
+            Token::Listener { port, index } => self.accept_from_world(port, usize::from(index)),
+        }
+    }
+
+    /// One turn for everybody; true if there was work.
+    fn round(&mut self) -> bool {
+        let mut worked = std::mem::take(&mut self.woken);
+        for id in 0..self.ports.len() as PortId {
+            worked |= self.guest_burst(id);
+            self.report_broken(id);
+            self.feed(id);
+        }
+        self.run_timers();
+        for _ in 0..self.flows.ready_len().min(PUMPS_A_ROUND) {
+            let Some(id) = self.flows.pop_ready() else { break };
+            self.pump(id);
+            worked = true;
+        }
+        self.flush();
+        for (port, index) in std::mem::take(&mut self.accept_again) {
+            self.accept_from_world(port, index);
+        }
+        worked
+    }
+
+    /// Publishes what every ring has completed.
+    pub(crate) fn flush(&mut self) {
+        for port in self.ports.iter_mut().flatten() {
+            port.tx.flush();
+            port.rx.flush();
+        }
+    }
+
+    /// Tells the control side of rings that broke.
+    pub(crate) fn report_broken(&mut self, id: PortId) {
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        for index in 0..2 {
+            if let Some(error) = port.ring(index).take_error() {
+                let _ = self.notices.send(Notice::RingBroken { port: id, index, error });
+            }
+        }
+    }
+
+    /// Milliseconds to sleep: 0 while there is work or a reason to look for it.
+    fn timeout(&mut self, worked: bool, last_work: Instant) -> i32 {
+        let polling = match self.config.poll {
+            Poll::Always => true,
+            Poll::For(us) => self.now.0.saturating_sub(last_work.0) < us,
+        };
+        if worked || polling || self.flows.ready_len() > 0 || self.arm() {
+            return 0;
+        }
+        let timer = self.flows.next_due().map(|at| {
+            let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
+            i32::try_from(ms).unwrap_or(i32::MAX)
+        });
+        let retry = (!self.accept_again.is_empty()).then_some(ACCEPT_RETRY);
+        timer.into_iter().chain(retry).min().unwrap_or(-1)
+    }
+
+    /// Asks every driver for notifications; true if one has work already. Of the receive queue only those who wait for
+    /// buffers want to hear.
+    fn arm(&mut self) -> bool {
+        let mut work = false;
+        for port in self.ports.iter_mut().flatten() {
+            work |= port.tx.arm();
+            if port.starved.is_empty() {
+                port.rx.disarm();
+            } else {
+                work |= port.rx.arm();
+            }
+        }
+        work
+    }
+}

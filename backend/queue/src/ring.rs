@@ -1,0 +1,232 @@
+//! The device side of a split virtqueue (virtio 1.3 §2.7).
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::chain::ChainReader;
+use crate::sys::{MemoryMap, RingMemory};
+use crate::{Burst, QueueError};
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.3 §2.7.6).
+const NO_INTERRUPT: u16 = 1;
+/// VIRTQ_USED_F_NO_NOTIFY (virtio 1.3 §2.7.8).
+const NO_NOTIFY: u16 = 1;
+
+/// Where a ring lies and how it notifies. Addresses are guest-physical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingSetup {
+    /// Descriptors: a power of two up to 32768.
+    pub size: u16,
+    /// The descriptor table, aligned to 16.
+    pub descriptors: u64,
+    /// The available ring, aligned to 2.
+    pub available: u64,
+    /// The used ring, aligned to 4.
+    pub used: u64,
+    /// VIRTIO_F_EVENT_IDX was negotiated.
+    pub event_idx: bool,
+}
+
+/// Which way the buffers of a ring carry frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The guest's transmit queue: buffers that the device reads.
+    GuestToHost,
+    /// The guest's receive queue: buffers that the device writes.
+    HostToGuest,
+}
+
+/// The device side of one split virtqueue.
+///
+/// A round is: [`fetch`](SplitRing::fetch), one [`push_used`](SplitRing::push_used) per fetched chain (in fetch order, so
+/// that the used index alone says where a successor has to start), [`publish`](SplitRing::publish), and an interrupt if
+/// [`call_needed`](SplitRing::call_needed). Before sleeping, [`arm`](SplitRing::arm).
+pub struct SplitRing {
+    memory: RingMemory,
+    setup: RingSetup,
+    direction: Direction,
+    /// The position of the next chain to fetch.
+    next_avail: u16,
+    /// The position of the next used entry to write.
+    next_used: u16,
+    /// The used index in guest memory.
+    published: u16,
+    /// Entries published since the last question whether an interrupt is wanted; saturates.
+    uncalled: u32,
+    /// The region of guest memory that was hit last.
+    hint: usize,
+    broken: Option<QueueError>,
+}
+
+impl SplitRing {
+    /// Starts at the used index in guest memory, whatever SET_VRING_BASE said: completion is in order, so this is where a
+    /// predecessor stopped, with nothing in flight. Asks the driver for kicks at once, since the predecessor may have
+    /// asked for none. Entries that the predecessor published without an interrupt are not known here: the caller
+    /// interrupts once after a takeover.
+    pub fn new(map: &Arc<MemoryMap>, setup: &RingSetup, direction: Direction) -> Result<SplitRing, QueueError> {
+        let memory = RingMemory::new(map, setup)?;
+        let start = memory.used_index();
+        memory.set_used_flags(0);
+        let mut ring = SplitRing {
+            memory,
+            setup: *setup,
+            direction,
+            next_avail: start,
+            next_used: start,
+            published: start,
+            uncalled: 0,
+            hint: 0,
+            broken: None,
+        };
+        ring.arm();
+        Ok(ring)
+    }
+
+    /// Goes on in a new map with the same indices. After an error the ring is broken.
+    pub fn remap(&mut self, map: &Arc<MemoryMap>) -> Result<(), QueueError> {
+        self.memory = RingMemory::new(map, &self.setup).inspect_err(|error| self.broken = Some(*error))?;
+        self.hint = 0;
+        Ok(())
+    }
+
+    /// Appends up to `max` chains to the burst, fewer if its room ends; returns how many. A malformed chain is among them,
+    /// with its fault and no buffers: the caller returns it with length 0 and counts the reason. A burst that still holds
+    /// buffers of another memory map takes none.
+    ///
+    /// An error says that the ring lies about its indices. It is broken from then on, and every later call says the same;
+    /// chains fetched before can still be returned.
+    pub fn fetch(&mut self, burst: &mut Burst, max: usize) -> Result<usize, QueueError> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        let waiting = self.waiting()?;
+        let Some(mut filler) = burst.filler(self.memory.map(), self.hint) else { return Ok(0) };
+        let wanted = max.min(waiting.into()).min(filler.room());
+        let size = self.setup.size;
+        let reader = ChainReader::new(self.memory.table(), size, self.direction == Direction::HostToGuest);
+        let mut next = self.next_avail;
+        for _ in 0..wanted {
+            let head = self.memory.available_head(next);
+            if head >= size {
+                self.broken = Some(QueueError::BadHead { head, size });
+                break;
+            }
+            if !filler.add(head, |segments| reader.read(head, segments)) {
+                break;
+            }
+            next = next.wrapping_add(1);
+        }
+        self.hint = filler.hint();
+        let fetched = next.wrapping_sub(self.next_avail);
+        self.next_avail = next;
+        match self.broken {
+            Some(error) if fetched == 0 => Err(error),
+            _ => Ok(fetched.into()),
+        }
+    }
+
+    /// The chains waiting, by one look at the driver's index.
+    fn waiting(&mut self) -> Result<u16, QueueError> {
+        let index = self.memory.available_index();
+        let waiting = index.wrapping_sub(self.next_avail);
+        // A driver can have no more chains outstanding than there are descriptors, those being worked on included.
+        if u32::from(waiting) + u32::from(self.in_flight()) > u32::from(self.setup.size) {
+            let error = QueueError::AvailableIndex { index, last: self.next_avail, size: self.setup.size };
+            self.broken = Some(error);
+            return Err(error);
+        }
+        Ok(waiting)
+    }
+
+    /// Chains fetched that have no used entry yet.
+    fn in_flight(&self) -> u16 {
+        self.next_avail.wrapping_sub(self.next_used)
+    }
+
+    /// Gives the last `n` fetched chains back, to be fetched again. Only chains without a used entry can go back: more are
+    /// not taken.
+    pub fn unfetch(&mut self, n: u16) {
+        self.next_avail = self.next_avail.wrapping_sub(n.min(self.in_flight()));
+    }
+
+    /// Writes the used entry of a fetched chain into whose buffers the device wrote `len` bytes. The driver does not see it
+    /// until [`publish`](SplitRing::publish).
+    #[inline]
+    pub fn push_used(&mut self, head: u16, len: u32) {
+        self.memory.set_used(self.next_used, head, len);
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Shows the driver everything pushed, by one store of the used index; nothing if nothing was pushed.
+    #[inline]
+    pub fn publish(&mut self) {
+        let pushed = self.next_used.wrapping_sub(self.published);
+        if pushed != 0 {
+            self.memory.set_used_index(self.next_used);
+            self.published = self.next_used;
+            self.uncalled = self.uncalled.saturating_add(pushed.into());
+        }
+    }
+
+    /// Whether the driver wants an interrupt for what was published since the last call (virtio 1.3 §2.7.7.2).
+    pub fn call_needed(&mut self) -> bool {
+        let entries = std::mem::take(&mut self.uncalled);
+        if entries == 0 {
+            return false;
+        }
+        // The used index has to be visible before the driver's wish is read: it writes the wish, then looks at the index.
+        fence(Ordering::SeqCst);
+        if !self.setup.event_idx {
+            return self.memory.available_flags() & NO_INTERRUPT == 0;
+        }
+        // Whether the event is among the entries; if they are a whole turn of the index, it is.
+        u32::from(self.published.wrapping_sub(self.memory.used_event()).wrapping_sub(1)) < entries
+    }
+
+    /// Asks for kicks from the next chain on. True if chains are waiting already: then do not sleep.
+    pub fn arm(&mut self) -> bool {
+        if self.setup.event_idx {
+            self.memory.set_available_event(self.next_avail);
+        } else {
+            self.memory.set_used_flags(0);
+        }
+        // The wish has to be visible before the driver's index is read: it writes the index, then looks at the wish.
+        fence(Ordering::SeqCst);
+        self.available() != 0
+    }
+
+    /// Asks for no kicks. With EVENT_IDX there is nothing to do: the event stays behind, and the flag has to stay 0
+    /// (virtio 1.3 §2.7.10.2).
+    pub fn disarm(&mut self) {
+        if !self.setup.event_idx {
+            self.memory.set_used_flags(NO_NOTIFY);
+        }
+    }
+
+    /// The chains waiting to be fetched, at most the queue's size; none once the ring is broken.
+    pub fn available(&self) -> u16 {
+        if self.broken.is_some() {
+            return 0;
+        }
+        self.memory.available_index().wrapping_sub(self.next_avail).min(self.setup.size)
+    }
+
+    /// The position of the next used entry, counting those pushed but not yet published.
+    pub fn next_used(&self) -> u16 {
+        self.next_used
+    }
+
+    /// The queue's size in descriptors.
+    pub fn size(&self) -> u16 {
+        self.setup.size
+    }
+
+    /// Which way the ring's buffers carry frames.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Where the ring lies, as it was set up.
+    pub fn setup(&self) -> &RingSetup {
+        &self.setup
+    }
+}

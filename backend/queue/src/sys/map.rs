@@ -1,0 +1,153 @@
+//! The checked map of one VM's memory, and descriptor tables in it.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// A contiguous range of guest-physical memory and where it is mapped.
+struct Region {
+    start: u64,
+    len: u64,
+    host: *mut u8,
+}
+
+// SAFETY: a region is a plain address range; the mapping behind it belongs to the process, not to a thread, and every
+// access to it copes with concurrent change, since the guest may change it at any time anyway.
+unsafe impl Send for Region {}
+// SAFETY: as above; a shared Region gives out addresses only.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// The host address of `address` and the bytes from there to the region's end.
+    #[inline(always)]
+    fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
+        let offset = address.wrapping_sub(self.start);
+        (offset < self.len).then(|| (self.host.wrapping_add(offset as usize), self.len - offset))
+    }
+}
+
+/// Checked map of one VM's memory. Immutable: replaced as a whole when the VMM changes it. Used as `Arc<MemoryMap>`.
+///
+/// A buffer that crosses from one region into an adjacent one is split into two segments. A ring's areas and indirect
+/// descriptor tables have to lie in one region each.
+pub struct MemoryMap {
+    regions: Box<[Region]>,
+    /// Keeps the mappings alive.
+    _memory: GuestMemoryMmap<()>,
+}
+
+impl MemoryMap {
+    /// Takes the regions of `memory` that are mapped readable and writable; others do not exist for the rings.
+    pub fn new(memory: GuestMemoryMmap<()>) -> MemoryMap {
+        const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        let mut regions: Vec<Region> = memory
+            .iter()
+            .filter(|region| region.prot() & ACCESS == ACCESS)
+            .map(|region| Region { start: region.start_addr().0, len: region.len(), host: region.as_ptr() })
+            .collect();
+        regions.sort_by_key(|region| region.start);
+        MemoryMap { regions: regions.into_boxed_slice(), _memory: memory }
+    }
+
+    /// The host address of a guest-physical address and the bytes mapped from there on. `hint` is the region that was
+    /// hit last: a ring's buffers mostly lie in one.
+    #[inline(always)]
+    pub(super) fn locate(&self, address: u64, hint: &mut usize) -> Option<(*mut u8, u64)> {
+        match self.regions.get(*hint).and_then(|region| region.at(address)) {
+            Some(hit) => Some(hit),
+            None => self.search(address, hint),
+        }
+    }
+
+    #[cold]
+    fn search(&self, address: u64, hint: &mut usize) -> Option<(*mut u8, u64)> {
+        let found = self.regions.partition_point(|region| region.start <= address).checked_sub(1)?;
+        let hit = self.regions.get(found)?.at(address)?;
+        *hint = found;
+        Some(hit)
+    }
+
+    /// The host address of a range that lies in one region.
+    pub(super) fn resolve(&self, address: u64, len: u64, hint: &mut usize) -> Option<*mut u8> {
+        self.locate(address, hint).filter(|(_, rest)| *rest >= len).map(|(host, _)| host)
+    }
+
+    /// The table of `count` descriptors at `address`, of any alignment (virtio 1.3 asks for none of indirect tables).
+    pub(crate) fn table(&self, address: u64, count: u16, hint: &mut usize) -> Option<Table<'_>> {
+        let base = self.resolve(address, u64::from(count) * Table::ENTRY, hint)?;
+        Some(Table { base, count, map: PhantomData })
+    }
+}
+
+impl fmt::Debug for MemoryMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.regions.iter().map(|region| region.start..region.start + region.len)).finish()
+    }
+}
+
+/// A descriptor as it was read, once (virtio 1.3 §2.7.5).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Descriptor {
+    pub(crate) address: u64,
+    pub(crate) len: u32,
+    pub(crate) flags: u16,
+    pub(crate) next: u16,
+}
+
+/// A descriptor table in guest memory, borrowed from the map in which it was found.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<'a> {
+    base: *const u8,
+    count: u16,
+    map: PhantomData<&'a MemoryMap>,
+}
+
+impl<'a> Table<'a> {
+    /// Bytes of one descriptor.
+    pub(super) const ENTRY: u64 = 16;
+
+    /// The table at `base`.
+    ///
+    /// # Safety
+    ///
+    /// `count` descriptors from `base` have to be mapped readable for `'a`.
+    #[inline(always)]
+    pub(super) unsafe fn from_raw(base: *const u8, count: u16) -> Table<'a> {
+        Table { base, count, map: PhantomData }
+    }
+
+    /// Reads descriptor `index`, each byte of it once; None past the table's end.
+    #[inline(always)]
+    pub(crate) fn get(&self, index: u16) -> Option<Descriptor> {
+        if index >= self.count {
+            return None;
+        }
+        let entry = self.base.wrapping_add(usize::from(index) * Self::ENTRY as usize);
+        let words = if entry.addr().is_multiple_of(align_of::<u64>()) {
+            let entry = entry.cast::<u64>();
+            // SAFETY: `index` is below `count`, so that the entry's 16 bytes are inside the mapped table; it is aligned.
+            unsafe { [entry.read_volatile(), entry.add(1).read_volatile()] }
+        } else {
+            self.unaligned(entry)
+        };
+        let rest = u64::from_le(words[1]);
+        Some(Descriptor {
+            address: u64::from_le(words[0]),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        })
+    }
+
+    #[cold]
+    fn unaligned(&self, entry: *const u8) -> [u64; 2] {
+        let mut words = [[0u8; 8]; 2];
+        for (offset, byte) in words.as_flattened_mut().iter_mut().enumerate() {
+            // SAFETY: called by `get` for an entry inside the mapped table; bytes need no alignment.
+            *byte = unsafe { entry.add(offset).read_volatile() };
+        }
+        words.map(u64::from_ne_bytes)
+    }
+}

@@ -1,0 +1,19 @@
+//! All access to guest memory. The rest of the crate sees checked, safe operations only.
+//!
+//! Soundness rests on three invariants, each held inside one file here:
+//!
+//! * [`MemoryMap`] keeps its mappings readable and writable for as long as it lives.
+//! * [`RingMemory`] and [`Segments`] hold a reference to the map that their pointers were found in.
+//! * Guest memory may change under a read. Values by which anything is decided are read volatile or atomic, once; bulk
+//!   copies go through raw pointers, and no reference to guest bytes is made.
+#![allow(unsafe_code)]
+
+mod bulk;
+mod map;
+mod ring;
+mod segments;
+
+pub use map::MemoryMap;
+pub(crate) use map::{Descriptor, Table};
+pub(crate) use ring::RingMemory;
+pub(crate) use segments::{Appender, IoVecBuffer, MAX_IOVECS, Refusal, Segments};

@@ -1,0 +1,144 @@
+//! One split ring's three areas in guest memory, resolved once (virtio 1.3 §2.7.5 to §2.7.8).
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use super::map::{MemoryMap, Table};
+use crate::{QueueError, RingSetup};
+
+/// Bytes in front of the available and used entries: flags and index.
+const HEADER: u64 = 4;
+/// Bytes behind them: the event field.
+const EVENT: u64 = 2;
+
+/// The areas' host addresses, and the map that keeps them valid. Positions are free-running; they are taken modulo size.
+pub(crate) struct RingMemory {
+    descriptors: *const u8,
+    available: *mut u8,
+    used: *mut u8,
+    size: u16,
+    map: Arc<MemoryMap>,
+}
+
+// SAFETY: the pointers refer to mappings of the process that `map` keeps alive, and are accessed with atomics only.
+unsafe impl Send for RingMemory {}
+
+impl RingMemory {
+    /// Checks size, alignment and mapping of all three areas.
+    pub(crate) fn new(map: &Arc<MemoryMap>, setup: &RingSetup) -> Result<RingMemory, QueueError> {
+        let size = setup.size;
+        if !size.is_power_of_two() || size > 1 << 15 {
+            return Err(QueueError::BadSize(size));
+        }
+        let count = u64::from(size);
+        let area = |what, address: u64, len, align: u64| {
+            if !address.is_multiple_of(align) {
+                return Err(QueueError::BadAlignment { what, address });
+            }
+            let host = map.resolve(address, len, &mut 0).ok_or(QueueError::Unmapped { what, address })?;
+            // A region may start at an odd guest address, or be mapped at an odd offset.
+            if !(host.addr() as u64).is_multiple_of(align) {
+                return Err(QueueError::BadAlignment { what, address });
+            }
+            Ok(host)
+        };
+        Ok(RingMemory {
+            descriptors: area("descriptors", setup.descriptors, count * Table::ENTRY, 16)?,
+            available: area("available", setup.available, HEADER + count * 2 + EVENT, 2)?,
+            used: area("used", setup.used, HEADER + count * 8 + EVENT, 4)?,
+            size,
+            map: Arc::clone(map),
+        })
+    }
+
+    /// The map in which the areas were found.
+    #[inline(always)]
+    pub(crate) fn map(&self) -> &Arc<MemoryMap> {
+        &self.map
+    }
+
+    /// The descriptor table.
+    #[inline(always)]
+    pub(crate) fn table(&self) -> Table<'_> {
+        // SAFETY: `new` checked that `size` descriptors are mapped there, and `map` keeps them so for the borrow of self.
+        unsafe { Table::from_raw(self.descriptors, self.size) }
+    }
+
+    #[inline(always)]
+    fn slot(&self, position: u16) -> usize {
+        usize::from(position & (self.size - 1))
+    }
+
+    /// A 16-bit field of the available area.
+    #[inline(always)]
+    fn available(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: private, and called with offsets 0 to HEADER + 2·size only, all even: inside the area that `new` found
+        // mapped and aligned to 2. Atomics allow for the driver's stores to the same place.
+        unsafe { AtomicU16::from_ptr(self.available.add(offset).cast()) }
+    }
+
+    /// A 16-bit field of the used area.
+    #[inline(always)]
+    fn used(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: private, and called with offsets 0, 2 and HEADER + 8·size only: inside the area that `new` found mapped
+        // and aligned to 4. Atomics allow for the driver's loads of the same place.
+        unsafe { AtomicU16::from_ptr(self.used.add(offset).cast()) }
+    }
+
+    /// The driver's index; what it published before is visible after.
+    #[inline(always)]
+    pub(crate) fn available_index(&self) -> u16 {
+        u16::from_le(self.available(2).load(Ordering::Acquire))
+    }
+
+    /// The head that the driver put at `position`, unchecked.
+    #[inline(always)]
+    pub(crate) fn available_head(&self, position: u16) -> u16 {
+        u16::from_le(self.available(HEADER as usize + 2 * self.slot(position)).load(Ordering::Relaxed))
+    }
+
+    /// The driver's flags.
+    #[inline(always)]
+    pub(crate) fn available_flags(&self) -> u16 {
+        u16::from_le(self.available(0).load(Ordering::Relaxed))
+    }
+
+    /// The used position after which the driver wants an interrupt, with EVENT_IDX.
+    #[inline(always)]
+    pub(crate) fn used_event(&self) -> u16 {
+        u16::from_le(self.available(HEADER as usize + 2 * usize::from(self.size)).load(Ordering::Relaxed))
+    }
+
+    /// The device's own index, as it stands in guest memory.
+    pub(crate) fn used_index(&self) -> u16 {
+        u16::from_le(self.used(2).load(Ordering::Acquire))
+    }
+
+    /// Writes the used entry at `position`.
+    #[inline(always)]
+    pub(crate) fn set_used(&self, position: u16, head: u16, len: u32) {
+        let entry = self.used.wrapping_add(HEADER as usize + 8 * self.slot(position));
+        // SAFETY: the slot is below size, so that the entry's 8 bytes are inside the mapped used area, 4-aligned since the
+        // area is; atomics allow for the driver's loads of the same place.
+        let (id, length) = unsafe { (AtomicU32::from_ptr(entry.cast()), AtomicU32::from_ptr(entry.add(4).cast())) };
+        id.store(u32::from(head).to_le(), Ordering::Relaxed);
+        length.store(len.to_le(), Ordering::Relaxed);
+    }
+
+    /// Publishes every entry written before.
+    #[inline(always)]
+    pub(crate) fn set_used_index(&self, index: u16) {
+        self.used(2).store(index.to_le(), Ordering::Release);
+    }
+
+    /// Sets the device's flags.
+    pub(crate) fn set_used_flags(&self, flags: u16) {
+        self.used(0).store(flags.to_le(), Ordering::Relaxed);
+    }
+
+    /// Sets the available position after which the device wants a kick, with EVENT_IDX.
+    pub(crate) fn set_available_event(&self, position: u16) {
+        self.used(HEADER as usize + 8 * usize::from(self.size)).store(position.to_le(), Ordering::Relaxed);
+    }
+}

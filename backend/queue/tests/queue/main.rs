@@ -1,0 +1,12 @@
+//! The queue seen from outside: against virtio-queue, against simple models, and against guests that lie.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod bursts;
+mod concurrent;
+mod differential;
+mod guest;
+mod handover;
+mod malformed;
+mod payload;
+mod setup;
+mod wrap;

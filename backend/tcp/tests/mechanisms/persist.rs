@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use vonic_tcp::{DATA_RETRIES, Event, Flags, MAX_RTO};
+
+use crate::Rig;
+
+/// The guest's window is closed and the host has payload.
+fn closed() -> Rig {
+    let mut rig = Rig::established();
+    rig.window = 0;
+    rig.ack(0);
+    rig.host_sends(3000);
+    assert_eq!(rig.drain(), []);
+    rig
+}
+
+#[test]
+fn a_closed_window_is_probed_with_one_byte_ever_more_rarely() {
+    let mut rig = closed();
+    let mut expected = Duration::from_millis(200);
+    for _ in 0..30 {
+        assert_eq!(rig.until_deadline(), expected);
+        assert_eq!(rig.expire(), None);
+        assert_eq!(rig.frames(), [(0, 1)]);
+        rig.ack(0);
+        assert_eq!(rig.drain(), []);
+        expected = (expected * 2).min(MAX_RTO);
+    }
+}
+
+#[test]
+fn an_opened_window_is_used_at_once_and_the_probes_byte_goes_again() {
+    let mut rig = closed();
+    rig.expire();
+    rig.drain();
+    rig.ack(0);
+    rig.window = 20_000;
+    rig.ack(0);
+    assert_eq!(rig.frames(), [(0, 3000)]);
+    rig.ack(3000);
+    assert_eq!(rig.leg.deadline(), None);
+}
+
+#[test]
+fn a_probes_byte_may_be_accepted() {
+    let mut rig = closed();
+    rig.expire();
+    rig.drain();
+    rig.window = 20_000;
+    assert_eq!(rig.ack(1).acked, 1);
+    assert_eq!(rig.frames(), [(1, 2999)]);
+}
+
+#[test]
+fn acks_do_not_leave_the_closed_window() {
+    let mut rig = closed();
+    rig.expire();
+    rig.drain();
+    rig.data(0, 100);
+    assert_eq!(rig.one().at(), 0, "not behind the probe, where the guest would drop it");
+}
+
+#[test]
+fn a_guest_that_answers_no_probe_is_given_up() {
+    let mut rig = closed();
+    for _ in 0..DATA_RETRIES {
+        assert_eq!(rig.expire(), None);
+        assert_eq!(rig.frames(), [(0, 1)]);
+    }
+    assert_eq!(rig.expire(), Some(Event::GaveUp));
+    assert!(rig.one().is(Flags::RST | Flags::ACK));
+}
+
+#[test]
+fn nothing_to_send_needs_no_probe() {
+    let mut rig = Rig::established();
+    rig.window = 0;
+    rig.ack(0);
+    assert_eq!(rig.drain(), []);
+    assert_eq!(rig.leg.deadline(), None);
+    rig.leg.host_readable();
+    assert_eq!(rig.drain(), []);
+    rig.expire();
+    assert_eq!(rig.drain(), [], "the queue turned out to be empty");
+    assert_eq!(rig.leg.deadline(), None);
+}
+
+#[test]
+fn a_window_closed_over_bytes_on_their_way_rewinds() {
+    let mut rig = Rig::established();
+    rig.host_sends(5000);
+    rig.drain();
+    rig.window = 0;
+    rig.ack(2000);
+    assert_eq!(rig.drain(), []);
+    rig.expire();
+    assert_eq!(rig.frames(), [(2000, 1)]);
+    rig.window = 20_000;
+    rig.ack(2000);
+    assert_eq!(rig.frames(), [(2000, 3000)]);
+}
+
+#[test]
+fn a_shrunk_window_holds_back_new_payload_only() {
+    let mut rig = Rig::established();
+    rig.host_sends(20_000);
+    rig.drain();
+    rig.host_sends(5000);
+    rig.window = 5000;
+    rig.ack(10_000);
+    assert_eq!(rig.drain(), []);
+    rig.expire();
+    assert_eq!(rig.frames(), [(10_000, 5000)], "what was sent goes again as far as the window reaches");
+    rig.ack(15_000);
+    assert_eq!(rig.frames(), [(15_000, 5000)]);
+}
+
+#[test]
+fn a_small_window_is_used_after_the_override_timeout() {
+    let mut rig = Rig::established();
+    rig.window = 100;
+    rig.ack(0);
+    rig.host_sends(3000);
+    assert_eq!(rig.drain(), []);
+    assert_eq!(rig.expire(), None);
+    assert_eq!(rig.frames(), [(0, 100)]);
+}
+
+#[test]
+fn a_small_window_that_holds_the_rest_is_used_at_once() {
+    let mut rig = Rig::established();
+    rig.window = 100;
+    rig.ack(0);
+    rig.queued = 80;
+    rig.leg.host_finished(80);
+    let out = rig.one();
+    assert_eq!(out.len, 80);
+    assert!(out.header.flags.contains(Flags::FIN | Flags::PSH));
+}
+
+#[test]
+fn a_fin_probes_too() {
+    let mut rig = Rig::established();
+    rig.window = 0;
+    rig.ack(0);
+    rig.leg.host_finished(0);
+    assert_eq!(rig.drain(), []);
+    rig.expire();
+    let out = rig.one();
+    assert!(out.is(Flags::FIN | Flags::ACK));
+    rig.window = 1000;
+    rig.ack(0);
+    assert!(rig.one().is(Flags::FIN | Flags::ACK));
+    rig.ack(1);
+    assert_eq!(rig.leg.state(), vonic_tcp::State::FinWait2);
+}

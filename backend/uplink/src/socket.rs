@@ -1,0 +1,210 @@
+//! The network leg of one terminated connection: a TCP socket of the host's kernel, used without ever holding payload.
+use crate::sys::listener::Accepted;
+use crate::sys::tcp;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use vonic_queue::{Burst, IoVecs};
+
+/// How bytes behind the head of the receive queue are peeked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeekMode {
+    /// By SO_PEEK_OFF, which TCP has from Linux 6.9 on (IPv6: 6.11).
+    Offset,
+    /// Over scratch memory, which takes the bytes in front: slower, counted.
+    Scratch,
+}
+
+impl PeekMode {
+    /// What this kernel can do for the family of `address`.
+    pub fn probe(address: SocketAddr) -> PeekMode {
+        let works = tcp::stream_socket(&address).and_then(|fd| tcp::set_peek_offset(fd.as_fd(), 0));
+        if works.is_ok() { PeekMode::Offset } else { PeekMode::Scratch }
+    }
+}
+
+/// Memory that peeked bytes are thrown away into, where SO_PEEK_OFF is missing.
+#[derive(Debug)]
+pub struct Scratch(Vec<u8>);
+
+impl Scratch {
+    /// Memory as `mode` needs it.
+    pub fn new(mode: PeekMode) -> Scratch {
+        Scratch(vec![0; if mode == PeekMode::Scratch { 1 << 20 } else { 0 }])
+    }
+}
+
+/// What a new connection is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connecting {
+    /// Nothing: it is established.
+    Done,
+    /// The peer's answer; the socket becomes writable then.
+    InProgress,
+}
+
+/// A TCP socket of the host. Closing it lets the kernel deliver what it has accepted; [`HostSocket::abort`] resets.
+#[derive(Debug)]
+pub struct HostSocket {
+    fd: OwnedFd,
+    mode: PeekMode,
+    /// Where the kernel's peek cursor stands, from the head of the receive queue.
+    cursor: u32,
+}
+
+impl HostSocket {
+    /// Starts to connect.
+    ///
+    /// # Errors
+    /// The system's; see [`classify`] for what the guest is told.
+    pub fn connect(to: SocketAddr, mode: PeekMode) -> io::Result<(HostSocket, Connecting)> {
+        let fd = tcp::stream_socket(&to)?;
+        tcp::prepare(&fd)?;
+        let state = match tcp::connect(fd.as_fd(), &to) {
+            Ok(()) => Connecting::Done,
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Connecting::InProgress,
+            Err(e) => return Err(e),
+        };
+        Ok((HostSocket::new(fd, mode)?, state))
+    }
+
+    /// Takes over a connection that the world opened. Options are inherited from its listener.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn accepted(accepted: Accepted, mode: PeekMode) -> io::Result<HostSocket> {
+        HostSocket::new(accepted.fd, mode)
+    }
+
+    fn new(fd: OwnedFd, mode: PeekMode) -> io::Result<HostSocket> {
+        if mode == PeekMode::Offset {
+            tcp::set_peek_offset(fd.as_fd(), 0)?;
+        }
+        Ok(HostSocket { fd, mode, cursor: 0 })
+    }
+
+    /// How the connect that was in progress ended. Takes the socket's pending error.
+    ///
+    /// # Errors
+    /// The connect's.
+    pub fn connect_result(&self) -> io::Result<()> {
+        tcp::take_error(self.fd.as_fd())
+    }
+
+    /// Gives bytes from guest memory to the kernel; answers how many it took.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` if its buffer is full.
+    pub fn send(&self, vecs: &IoVecs<'_>) -> io::Result<u32> {
+        tcp::send(self.fd.as_fd(), vecs).map(|n| n as u32)
+    }
+
+    /// Copies up to `len` bytes that lie `offset` behind the head of the receive queue into guest memory: `at` bytes into
+    /// the joined chains. They stay queued. 0 is end of stream.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` if there are none.
+    pub fn peek(
+        &mut self,
+        offset: u32,
+        (burst, chains, at, len): (&mut Burst, Range<usize>, u32, u32),
+        scratch: &mut Scratch,
+    ) -> io::Result<u32> {
+        match self.mode {
+            PeekMode::Offset => {
+                if self.cursor != offset {
+                    tcp::set_peek_offset(self.fd.as_fd(), offset as i32)?;
+                    self.cursor = offset;
+                }
+                let got = tcp::peek(self.fd.as_fd(), &burst.iovecs(chains, at, len))? as u32;
+                self.cursor += got;
+                Ok(got)
+            }
+            PeekMode::Scratch => {
+                let vecs = burst.iovecs_behind(&mut scratch.0, offset as usize, chains, at, len);
+                let got = tcp::peek(self.fd.as_fd(), &vecs)? as u32;
+                match got.checked_sub(offset) {
+                    Some(0) | None if got > 0 => Err(io::ErrorKind::WouldBlock.into()),
+                    rest => Ok(rest.unwrap_or(0)),
+                }
+            }
+        }
+    }
+
+    /// Drops up to `len` bytes from the head of the receive queue, which the guest has acknowledged.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn discard(&mut self, len: u32) -> io::Result<u32> {
+        let mut left = len;
+        while left > 0 {
+            // A short count is normal: reads stop at an urgent mark (tcp(7)).
+            match tcp::discard(self.fd.as_fd(), left as usize)? {
+                0 => break,
+                n => left -= n as u32,
+            }
+        }
+        // The kernel moves its peek cursor back by what leaves the queue.
+        self.cursor = self.cursor.saturating_sub(len - left);
+        Ok(len - left)
+    }
+
+    /// Bytes that the kernel's send buffer can take now.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn send_room(&self) -> io::Result<u32> {
+        tcp::send_room(self.fd.as_fd())
+    }
+
+    /// Passes the guest's FIN on.
+    ///
+    /// # Errors
+    /// The system's; ENOTCONN if the peer has reset meanwhile.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        tcp::shutdown_write(self.fd.as_fd())
+    }
+
+    /// Closes by reset: the peer learns that the guest is gone, or reset.
+    pub fn abort(self) {
+        // Fails on no open TCP socket (socket(7)); a plain close is then all that is left.
+        let _ = tcp::set_abort_on_close(self.fd.as_fd());
+    }
+}
+
+impl AsRawFd for HostSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// What the guest is told about an error of the host's socket.
+pub mod classify {
+    use std::io;
+
+    /// The ways in which a connect can fail, as a guest sees them.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ConnectError {
+        /// RST: the peer refused, or the host did (RFC 9293 §3.10.7.3).
+        Refused,
+        /// ICMP destination unreachable, with this code (RFC 792): 0 net, 1 host, 13 prohibited.
+        Unreachable(u8),
+        /// Nothing: the guest's own SYN will time out as the host's did.
+        TimedOut,
+        /// The host is short of descriptors, ports or memory.
+        Exhausted,
+    }
+
+    /// Maps an error of connect(2) or SO_ERROR.
+    pub fn connect_error(error: &io::Error) -> ConnectError {
+        match error.raw_os_error() {
+            Some(libc::EHOSTUNREACH | libc::EHOSTDOWN) => ConnectError::Unreachable(1),
+            Some(libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL) => ConnectError::Unreachable(0),
+            Some(libc::EACCES | libc::EPERM) => ConnectError::Unreachable(13),
+            Some(libc::ETIMEDOUT) => ConnectError::TimedOut,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN) => ConnectError::Exhausted,
+            _ => ConnectError::Refused,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Listening sockets of forwards.
+#![allow(unsafe_code)]
+use super::tcp::{check, from_kernel, prepare, set_option, stream_socket, to_kernel};
+use libc::socklen_t;
+use std::io;
+use std::mem::size_of;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Connections that wait for `accept`; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// A listening TCP socket of the host.
+#[derive(Debug)]
+pub struct Listener(OwnedFd);
+
+/// A connection that the world opened: the kernel has completed its handshake.
+#[derive(Debug)]
+pub struct Accepted {
+    pub(crate) fd: OwnedFd,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// The host's address and port that it connected to.
+    pub local: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on `address`, and only for what arrives on `interface` if one is given.
+    ///
+    /// # Errors
+    /// The system's, e.g. EADDRINUSE, EACCES (a port below net.ipv4.ip_unprivileged_port_start), ENODEV.
+    pub fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<Listener> {
+        let fd = stream_socket(&address)?;
+        prepare(&fd)?;
+        set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if let Some(name) = interface {
+            let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+            // SAFETY: pointer and length describe the name's bytes.
+            let result = unsafe {
+                libc::setsockopt(fd.as_raw_fd(), level, option, name.as_ptr().cast(), name.len() as socklen_t)
+            };
+            check(result)?;
+        }
+        let (storage, len) = to_kernel(&address);
+        // SAFETY: the address outlives the call and `len` is its length.
+        unsafe { check(libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), len))? };
+        // SAFETY: no pointers.
+        unsafe { check(libc::listen(fd.as_raw_fd(), BACKLOG))? };
+        Ok(Listener(fd))
+    }
+
+    /// The next connection; `None` if none is waiting.
+    ///
+    /// # Errors
+    /// The system's, e.g. EMFILE; a connection that died in the queue is passed over.
+    pub fn accept(&self) -> io::Result<Option<Accepted>> {
+        loop {
+            // SAFETY: all-zero bytes are a valid sockaddr_storage.
+            let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+            let mut len = size_of::<libc::sockaddr_storage>() as socklen_t;
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            // SAFETY: storage and length are valid for the call.
+            let fd = unsafe { libc::accept4(self.0.as_raw_fd(), (&raw mut storage).cast(), &raw mut len, flags) };
+            if fd < 0 {
+                let error = io::Error::last_os_error();
+                match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(None),
+                    Some(libc::ECONNABORTED | libc::EINTR) => continue,
+                    _ => return Err(error),
+                }
+            }
+            // SAFETY: a fresh descriptor is owned by nobody else.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            let Some(peer) = from_kernel(&storage) else { continue };
+            let local = local_address(fd.as_fd())?;
+            return Ok(Some(Accepted { fd, peer, local }));
+        }
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        local_address(self.0.as_fd())
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    // SAFETY: all-zero bytes are a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_storage>() as socklen_t;
+    // SAFETY: storage and length are valid for the call.
+    unsafe { check(libc::getsockname(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))? };
+    from_kernel(&storage).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}

@@ -1,0 +1,4 @@
+//! System calls. Every unsafe block of the crate is here.
+pub mod addresses;
+pub mod listener;
+pub mod tcp;

@@ -1,0 +1,172 @@
+//! Calls on a TCP socket of the host.
+#![allow(unsafe_code)]
+use libc::{c_int, c_void, socklen_t};
+use std::io;
+use std::mem::size_of;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use vonic_queue::IoVecs;
+
+/// SO_PEEK_OFF (socket(7)).
+const SO_PEEK_OFF: c_int = libc::SO_PEEK_OFF;
+/// Indices into the answer of SO_MEMINFO (include/uapi/linux/sock_diag.h).
+const SK_MEMINFO_SNDBUF: usize = 3;
+const SK_MEMINFO_WMEM_QUEUED: usize = 5;
+const SK_MEMINFO_VARS: usize = 9;
+
+/// The result of a call that answers −1 on error.
+pub fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn check_size(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// A new non-blocking stream socket of the address's family.
+pub fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers; a fresh descriptor is owned by nobody else.
+    unsafe { check(libc::socket(family, kind, 0)).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// A socket address in the kernel's layout, and its length.
+pub fn to_kernel(address: &SocketAddr) -> (libc::sockaddr_storage, socklen_t) {
+    // SAFETY: all-zero bytes are a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let place: *mut libc::sockaddr_storage = &raw mut storage;
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            let v4 = libc::sockaddr_in {
+                sin_family: libc::AF_INET as u16,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(ip).to_be() },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: sockaddr_storage is large and aligned enough for every sockaddr type.
+            unsafe { place.cast::<libc::sockaddr_in>().write(v4) };
+            (storage, size_of::<libc::sockaddr_in>() as socklen_t)
+        }
+        IpAddr::V6(ip) => {
+            let v6 = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as u16,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: 0,
+                sin6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                sin6_scope_id: 0,
+            };
+            // SAFETY: as above.
+            unsafe { place.cast::<libc::sockaddr_in6>().write(v6) };
+            (storage, size_of::<libc::sockaddr_in6>() as socklen_t)
+        }
+    }
+}
+
+/// The address in the kernel's layout, read back.
+pub fn from_kernel(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let place: *const libc::sockaddr_storage = storage;
+    match c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says which type the kernel wrote.
+            let v4 = unsafe { place.cast::<libc::sockaddr_in>().read() };
+            Some((u32::from_be(v4.sin_addr.s_addr).to_be_bytes(), u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { place.cast::<libc::sockaddr_in6>().read() };
+            Some((v6.sin6_addr.s6_addr, u16::from_be(v6.sin6_port)).into())
+        }
+        _ => None,
+    }
+}
+
+/// connect(2); EINPROGRESS is an error like others.
+pub fn connect(fd: BorrowedFd<'_>, address: &SocketAddr) -> io::Result<()> {
+    let (storage, len) = to_kernel(address);
+    // SAFETY: the address outlives the call and `len` is its length.
+    unsafe { check(libc::connect(fd.as_raw_fd(), (&raw const storage).cast(), len)).map(drop) }
+}
+
+/// Sets an option of type int.
+pub fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let len = size_of::<c_int>() as socklen_t;
+    // SAFETY: the value outlives the call and `len` is its size.
+    unsafe { check(libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len)).map(drop) }
+}
+
+/// Takes the pending error of a socket (SO_ERROR).
+pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut value: c_int = 0;
+    let mut len = size_of::<c_int>() as socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ERROR);
+    // SAFETY: value and length are valid for the call.
+    unsafe { check(libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len))? };
+    if value == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(value)) }
+}
+
+/// Bytes of send buffer that are free, by the kernel's own accounting (SO_MEMINFO: buffer overhead is counted).
+pub fn send_room(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0u32; SK_MEMINFO_VARS];
+    let mut len = size_of_val(&info) as socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
+    // SAFETY: array and length are valid for the call.
+    unsafe { check(libc::getsockopt(fd.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &raw mut len))? };
+    Ok(info[SK_MEMINFO_SNDBUF].saturating_sub(info[SK_MEMINFO_WMEM_QUEUED]))
+}
+
+fn header(vecs: &[libc::iovec]) -> libc::msghdr {
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vecs.as_ptr().cast_mut();
+    message.msg_iovlen = vecs.len();
+    message
+}
+
+/// sendmsg(2) straight from guest memory; never blocks, never raises SIGPIPE.
+pub fn send(fd: BorrowedFd<'_>, vecs: &IoVecs<'_>) -> io::Result<usize> {
+    let message = header(vecs.as_slice());
+    // SAFETY: IoVecs holds checked ranges of guest memory that stay mapped while it is borrowed; the kernel only reads them.
+    check_size(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+}
+
+/// recvmsg(2) with MSG_PEEK straight into guest memory; the bytes stay in the socket's queue.
+pub fn peek(fd: BorrowedFd<'_>, vecs: &IoVecs<'_>) -> io::Result<usize> {
+    let mut message = header(vecs.as_slice());
+    // SAFETY: as for `send`; the ranges are writable, and no reference to guest memory exists anywhere.
+    check_size(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_PEEK) })
+}
+
+/// Drops bytes from the head of the receive queue without copying them (recv(2), MSG_TRUNC on TCP).
+pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer (tcp(7)).
+    check_size(unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut::<c_void>(), len, flags) })
+}
+
+/// Where the next peek starts, from the head of the receive queue (SO_PEEK_OFF).
+pub fn set_peek_offset(fd: BorrowedFd<'_>, offset: c_int) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, SO_PEEK_OFF, offset)
+}
+
+/// Sends FIN behind everything accepted so far.
+pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    unsafe { check(libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR)).map(drop) }
+}
+
+/// Makes the coming close a reset (SO_LINGER, socket(7)).
+pub fn set_abort_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let len = size_of::<libc::linger>() as socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
+    // SAFETY: the value outlives the call and `len` is its size.
+    unsafe { check(libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const linger).cast(), len)).map(drop) }
+}
+
+/// Options of every host socket: urgent bytes stay in the stream, since SIOCINQ and peeks would otherwise skip them (tcp(7));
+/// no Nagle, since the guest's own TCP has already decided what goes now.
+pub fn prepare(fd: &OwnedFd) -> io::Result<()> {
+    set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+    set_option(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
