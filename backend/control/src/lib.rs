@@ -1,1 +1,9 @@
 //! Configuration, registry, API: the engine's control side.
+//!
+//! * [`config`]: the operator's files, read into checked types; every mistake is reported at once.
+//! * [`api`]: HTTP/1 with JSON over a Unix socket, on a thread of its own that knows nothing of the engine.
+//! * [`client`]: the command `vonic`, which speaks to that API.
+
+pub mod api;
+pub mod client;
+pub mod config;

@@ -122,6 +122,13 @@ pub enum Notice {
         /// Why.
         error: QueueError,
     },
+    /// A descriptor cannot be watched: what comes by it goes unseen.
+    WatchFailed {
+        /// Which port.
+        port: PortId,
+        /// Why.
+        error: std::io::Error,
+    },
     /// A forward's listener cannot accept.
     AcceptFailed {
         /// Which port.

@@ -17,6 +17,6 @@ mod worker;
 
 pub use command::{Command, ConnectionView, Notice, RingCommand};
 pub use port::feature;
-pub use spec::{Action, EgressRule, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Prefix4};
+pub use spec::{Action, EgressRule, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec};
 pub use stats::{CopyPath, Counter, PortStats, TcpStats, Way};
-pub use worker::{Poll, Worker, WorkerConfig, WorkerHandle};
+pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -2,39 +2,13 @@
 use crate::PortStats;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use vonic_frame::MacAddr;
+use vonic_frame::{MacAddr, Subnet4};
 use vonic_uplink::Listener;
 
 /// A port's number: its index in every table of the worker.
 pub type PortId = u32;
 /// A network's number.
 pub type NetworkId = u32;
-
-/// An IPv4 prefix; host bits are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix4 {
-    /// First address.
-    pub address: Ipv4Addr,
-    /// Leading bits that count, 0 to 32.
-    pub len: u8,
-}
-
-impl Prefix4 {
-    /// The network mask.
-    pub fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0))
-    }
-
-    /// Whether the address lies in the prefix.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        (u32::from(address) ^ u32::from(self.address)) & u32::from(self.mask()) == 0
-    }
-
-    /// The last address: the subnet's broadcast.
-    pub fn last(self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.address) | !u32::from(self.mask()))
-    }
-}
 
 /// One network of guests.
 #[derive(Clone, Debug)]
@@ -46,7 +20,7 @@ pub struct NetworkSpec {
     /// The gateway's address, if the network has one.
     pub gateway4: Option<Ipv4Addr>,
     /// The guests' subnet.
-    pub subnet4: Option<Prefix4>,
+    pub subnet4: Option<Subnet4>,
     /// The address by which guests reach the host's loopback.
     pub host_loopback4: Option<Ipv4Addr>,
     /// Whether guests may reach the host's own addresses.
@@ -72,7 +46,7 @@ pub struct EgressRule {
     /// What it says.
     pub action: Action,
     /// Destinations.
-    pub to: Prefix4,
+    pub to: Subnet4,
     /// IP protocol number; `None`: all.
     pub protocol: Option<u8>,
     /// Destination ports, inclusive; `None`: all.
@@ -96,7 +70,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct ForwardSpec {
     /// The listening socket.
-    pub listener: Listener,
+    pub listener: Arc<Listener>,
     /// The guest's port.
     pub guest_port: u16,
 }
@@ -129,20 +103,4 @@ pub struct PortSpec {
 pub struct HostView {
     /// The host's own addresses.
     pub addresses: Vec<IpAddr>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_at_their_limits() {
-        let p = |address: [u8; 4], len| Prefix4 { address: address.into(), len };
-        assert!(p([0, 0, 0, 0], 0).contains([255, 1, 2, 3].into()));
-        assert!(p([192, 0, 2, 7], 32).contains([192, 0, 2, 7].into()));
-        assert!(!p([192, 0, 2, 7], 32).contains([192, 0, 2, 6].into()));
-        assert!(!p([192, 0, 2, 0], 24).contains([192, 0, 3, 0].into()));
-        assert_eq!(p([192, 0, 2, 0], 24).last(), Ipv4Addr::new(192, 0, 2, 255));
-        assert_eq!(p([192, 0, 2, 0], 24).mask(), Ipv4Addr::new(255, 255, 255, 0));
-    }
 }

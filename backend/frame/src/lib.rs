@@ -9,6 +9,7 @@ mod frame;
 mod mac;
 mod reason;
 mod segment;
+mod subnet;
 mod vnet;
 mod wire;
 
@@ -24,4 +25,5 @@ pub use frame::{
 pub use mac::MacAddr;
 pub use reason::DropReason;
 pub use segment::Segmenter;
+pub use subnet::Subnet4;
 pub use vnet::{Gso, GsoKind, Offloads, PartialChecksum, VNET_HEADER_LEN, VnetHeader};

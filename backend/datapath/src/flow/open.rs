@@ -126,7 +126,7 @@ impl Worker {
                 Err(error) => {
                     // Edge-triggered: what still waits is taken at the next round.
                     self.accept_again.push((port_id, index));
-                    let _ = self.notices.send(Notice::AcceptFailed { port: port_id, error });
+                    (self.notify)(Notice::AcceptFailed { port: port_id, error });
                     return;
                 }
             }

@@ -118,14 +118,15 @@ pub fn admit_destination(flows: &FlowTable, port: &Port, host: SocketAddr) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{EgressRule, NetworkSpec, Prefix4};
+    use crate::spec::{EgressRule, NetworkSpec};
     use crate::switch::tests::{member, network};
+    use vonic_frame::Subnet4;
 
     fn decide(change: impl Fn(&mut NetworkSpec), port: &PortSpec, to: &str) -> Result<Route, DropReason> {
         let mut net = network(false);
         change(&mut net.spec);
         let mut other = network(false);
-        other.spec.subnet4 = Some(Prefix4 { address: [198, 51, 100, 0].into(), len: 24 });
+        other.spec.subnet4 = Some(Subnet4 { address: [198, 51, 100, 0].into(), prefix: 24 });
         let networks = [None, Some(Box::new(other))];
         let host = HostView { addresses: vec!["203.0.113.9".parse().unwrap()] };
         let listeners = ["127.0.0.1:8080".parse().unwrap(), "0.0.0.0:8081".parse().unwrap()];
@@ -162,7 +163,7 @@ mod tests {
         let mut port = member(2, true);
         let rule = |action, len, ports| EgressRule {
             action,
-            to: Prefix4 { address: [203, 0, 113, 0].into(), len },
+            to: Subnet4 { address: [203, 0, 113, 0].into(), prefix: len },
             protocol: Some(PROTOCOL_TCP),
             ports,
         };

@@ -46,7 +46,7 @@ impl Lease {
     fn of(network: &Network, port: &Port) -> Option<Lease> {
         Some(Lease {
             address: port.spec.address4?,
-            mask: network.spec.subnet4?.mask(),
+            mask: Ipv4Addr::from_bits(network.spec.subnet4?.mask()),
             gateway: network.spec.gateway4?,
             gateway_mac: network.spec.gateway_mac,
             mac: port.spec.mac,

@@ -82,8 +82,9 @@ impl Network {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::spec::{Limits, Prefix4};
+    use crate::spec::Limits;
     use std::sync::Arc;
+    use vonic_frame::Subnet4;
 
     /// A network 192.0.2.0/24 with gateway .1.
     pub fn network(isolated: bool) -> Network {
@@ -91,7 +92,7 @@ pub(crate) mod tests {
             network: 0,
             gateway_mac: MacAddr([2, 0, 0, 0, 0, 0xfe]),
             gateway4: Some([192, 0, 2, 1].into()),
-            subnet4: Some(Prefix4 { address: [192, 0, 2, 0].into(), len: 24 }),
+            subnet4: Some(Subnet4 { address: [192, 0, 2, 0].into(), prefix: 24 }),
             host_loopback4: None,
             reach_host: false,
             isolated,

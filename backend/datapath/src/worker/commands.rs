@@ -98,7 +98,7 @@ impl Worker {
             for (i, forward) in port.spec.forwards.iter().enumerate() {
                 let token = Token::Listener { port: id, index: i as u16 };
                 if let Err(error) = self.poller.watch_input(forward.listener.as_raw_fd(), token) {
-                    let _ = self.notices.send(crate::Notice::AcceptFailed { port: id, error });
+                    (self.notify)(crate::Notice::WatchFailed { port: id, error });
                 }
             }
         }
@@ -139,7 +139,7 @@ impl Worker {
         if let Some(fd) = ring.kick_fd()
             && let Err(error) = self.poller.watch_input(fd, Token::Kick { port: id, index })
         {
-            let _ = self.notices.send(crate::Notice::AcceptFailed { port: id, error });
+            (self.notify)(crate::Notice::WatchFailed { port: id, error });
         }
         // Whatever was kicked before the descriptor was watched is found by looking.
         ring.signal();

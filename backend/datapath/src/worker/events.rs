@@ -73,8 +73,15 @@ impl Poller {
         Ok(Poller { epoll: Epoll::new()?, events: vec![EpollEvent::default(); 256] })
     }
 
+    /// Adds a descriptor, or gives one that is watched already its new token.
     fn add(&self, fd: RawFd, events: EventSet, token: Token) -> io::Result<()> {
-        self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, token.pack()))
+        let event = EpollEvent::new(events, token.pack());
+        match self.epoll.ctl(ControlOperation::Add, fd, event) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.epoll.ctl(ControlOperation::Modify, fd, event)
+            }
+            result => result,
+        }
     }
 
     /// Watches a descriptor for input.

@@ -20,7 +20,6 @@ use std::hash::RandomState;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vonic_queue::Burst;
 use vonic_tcp::Instant;
@@ -70,13 +69,16 @@ impl WorkerHandle {
     }
 }
 
+/// Where a worker's notices go; called on its thread, so it must not block.
+pub type Notify = Box<dyn Fn(Notice) + Send>;
+
 /// One worker.
 pub struct Worker {
     pub(crate) ports: Vec<Option<Box<Port>>>,
     pub(crate) networks: Vec<Option<Box<Network>>>,
     pub(crate) flows: FlowTable,
     pub(crate) poller: Poller,
-    pub(crate) notices: Sender<Notice>,
+    pub(crate) notify: Notify,
     pub(crate) host: HostView,
     pub(crate) listen_addresses: Vec<SocketAddr>,
     pub(crate) accept_again: Vec<(PortId, usize)>,
@@ -98,7 +100,7 @@ impl Worker {
     ///
     /// # Errors
     /// The system's.
-    pub fn new(config: WorkerConfig, notices: Sender<Notice>) -> std::io::Result<(Worker, WorkerHandle)> {
+    pub fn new(config: WorkerConfig, notify: Notify) -> std::io::Result<(Worker, WorkerHandle)> {
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let (producer, commands) = RingBuffer::new(COMMANDS);
         let poller = Poller::new()?;
@@ -111,7 +113,7 @@ impl Worker {
             networks: Vec::new(),
             flows: FlowTable::default(),
             poller,
-            notices,
+            notify,
             host: HostView::default(),
             listen_addresses: Vec::new(),
             accept_again: Vec::new(),
@@ -211,7 +213,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         for index in 0..2 {
             if let Some(error) = port.ring(index).take_error() {
-                let _ = self.notices.send(Notice::RingBroken { port: id, index, error });
+                (self.notify)(Notice::RingBroken { port: id, index, error });
             }
         }
     }

@@ -1,0 +1,152 @@
+//! Every route in one table.
+use hyper::Method;
+
+use super::{ApiError, Request};
+
+/// One route: what to ask for, and what it becomes.
+pub struct Route {
+    /// The HTTP method.
+    pub method: Method,
+    /// The path; `{name}` stands for one segment.
+    pub path: &'static str,
+    /// The query parameters that it takes; each may be absent.
+    pub query: &'static [&'static str],
+    /// What it answers.
+    pub help: &'static str,
+    request: fn(Arguments<'_>) -> Request,
+}
+
+/// What a request's target gives to its route.
+#[derive(Default)]
+struct Arguments<'a> {
+    /// The segment in the place of `{name}`.
+    name: &'a str,
+    /// The value of `vm` in the query.
+    vm: Option<&'a str>,
+}
+
+/// Every route.
+pub static ROUTES: &[Route] = &[
+    Route {
+        method: Method::GET,
+        path: "/v1/vms",
+        query: &[],
+        help: "every VM: addresses, state, traffic, drops",
+        request: |_| Request::Vms,
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/vms/{name}",
+        query: &[],
+        help: "everything about one VM",
+        request: |arguments| Request::Vm(arguments.name.to_string()),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/connections",
+        query: &["vm"],
+        help: "open connections, of one VM or of all",
+        request: |arguments| Request::Connections { vm: arguments.vm.map(str::to_string) },
+    },
+    Route { method: Method::GET, path: "/v1/stats", query: &[], help: "counters", request: |_| Request::Stats },
+    Route {
+        method: Method::POST,
+        path: "/v1/reload",
+        query: &[],
+        help: "reads the configuration again",
+        request: |_| Request::Reload,
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/health",
+        query: &[],
+        help: "whether the service works",
+        request: |_| Request::Health,
+    },
+];
+
+/// The methods that a path takes, as the header `Allow` has them; empty for a path that no route has.
+pub(super) fn allowed(path: &str) -> String {
+    let methods: Vec<&str> =
+        ROUTES.iter().filter(|r| name_in(r.path, path).is_some()).map(|r| r.method.as_str()).collect();
+    methods.join(", ")
+}
+
+/// What a request line asks for. Errors: 404 for an unknown path, 405 for a path that takes another method, 400 for an
+/// unknown or repeated query parameter.
+pub(super) fn resolve(method: &Method, path: &str, query: Option<&str>) -> Result<Request, ApiError> {
+    let Some((route, name)) =
+        ROUTES.iter().filter(|r| r.method == *method).find_map(|r| Some((r, name_in(r.path, path)?)))
+    else {
+        return Err(unroutable(method, path));
+    };
+    let mut arguments = Arguments { name, vm: None };
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if !route.query.contains(&key) {
+            let mend = match route.query {
+                [] => "this path takes no parameters".to_string(),
+                known => format!("the parameters are: {}", known.join(", ")),
+            };
+            return Err(ApiError::bad_request(format!("unknown query parameter '{key}'")).field(key).mend(mend));
+        }
+        if value.is_empty() || arguments.vm.replace(value).is_some() {
+            return Err(ApiError::bad_request(format!("give '{key}' once, with a value")).field(key));
+        }
+    }
+    Ok((route.request)(arguments))
+}
+
+fn unroutable(method: &Method, path: &str) -> ApiError {
+    let allowed = allowed(path);
+    if allowed.is_empty() {
+        let paths: Vec<&str> = ROUTES.iter().map(|r| r.path).collect();
+        return ApiError::not_found("there is no such path").field("path").mend(format!("use {}", paths.join(", ")));
+    }
+    ApiError::new(405, format!("{method} is not for this path")).field("method").mend(format!("use {allowed}"))
+}
+
+/// The segment in the place of `{name}` if the path has the pattern's form; the empty string if the pattern has none.
+fn name_in<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
+    match pattern.strip_suffix("{name}") {
+        None => (pattern == path).then_some(""),
+        Some(prefix) => path.strip_prefix(prefix).filter(|name| !name.is_empty() && !name.contains('/')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(path: &str, query: Option<&str>) -> Result<Request, ApiError> {
+        resolve(&Method::GET, path, query)
+    }
+
+    #[test]
+    fn targets_become_requests() {
+        assert_eq!(get("/v1/vms", None), Ok(Request::Vms));
+        assert_eq!(get("/v1/vms", Some("")), Ok(Request::Vms));
+        assert_eq!(get("/v1/vms/web1.a-b_c", None), Ok(Request::Vm("web1.a-b_c".into())));
+        assert_eq!(get("/v1/connections", None), Ok(Request::Connections { vm: None }));
+        assert_eq!(get("/v1/connections", Some("vm=a")), Ok(Request::Connections { vm: Some("a".into()) }));
+        assert_eq!(get("/v1/stats", None), Ok(Request::Stats));
+        assert_eq!(get("/v1/health", None), Ok(Request::Health));
+        assert_eq!(resolve(&Method::POST, "/v1/reload", None), Ok(Request::Reload));
+    }
+
+    #[test]
+    fn wrong_targets_are_told_what_to_use() {
+        let status = |result: Result<Request, ApiError>| result.unwrap_err().status;
+        for path in ["/", "", "/v1", "/v2/vms", "/v1/vms/", "/v1/vms/a/b", "/v1/vmsx", "*"] {
+            assert_eq!(status(get(path, None)), 404, "{path}");
+        }
+        assert!(get("/x", None).unwrap_err().mend.unwrap().contains("/v1/vms"));
+        let wrong_method = get("/v1/reload", None).unwrap_err();
+        assert_eq!((wrong_method.status, wrong_method.mend.as_deref()), (405, Some("use POST")));
+        assert_eq!(status(resolve(&Method::DELETE, "/v1/vms/a", None)), 405);
+        for query in ["x=1", "vm=", "vm", "vm=a&vm=b", "vm=a&y"] {
+            assert_eq!(status(get("/v1/connections", Some(query))), 400, "{query}");
+        }
+        assert_eq!(get("/v1/vms", Some("vm=a")).unwrap_err().field.as_deref(), Some("vm"));
+    }
+}

@@ -1,0 +1,154 @@
+//! The API's thread: accepts, reads one request per connection, asks the handler, answers.
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::time;
+
+use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, Reply, Response, routes};
+
+/// The most bytes of a request's body that are read.
+const BODY_LIMIT: usize = 64 * 1024;
+/// How many connections are served at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 64;
+/// How long a client may take to send its request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to send the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may last: head, body, the handler's answer, and the response's way to the client.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// The pause after an accept that failed, so that running out of descriptors does not become a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the API on a listener, on a thread of its own that lives as long as the process.
+///
+/// # Errors
+/// Status 500, if the thread, its event loop or its use of the listener cannot be set up.
+pub fn serve(listener: UnixListener, handler: Arc<dyn Handler>) -> Result<JoinHandle<()>, ApiError> {
+    start(listener, handler).map_err(|e| ApiError::internal(format!("the API cannot start: {e}")))
+}
+
+fn start(listener: UnixListener, handler: Arc<dyn Handler>) -> io::Result<JoinHandle<()>> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let listener = {
+        let _context = runtime.enter();
+        tokio::net::UnixListener::from_std(listener)?
+    };
+    thread::Builder::new().name("vonic-api".into()).spawn(move || runtime.block_on(accept(listener, handler)))
+}
+
+/// Accepts for ever.
+async fn accept(listener: tokio::net::UnixListener, handler: Arc<dyn Handler>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut failing = false;
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failing = false;
+                let handler = Arc::clone(&handler);
+                tokio::spawn(async move {
+                    connection(stream, handler).await;
+                    drop(place);
+                });
+            }
+            Err(e) => {
+                if !failing {
+                    log::warn!("the API cannot accept connections: {e}; retrying");
+                }
+                failing = true;
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, handler: Arc<dyn Handler>) {
+    let service = service_fn(|request| {
+        let handler = Arc::clone(&handler);
+        async move { Ok::<_, Infallible>(respond(request, &*handler).await) }
+    });
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(BODY_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    match time::timeout(CONNECTION_TIMEOUT, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => log::debug!("API client: {e}"),
+        Err(_) => log::debug!("API client: too slow"),
+    }
+}
+
+async fn respond(request: hyper::Request<Incoming>, handler: &dyn Handler) -> hyper::Response<Full<Bytes>> {
+    let path = request.uri().path().to_string();
+    let response = answer(request, handler).await.unwrap_or_else(Response::Error);
+    let (status, body) = match &response {
+        Response::Error(error) => (error.status, serde_json::to_vec(&ErrorBody { error: error.clone() })),
+        good => (200, serde_json::to_vec(good)),
+    };
+    let (status, body) = match body {
+        Ok(body) => (status, body),
+        Err(e) => {
+            log::error!("an API response cannot be written as JSON: {e}");
+            (500, br#"{"error":{"message":"the response cannot be written as JSON"}}"#.to_vec())
+        }
+    };
+    let mut http = hyper::Response::new(Full::new(Bytes::from(body)));
+    *http.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    http.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status == 405
+        && let Ok(allowed) = HeaderValue::from_str(&routes::allowed(&path))
+    {
+        http.headers_mut().insert(ALLOW, allowed);
+    }
+    http
+}
+
+/// Checks a request and gets the handler's answer.
+async fn answer(request: hyper::Request<Incoming>, handler: &dyn Handler) -> Result<Response, ApiError> {
+    let wanted = routes::resolve(request.method(), request.uri().path(), request.uri().query())?;
+    if request.method() != Method::GET {
+        no_body(request.into_body()).await?;
+    }
+    let (reply, response) = Reply::new();
+    handler.handle(wanted, reply);
+    match time::timeout(ANSWER_TIMEOUT, response).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(_)) => Err(ApiError::internal("the engine gave no answer").mend("see vonicd's log")),
+        Err(_) => Err(ApiError::unavailable(format!("the engine did not answer within {ANSWER_TIMEOUT:?}"))
+            .mend("try again; see vonicd's log if it stays so")),
+    }
+}
+
+/// No route takes a body yet.
+async fn no_body(body: Incoming) -> Result<(), ApiError> {
+    let read = time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
+    let Ok(read) = read else {
+        let message = format!("the body did not come within {BODY_TIMEOUT:?}");
+        return Err(ApiError::new(408, message).field("body").mend("send none"));
+    };
+    match read.map(|read| read.to_bytes()) {
+        Ok(read) if read.is_empty() => Ok(()),
+        Ok(_) => Err(ApiError::bad_request("this path takes no body").field("body").mend("send none")),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => {
+            let message = format!("the body is longer than {BODY_LIMIT} bytes");
+            Err(ApiError::new(413, message).field("body").mend("send a shorter one"))
+        }
+        Err(e) => Err(ApiError::bad_request(format!("the body cannot be read: {e}")).field("body")),
+    }
+}

@@ -1,0 +1,192 @@
+//! What the API's bodies say. The server writes them and `vonic` reads them.
+//!
+//! Fields are added, never renamed or removed; a reader ignores fields that it does not know.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Frames and bytes that went one way. Bytes are frame bytes without the virtio-net header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// One VM in the list of all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmRow {
+    /// The VM's name.
+    pub name: String,
+    /// Its MAC, as `52:54:00:00:00:02`.
+    pub mac: String,
+    /// Its network's name.
+    pub network: String,
+    /// Its IPv4 address, if it was given one.
+    pub address4: Option<String>,
+    /// Whether a VMM is connected to the VM's socket.
+    pub connected: bool,
+    /// Whether the guest's driver has started its rings.
+    pub driver_ready: bool,
+    /// What the guest sent.
+    pub guest_to_host: Traffic,
+    /// What the guest was sent.
+    pub host_to_guest: Traffic,
+    /// Frames dropped in both directions, for any reason.
+    pub drops: u64,
+    /// Open TCP connections.
+    pub connections: u64,
+}
+
+/// Drops by reason, and for each reason by direction: `guest_to_host` or `host_to_guest`.
+pub type Drops = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Everything about one VM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmDetail {
+    /// What the list says.
+    #[serde(flatten)]
+    pub row: VmRow,
+    /// The largest IP packet in bytes.
+    pub mtu: u16,
+    /// The operator's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Names of the virtio features offered.
+    pub features_offered: Vec<String>,
+    /// Names of those that the driver took; empty before it did.
+    pub features_negotiated: Vec<String>,
+    /// The virtqueues.
+    pub rings: Vec<RingRow>,
+    /// Dropped frames by reason and direction.
+    pub drops_by_reason: Drops,
+    /// Bytes that vonic itself copied for this VM, by path.
+    pub copied_bytes: BTreeMap<String, u64>,
+    /// The listeners whose connections go to this VM, as text.
+    pub forwards: Vec<String>,
+    /// The last thing that went wrong with this VM's session or rings.
+    pub last_error: Option<String>,
+    /// TCP counters by name.
+    pub tcp: BTreeMap<String, u64>,
+}
+
+/// One virtqueue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RingRow {
+    /// Its index: even ones carry host to guest, odd ones guest to host (virtio 1.3 §5.1.2).
+    pub index: u16,
+    /// `guest_to_host` or `host_to_guest`.
+    pub direction: String,
+    /// Its size in descriptors; 0 before it is set up.
+    pub size: u16,
+    /// Whether the VMM has enabled it.
+    pub enabled: bool,
+    /// What it does: `stopped`, `running`, or why it was stopped.
+    pub state: String,
+}
+
+/// One TCP connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// The VM's name.
+    pub vm: String,
+    /// Who opened it.
+    pub direction: Opener,
+    /// The guest's address and port.
+    pub guest: String,
+    /// The other side's address and port.
+    pub remote: String,
+    /// The guest leg's state, by its name in RFC 9293 §3.3.2.
+    pub state: String,
+    /// Payload that the guest sent and the host's socket took.
+    pub bytes_guest_to_host: u64,
+    /// Payload that the guest acknowledged.
+    pub bytes_host_to_guest: u64,
+    /// Seconds since the first segment.
+    pub age_seconds: u64,
+}
+
+/// Who opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Opener {
+    /// The guest.
+    GuestOpens,
+    /// A peer, through a forward.
+    WorldOpens,
+}
+
+/// One VM's counters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VmStats {
+    /// What the guest sent.
+    pub guest_to_host: Traffic,
+    /// What the guest was sent.
+    pub host_to_guest: Traffic,
+    /// Dropped frames by reason and direction.
+    pub drops_by_reason: Drops,
+    /// Bytes that vonic itself copied for this VM, by path.
+    pub copied_bytes: BTreeMap<String, u64>,
+    /// Open TCP connections.
+    pub connections: u64,
+    /// TCP counters by name.
+    pub tcp: BTreeMap<String, u64>,
+}
+
+/// Everybody's counters. They never go back while the service runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Seconds since the service started.
+    pub uptime_seconds: u64,
+    /// Bytes that vonic itself copied, by path.
+    pub copied_bytes: BTreeMap<String, u64>,
+    /// By VM.
+    pub vms: BTreeMap<String, VmStats>,
+}
+
+/// What a reload did. Where a file had errors, nothing of what it describes was changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// VMs that are new.
+    pub added: Vec<String>,
+    /// VMs whose settings changed.
+    pub changed: Vec<String>,
+    /// VMs that are gone.
+    pub removed: Vec<String>,
+    /// How many VMs stayed as they were.
+    pub unchanged: usize,
+    /// What is wrong with the files.
+    pub errors: Vec<FileError>,
+}
+
+/// One mistake in a configuration file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileError {
+    /// The file's path.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: Option<usize>,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl From<&crate::config::ConfigError> for FileError {
+    fn from(error: &crate::config::ConfigError) -> Self {
+        FileError { file: error.file.display().to_string(), line: error.line, message: error.message.clone() }
+    }
+}
+
+/// Whether the service works.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, or what is wrong.
+    pub status: String,
+    /// The engine's version.
+    pub version: String,
+    /// Seconds since the service started.
+    pub uptime_seconds: u64,
+    /// How many VMs are configured.
+    pub vms: usize,
+    /// How many of them have a VMM connected.
+    pub vms_connected: usize,
+}

@@ -1,0 +1,198 @@
+//! The API's answers as tables for people.
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use super::layout::{Table, bytes, duration};
+use crate::api::types::{
+    ConnectionRow, Drops, FileError, Opener, ReloadReport, RingRow, Stats, Traffic, VmDetail, VmRow, VmStats,
+};
+
+/// `vm list`.
+pub(super) fn vms(rows: &Vec<VmRow>, out: &mut dyn Write) -> io::Result<()> {
+    let headings =
+        &["NAME", "NETWORK", "ADDRESS", "MAC", "STATE", ">GUEST TO HOST", ">HOST TO GUEST", ">DROPS", ">CONNECTIONS"];
+    let mut table = Table::new(headings);
+    for vm in rows {
+        table.row([
+            vm.name.clone(),
+            vm.network.clone(),
+            vm.address4.clone().unwrap_or_else(|| "-".to_string()),
+            vm.mac.clone(),
+            state(vm).to_string(),
+            bytes(vm.guest_to_host.bytes),
+            bytes(vm.host_to_guest.bytes),
+            vm.drops.to_string(),
+            vm.connections.to_string(),
+        ]);
+    }
+    if rows.is_empty() { writeln!(out, "no VMs") } else { table.print(out) }
+}
+
+/// How far a VM has come.
+fn state(vm: &VmRow) -> &'static str {
+    match (vm.connected, vm.driver_ready) {
+        (_, true) => "running",
+        (true, false) => "connected",
+        (false, false) => "waiting",
+    }
+}
+
+/// `vm show`.
+pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
+    let row = &vm.row;
+    let mut table = Table::new(&["VM", ""]);
+    let mut line = |name: &str, value: String| table.row([name.to_string(), value]);
+    line("name", row.name.clone());
+    line("state", state(row).to_string());
+    line("mac", row.mac.clone());
+    line("network", row.network.clone());
+    line("address4", row.address4.clone().unwrap_or_else(|| "-".to_string()));
+    line("mtu", vm.mtu.to_string());
+    line("labels", vm.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "));
+    line("features offered", vm.features_offered.join(" "));
+    line("features negotiated", vm.features_negotiated.join(" "));
+    line("guest to host", traffic(row.guest_to_host));
+    line("host to guest", traffic(row.host_to_guest));
+    line("drops", row.drops.to_string());
+    line("connections", row.connections.to_string());
+    for forward in &vm.forwards {
+        line("forward", forward.clone());
+    }
+    line("last error", vm.last_error.clone().unwrap_or_else(|| "none".to_string()));
+    table.print(out)?;
+    rings(&vm.rings, out)?;
+    drops(&vm.drops_by_reason, out)?;
+    counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
+    counters(&["TCP", ">COUNT"], &vm.tcp, out)
+}
+
+fn traffic(traffic: Traffic) -> String {
+    format!("{} in {} frames", bytes(traffic.bytes), traffic.frames)
+}
+
+fn rings(rings: &[RingRow], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&[">RING", "DIRECTION", ">SIZE", "ENABLED", "STATE"]);
+    for ring in rings {
+        table.row([
+            ring.index.to_string(),
+            words(&ring.direction),
+            ring.size.to_string(),
+            if ring.enabled { "yes" } else { "no" }.to_string(),
+            ring.state.clone(),
+        ]);
+    }
+    apart(&table, !rings.is_empty(), out)
+}
+
+fn drops(drops: &Drops, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&["DROPPED", "DIRECTION", ">FRAMES"]);
+    let rows = drops.iter().flat_map(|(reason, ways)| ways.iter().map(move |(way, n)| (reason, way, *n)));
+    let mut any = false;
+    for (reason, way, n) in rows.filter(|(_, _, n)| *n > 0) {
+        any = true;
+        table.row([words(reason), words(way), n.to_string()]);
+    }
+    apart(&table, any, out)
+}
+
+fn counters(
+    headings: &'static [&'static str],
+    counters: &BTreeMap<String, u64>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut table = Table::new(headings);
+    for (name, n) in counters {
+        table.row([words(name), n.to_string()]);
+    }
+    apart(&table, !counters.is_empty(), out)
+}
+
+/// Prints a table below others.
+fn apart(table: &Table, any: bool, out: &mut dyn Write) -> io::Result<()> {
+    if any {
+        writeln!(out)?;
+    }
+    table.print(out)
+}
+
+/// A name of the API as words.
+fn words(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+/// `conns`.
+pub(super) fn connections(rows: &Vec<ConnectionRow>, out: &mut dyn Write) -> io::Result<()> {
+    let headings = &["VM", "OPENED BY", "GUEST", "REMOTE", "STATE", ">GUEST TO HOST", ">HOST TO GUEST", ">AGE"];
+    let mut table = Table::new(headings);
+    for row in rows {
+        table.row([
+            row.vm.clone(),
+            match row.direction {
+                Opener::GuestOpens => "guest",
+                Opener::WorldOpens => "world",
+            }
+            .to_string(),
+            row.guest.clone(),
+            row.remote.clone(),
+            row.state.clone(),
+            bytes(row.bytes_guest_to_host),
+            bytes(row.bytes_host_to_guest),
+            duration(row.age_seconds),
+        ]);
+    }
+    if rows.is_empty() { writeln!(out, "no connections") } else { table.print(out) }
+}
+
+/// `stats`.
+pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "up for {}", duration(stats.uptime_seconds))?;
+    let headings =
+        &["VM", ">FRAMES GUEST TO HOST", ">BYTES", ">FRAMES HOST TO GUEST", ">BYTES", ">DROPS", ">CONNECTIONS"];
+    let mut table = Table::new(headings);
+    for (name, vm) in &stats.vms {
+        let drops: u64 = vm.drops_by_reason.values().flat_map(BTreeMap::values).sum();
+        table.row([
+            name.clone(),
+            vm.guest_to_host.frames.to_string(),
+            vm.guest_to_host.bytes.to_string(),
+            vm.host_to_guest.frames.to_string(),
+            vm.host_to_guest.bytes.to_string(),
+            drops.to_string(),
+            vm.connections.to_string(),
+        ]);
+    }
+    apart(&table, !stats.vms.is_empty(), out)?;
+    counters(&["COPIED", ">BYTES"], &stats.copied_bytes, out)
+}
+
+/// `stats NAME`.
+pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&["DIRECTION", ">FRAMES", ">BYTES"]);
+    for (way, traffic) in [("guest to host", vm.guest_to_host), ("host to guest", vm.host_to_guest)] {
+        table.row([way.to_string(), traffic.frames.to_string(), traffic.bytes.to_string()]);
+    }
+    table.print(out)?;
+    writeln!(out, "\nconnections: {}", vm.connections)?;
+    drops(&vm.drops_by_reason, out)?;
+    counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
+    counters(&["TCP", ">COUNT"], &vm.tcp, out)
+}
+
+/// `reload`.
+pub(super) fn reload(report: &ReloadReport, out: &mut dyn Write) -> io::Result<()> {
+    for (what, names) in [("added", &report.added), ("changed", &report.changed), ("removed", &report.removed)] {
+        if !names.is_empty() {
+            writeln!(out, "{what}: {}", names.join(", "))?;
+        }
+    }
+    writeln!(out, "unchanged: {}", report.unchanged)
+}
+
+/// Each mistake as `FILE:LINE: message`.
+pub(super) fn file_errors(errors: &[FileError]) -> Vec<String> {
+    let line = |e: &FileError| match e.line {
+        Some(line) => format!("{}:{line}: {}", e.file, e.message),
+        None => format!("{}: {}", e.file, e.message),
+    };
+    errors.iter().map(line).collect()
+}

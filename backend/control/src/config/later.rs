@@ -1,0 +1,81 @@
+//! What the contract has and this version has not yet. Each is refused by name, so that no file promises in silence
+//! what vonic does not do; the values that mean "as now" are accepted.
+use toml::de::DeValue;
+
+use super::keys::{EGRESS, FORWARD, LIMITS, NETWORK, SERVICE, Section, VM};
+
+/// One thing to come.
+pub(super) struct Later {
+    pub section: &'static Section,
+    pub key: &'static str,
+    /// Which values of the key are meant.
+    pub refuses: fn(&DeValue<'_>) -> bool,
+    /// What is not there yet.
+    pub what: &'static str,
+    /// What to write instead.
+    pub mend: &'static str,
+}
+
+/// All of it.
+pub(super) static LATER: &[Later] = &[
+    later(&SERVICE, "workers", above_one, "more than one worker", "write workers = 1"),
+    later(&SERVICE, "metrics_listen", any, "the metrics listener", "leave metrics_listen out"),
+    later(&NETWORK, "subnet6", any, "IPv6", "leave subnet6 out"),
+    later(&NETWORK, "gateway6", any, "IPv6", "leave gateway6 out"),
+    later(&NETWORK, "host_loopback6", any, "IPv6", "leave host_loopback6 out"),
+    later(&NETWORK, "uplink", layer_2, "tap: and packet: uplinks", r#"write uplink = "sockets" or "none""#),
+    later(&VM, "address6", any, "IPv6", "leave address6 out"),
+    later(&VM, "queue_pairs", above_one, "more than one queue pair", "write queue_pairs = 1"),
+    later(&VM, "socket_mode", |v| is_text(v, "client"), "the client mode", r#"write socket_mode = "server""#),
+    later(&VM, "failover", off, "connections without failover", "write failover = true"),
+    later(&VM, "ack", |v| is_text(v, "peer"), "acknowledging by the peer", r#"write ack = "kernel""#),
+    later(&LIMITS, "udp_flows", any, "UDP", "leave udp_flows out"),
+    later(&FORWARD, "proto", |v| is_text(v, "udp"), "forwarding UDP", r#"write proto = "tcp""#),
+    later(&FORWARD, "listen", ipv6_listen, "IPv6", r#"write an IPv4 address, as listen = "127.0.0.1:8080""#),
+    later(&FORWARD, "failover", off, "connections without failover", "write failover = true"),
+    later(&EGRESS, "to", has_colon, "IPv6", r#"write an IPv4 subnet, as to = "198.51.100.0/24""#),
+];
+
+const fn later(
+    section: &'static Section,
+    key: &'static str,
+    refuses: fn(&DeValue<'_>) -> bool,
+    what: &'static str,
+    mend: &'static str,
+) -> Later {
+    Later { section, key, refuses, what, mend }
+}
+
+/// Why a value is refused, if it is.
+pub(super) fn refusal(section: &Section, key: &str, value: &DeValue<'_>) -> Option<String> {
+    let later = LATER.iter().find(|l| std::ptr::eq(l.section, section) && l.key == key && (l.refuses)(value))?;
+    Some(format!("{key}: this version of vonic has not yet {}: {}", later.what, later.mend))
+}
+
+fn any(_: &DeValue<'_>) -> bool {
+    true
+}
+
+fn off(value: &DeValue<'_>) -> bool {
+    value.as_bool() == Some(false)
+}
+
+fn above_one(value: &DeValue<'_>) -> bool {
+    super::reader::integer(value).is_ok_and(|n| n > 1)
+}
+
+fn is_text(value: &DeValue<'_>, text: &str) -> bool {
+    value.as_str() == Some(text)
+}
+
+fn has_colon(value: &DeValue<'_>) -> bool {
+    value.as_str().is_some_and(|s| s.contains(':'))
+}
+
+fn layer_2(value: &DeValue<'_>) -> bool {
+    value.as_str().is_some_and(|s| s.starts_with("tap:") || s.starts_with("packet:"))
+}
+
+fn ipv6_listen(value: &DeValue<'_>) -> bool {
+    value.as_str().and_then(|s| s.rsplit_once(':')).is_some_and(|(host, _)| host.contains(':'))
+}

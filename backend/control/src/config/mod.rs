@@ -1,0 +1,30 @@
+//! The operator's files, read into checked types.
+//!
+//! `vonic.toml` and `vms.d/*.toml` become a [`Config`], or a list of everything that is wrong with them, each with
+//! file, line and what to write instead.
+mod change;
+mod checks;
+mod error;
+mod features;
+mod gateway;
+mod keys;
+mod later;
+mod listen;
+mod load;
+mod model;
+pub(crate) mod name;
+mod reader;
+mod reload;
+mod service;
+mod vm;
+
+pub use change::{Change, NetworkChange, diff, diff_networks};
+pub use error::{ConfigError, ConfigErrors};
+pub use features::{FEATURES, Feature, Features, feature_names};
+pub use gateway::gateway_mac;
+pub use load::{load, load_lenient};
+pub use model::{
+    Action, Config, EgressRule, Forward, Limits, Listen, ListenHost, Network, Poll, Protocol, Service, Uplink, Vm,
+};
+pub use reload::{Reloaded, reload};
+pub use vonic_frame::Subnet4;

@@ -1,0 +1,276 @@
+//! The configuration as checked, plain data. What stands here was read from good files only.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use vonic_frame::MacAddr;
+
+use super::{Features, Subnet4};
+
+/// Everything the operator's files say.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// The service itself.
+    pub service: Service,
+    /// The networks by name.
+    pub networks: BTreeMap<String, Network>,
+    /// The VMs by name.
+    pub vms: BTreeMap<String, Vm>,
+}
+
+/// The service's own settings, from the top of `vonic.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Service {
+    /// Where the sockets and the engine's pid file lie; absolute.
+    pub runtime_dir: PathBuf,
+    /// How many data-path workers run; 1 in this version.
+    pub workers: u16,
+    /// What an idle worker does.
+    pub poll: Poll,
+}
+
+impl Service {
+    /// The path of a VM's vhost-user socket.
+    pub fn vm_socket(&self, vm: &str) -> PathBuf {
+        self.runtime_dir.join(format!("{vm}.sock"))
+    }
+
+    /// The path of the API's socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.runtime_dir.join("api.sock")
+    }
+
+    /// The path of the file that names the running engine's process.
+    pub fn engine_pid(&self) -> PathBuf {
+        self.runtime_dir.join("engine.pid")
+    }
+}
+
+/// How long an idle worker polls before it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Poll {
+    /// Sleep at once.
+    Never,
+    /// Poll for so long after the last work.
+    For(Duration),
+    /// Never sleep.
+    Always,
+}
+
+/// One network: the guests that see each other, and how they reach the world.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Network {
+    /// The network's name; the gateway's MAC derives from it.
+    pub name: String,
+    /// The guests' IPv4 subnet.
+    #[serde(serialize_with = "as_optional_text")]
+    pub subnet4: Option<Subnet4>,
+    /// vonic's own IPv4 address in the subnet.
+    pub gateway4: Option<Ipv4Addr>,
+    /// Where frames for the world go.
+    pub uplink: Uplink,
+    /// The address by which guests reach the host's own loopback.
+    pub host_loopback4: Option<Ipv4Addr>,
+    /// Whether guests may reach the host's own addresses.
+    pub reach_host: bool,
+    /// Whether guests are kept from each other.
+    pub isolated: bool,
+}
+
+/// Where a network's traffic for the world goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Uplink {
+    /// Nowhere: guests reach each other and the gateway only.
+    None,
+    /// Terminated: into sockets of the host.
+    Sockets,
+}
+
+/// One VM's port, from one file in `vms.d`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Vm {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// The guest's only source MAC; unicast, nonzero.
+    #[serde(serialize_with = "as_text")]
+    pub mac: MacAddr,
+    /// The name of the VM's network, which exists.
+    pub network: String,
+    /// The guest's only IPv4 address; absent: filtered by MAC alone.
+    pub address4: Option<Ipv4Addr>,
+    /// Queue pairs offered; 1 in this version.
+    pub queue_pairs: u16,
+    /// The largest IP packet in bytes, 576 to 65520.
+    pub mtu: u16,
+    /// The operator's own labels.
+    pub labels: BTreeMap<String, String>,
+    /// The virtio features offered.
+    pub features: Features,
+    /// How much of vonic this VM may use.
+    pub limits: Limits,
+    /// Listeners on the host whose connections go to the guest.
+    pub forwards: Vec<Forward>,
+    /// What the guest may reach: the first match wins; with rules and no match: deny; without rules: allow.
+    pub egress: Vec<EgressRule>,
+}
+
+/// Bounds on what one VM may hold. All are at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Open TCP connections.
+    pub connections: u32,
+    /// Guest SYNs that wait for the host's `connect`.
+    pub pending: u32,
+    /// The same towards one destination address and port.
+    pub pending_per_destination: u32,
+    /// New connections per second.
+    pub new_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 16384, pending: 512, pending_per_destination: 64, new_per_second: 2000 }
+    }
+}
+
+/// A transport or control protocol over IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, RFC 9293.
+    Tcp,
+    /// UDP, RFC 768.
+    Udp,
+    /// ICMP, RFC 792.
+    Icmp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Icmp => "icmp",
+        })
+    }
+}
+
+/// A listener on the host. The `n`th port of `listen` goes to the guest's `port + n`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Forward {
+    /// The protocol; TCP in this version.
+    pub proto: Protocol,
+    /// Where the host listens.
+    #[serde(serialize_with = "as_text")]
+    pub listen: Listen,
+    /// The guest's port for the first port of `listen`; the last one is at most 65535 too.
+    pub port: u16,
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.proto, self.listen, self.port)
+    }
+}
+
+/// Addresses and ports of the host to listen on. Displays as it is written in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The host's side.
+    pub host: ListenHost,
+    /// The ports, none of them 0.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// Which of the host's addresses to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenHost {
+    /// One address; IPv4 in this version.
+    Address(IpAddr),
+    /// The addresses of one interface, by its name.
+    Interface(String),
+    /// Every address.
+    Any,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            ListenHost::Address(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            ListenHost::Address(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            ListenHost::Interface(name) => write!(f, "{name}:")?,
+            ListenHost::Any => f.write_str("*:")?,
+        }
+        f.write_str(&ports_text(&self.ports))
+    }
+}
+
+/// What an egress rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Let the guest connect.
+    Allow,
+    /// Refuse it.
+    Deny,
+}
+
+/// One line of what a guest may reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EgressRule {
+    /// What happens on a match.
+    pub action: Action,
+    /// The destination.
+    #[serde(serialize_with = "as_text")]
+    pub to: Subnet4,
+    /// Only this protocol.
+    pub proto: Option<Protocol>,
+    /// Only these destination ports, of TCP and UDP.
+    #[serde(serialize_with = "as_ports")]
+    pub ports: Option<RangeInclusive<u16>>,
+}
+
+impl fmt::Display for EgressRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.action {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+        };
+        write!(f, "{action} {}", self.to)?;
+        if let Some(proto) = self.proto {
+            write!(f, " {proto}")?;
+        }
+        match &self.ports {
+            Some(ports) => write!(f, " ports {}", ports_text(ports)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A port, or `FIRST-LAST`.
+pub(crate) fn ports_text(ports: &RangeInclusive<u16>) -> String {
+    if ports.start() == ports.end() { ports.start().to_string() } else { format!("{}-{}", ports.start(), ports.end()) }
+}
+
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_optional_text<T: fmt::Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn as_ports<S: Serializer>(ports: &Option<RangeInclusive<u16>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match ports {
+        Some(ports) => serializer.serialize_some(&ports_text(ports)),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,267 @@
+//! Reading `vonic.toml`.
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::gateway::gateway_mac;
+use super::keys::{NETWORK, SERVICE};
+use super::name;
+use super::reader::{Places, Source, Table, Wrong, choice, flag, integer, number, parsed, text};
+use super::{Network, Poll, Service, Subnet4, Uplink};
+
+/// The longest path that a Unix socket can be bound to in bytes: `sun_path` less the terminating zero.
+pub(super) const SOCKET_PATH: usize = 107;
+/// The longest `poll_us`: whoever wants more wants "always".
+const POLL_US: i64 = 1_000_000;
+
+/// `vonic.toml` as read: what is bad in it stands at its default.
+pub(super) struct ServiceDraft {
+    pub source: Source,
+    pub service: Service,
+    pub networks: BTreeMap<String, NetworkDraft>,
+    /// Whether the networks' names are known, since the file could be read so far.
+    pub networks_known: bool,
+}
+
+/// One network as read.
+pub(super) struct NetworkDraft {
+    pub network: Network,
+    /// Whether nothing is wrong with it, so that VMs can be checked against it.
+    pub good: bool,
+    pub line: Option<usize>,
+    pub places: Places,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        let poll = Poll::For(Duration::from_micros(50));
+        Service { runtime_dir: PathBuf::from("/run/vonic"), workers: 1, poll }
+    }
+}
+
+/// The network that there is where `vonic.toml` names none.
+pub(super) fn default_network() -> Network {
+    Network {
+        name: "default".to_string(),
+        subnet4: Some(Subnet4 { address: Ipv4Addr::new(192, 0, 2, 0), prefix: 24 }),
+        gateway4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        uplink: Uplink::Sockets,
+        host_loopback4: None,
+        reach_host: false,
+        isolated: false,
+    }
+}
+
+/// Reads `vonic.toml`; `None` for a file that is not there.
+pub(super) fn read(file: &Path, content: Option<&str>) -> ServiceDraft {
+    let text = content.unwrap_or_default();
+    let source = Source::new(file, text);
+    let mut draft =
+        ServiceDraft { source, service: Service::default(), networks: BTreeMap::new(), networks_known: true };
+    match draft.source.parse(text) {
+        Some(root) => {
+            let mut table = Table::new(&draft.source, &SERVICE, &root, None);
+            draft.service = read_service(&mut table);
+            draft.networks = read_networks(&mut table);
+            draft.networks_known = !table.places.is_bad("network");
+        }
+        None => draft.networks_known = false,
+    }
+    if draft.networks_known && draft.networks.is_empty() {
+        let network = default_network();
+        let alone = NetworkDraft { network, good: true, line: None, places: Places::default() };
+        draft.networks.insert("default".to_string(), alone);
+    }
+    check_subnets(&mut draft);
+    draft
+}
+
+fn read_service(table: &mut Table<'_, '_>) -> Service {
+    let default = Service::default();
+    Service {
+        runtime_dir: table.read("runtime_dir", runtime_dir).unwrap_or(default.runtime_dir),
+        workers: table.read("workers", number(1..=1)).unwrap_or(default.workers),
+        poll: table.read("poll_us", poll).unwrap_or(default.poll),
+    }
+}
+
+fn runtime_dir(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+    let dir = PathBuf::from(text(value)?);
+    if !dir.is_absolute() {
+        return Err(Wrong::Value(format!("'{}' is not absolute: write it as /run/vonic", dir.display())));
+    }
+    let socket = dir.join("api.sock");
+    let length = socket.as_os_str().len();
+    if length > SOCKET_PATH {
+        let path = socket.display();
+        return Err(Wrong::Value(format!(
+            "'{path}' has {length} bytes, a socket's path at most {SOCKET_PATH}: write a shorter one"
+        )));
+    }
+    Ok(dir)
+}
+
+fn poll(value: &DeValue<'_>) -> Result<Poll, Wrong> {
+    match value.as_str() {
+        Some("always") => return Ok(Poll::Always),
+        Some(other) => {
+            return Err(Wrong::Value(format!(
+                "'{other}' is not known here: write \"always\" or a number of microseconds"
+            )));
+        }
+        None => {}
+    }
+    match integer(value)? {
+        0 => Ok(Poll::Never),
+        n if n > POLL_US => Err(Wrong::Value(format!("{n} is more than {POLL_US}: write \"always\" to never sleep"))),
+        n => match u64::try_from(n) {
+            Ok(n) => Ok(Poll::For(Duration::from_micros(n))),
+            Err(_) => Err(Wrong::Value(format!("{n} is negative: write 0 to sleep at once"))),
+        },
+    }
+}
+
+fn read_networks(root: &mut Table<'_, '_>) -> BTreeMap<String, NetworkDraft> {
+    let source = root.source;
+    let mut networks = BTreeMap::new();
+    for (name, line, value) in root.named("network") {
+        let before = source.error_count();
+        if let Err(message) = name::check(name) {
+            source.error(Some(line), format!("a network's name: {message}"));
+        }
+        let Some(entries) = value.as_table() else {
+            source.error(Some(line), format!("network.{name} is not a table: write [network.{name}]"));
+            continue;
+        };
+        let mut table = Table::new(source, &NETWORK, entries, Some(line));
+        let network = read_network(name, &mut table);
+        check_network(&network, &table);
+        let good = source.error_count() == before;
+        networks.insert(name.to_string(), NetworkDraft { network, good, line: Some(line), places: table.places });
+    }
+    networks
+}
+
+fn read_network(name: &str, table: &mut Table<'_, '_>) -> Network {
+    let uplinks: &[(&str, Uplink)] = &[("none", Uplink::None), ("sockets", Uplink::Sockets)];
+    Network {
+        name: name.to_string(),
+        subnet4: table.read("subnet4", subnet4),
+        gateway4: table.read("gateway4", address4),
+        uplink: table.read("uplink", choice(uplinks)).unwrap_or(Uplink::Sockets),
+        host_loopback4: table.read("host_loopback4", address4),
+        reach_host: table.read("reach_host", flag).unwrap_or(false),
+        isolated: table.read("isolated", flag).unwrap_or(false),
+    }
+}
+
+/// Reads an IPv4 address.
+pub(super) fn address4(value: &DeValue<'_>) -> Result<Ipv4Addr, Wrong> {
+    let s = text(value)?;
+    s.parse().map_err(|_| Wrong::Value(format!("'{s}' is not an IPv4 address: write it as 192.0.2.2")))
+}
+
+/// Reads a subnet that guests can live in: at least four addresses, all of them unicast and routable.
+fn subnet4(value: &DeValue<'_>) -> Result<Subnet4, Wrong> {
+    let subnet: Subnet4 = parsed(value)?;
+    if !(1..=30).contains(&subnet.prefix) {
+        let message = format!("{subnet} leaves no room for a gateway and guests: write a prefix from /1 to /30");
+        return Err(Wrong::Value(message));
+    }
+    match special(subnet) {
+        Some(what) => Err(Wrong::Value(format!("{subnet} holds {what}: write a subnet as 192.0.2.0/24"))),
+        None => Ok(subnet),
+    }
+}
+
+/// What makes a range unfit for guests (RFC 6890): reserved for the host itself, for link-local use, or for groups.
+fn special(range: Subnet4) -> Option<&'static str> {
+    let kinds = [
+        (Ipv4Addr::new(0, 0, 0, 0), 8, "\"this network\" (0.0.0.0/8)"),
+        (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback addresses (127.0.0.0/8)"),
+        (Ipv4Addr::new(169, 254, 0, 0), 16, "link-local addresses (169.254.0.0/16)"),
+        (Ipv4Addr::new(224, 0, 0, 0), 3, "multicast or reserved addresses (224.0.0.0/3)"),
+    ];
+    kinds
+        .iter()
+        .find(|(address, prefix, _)| range.overlaps(Subnet4 { address: *address, prefix: *prefix }))
+        .map(|k| k.2)
+}
+
+/// Notes what contradicts itself within one network.
+fn check_network(network: &Network, table: &Table<'_, '_>) {
+    let places = &table.places;
+    let note = |key: &str, message: String| table.source.error(places.line(key).or(table.line), message);
+    match (network.subnet4, network.gateway4) {
+        (Some(subnet), Some(gateway)) if !subnet.is_host(gateway) => {
+            let first = subnet.nth(1);
+            note(
+                "gateway4",
+                format!("gateway4: {gateway} is no host's address in {subnet}: write gateway4 = \"{first}\""),
+            );
+        }
+        (Some(subnet), None) if !places.is_bad("gateway4") => {
+            note("subnet4", format!("subnet4 needs gateway4: write gateway4 = \"{}\"", subnet.nth(1)));
+        }
+        (None, Some(_)) if !places.is_bad("subnet4") => {
+            note("gateway4", "gateway4 needs subnet4: write both, or leave gateway4 out".to_string());
+        }
+        (None, None) if network.uplink == Uplink::Sockets && !places.is_bad("subnet4") && !places.is_bad("uplink") => {
+            let message = "uplink = \"sockets\" needs subnet4 and gateway4: write both, or uplink = \"none\"";
+            note("uplink", message.to_string());
+        }
+        _ => {}
+    }
+    if let Some(address) = network.host_loopback4 {
+        let alone = Subnet4 { address, prefix: 32 };
+        if let Some(what) = special(alone) {
+            note(
+                "host_loopback4",
+                format!("host_loopback4: {address} is one of {what}: write an address that guests can use"),
+            );
+        } else if network.subnet4.is_some_and(|s| s.contains(address) && !s.is_host(address)) {
+            note("host_loopback4", format!("host_loopback4: {address} is no host's address: write another one"));
+        } else if network.uplink != Uplink::Sockets {
+            note(
+                "host_loopback4",
+                "host_loopback4 needs uplink = \"sockets\": write that, or leave it out".to_string(),
+            );
+        }
+    }
+}
+
+/// Notes subnets that overlap: a guest's destination belongs to one network at most.
+fn check_subnets(draft: &mut ServiceDraft) {
+    let mut bad: Vec<String> = Vec::new();
+    let all: Vec<&NetworkDraft> = draft.networks.values().collect();
+    for (i, a) in all.iter().enumerate() {
+        for b in &all[i + 1..] {
+            let (Some(subnet_a), Some(subnet_b)) = (a.network.subnet4, b.network.subnet4) else { continue };
+            let line_of = |d: &NetworkDraft| d.places.line("subnet4").or(d.line);
+            let (first, second) = if line_of(a) <= line_of(b) { (a, b) } else { (b, a) };
+            if subnet_a.overlaps(subnet_b) {
+                let message = format!(
+                    "subnet4 overlaps the one of network '{}' ({}:{}): write another subnet",
+                    first.network.name,
+                    draft.source.file.display(),
+                    line_of(first).unwrap_or(1)
+                );
+                draft.source.error(line_of(second), message);
+                bad.extend([a.network.name.clone(), b.network.name.clone()]);
+            }
+            if gateway_mac(&a.network.name) == gateway_mac(&b.network.name) {
+                let message =
+                    format!("the gateway's MAC is the one of network '{}': write another name", first.network.name);
+                draft.source.error(second.line, message);
+            }
+        }
+    }
+    for name in bad {
+        if let Some(network) = draft.networks.get_mut(&name) {
+            network.good = false;
+        }
+    }
+}

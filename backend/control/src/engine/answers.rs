@@ -1,0 +1,152 @@
+//! Answers to the API.
+use super::registry::{Entry, Registry};
+use crate::api::types::{ConnectionRow, Drops, Health, Opener, RingRow, Stats, Traffic, VmDetail, VmRow, VmStats};
+use crate::api::{ApiError, Reply, Request, Response};
+use crate::config::feature_names;
+use std::collections::BTreeMap;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use vonic_datapath::{Command, ConnectionView, CopyPath, PortStats, Way};
+use vonic_frame::DropReason;
+
+/// How long the worker may take to list its connections: a round, and the list.
+const LIST_LIMIT: Duration = Duration::from_secs(2);
+
+impl Registry {
+    /// Answers a request.
+    pub(super) fn answer(&mut self, request: Request, reply: Reply) {
+        let response = match request {
+            Request::Vms => Response::Vms(self.vms.values().map(row).collect()),
+            Request::Vm(name) => match self.vms.get(&name) {
+                Some(entry) => Response::Vm(Box::new(detail(entry))),
+                None => Response::Error(ApiError::no_such_vm(&name)),
+            },
+            Request::Connections { vm } => self.connections(vm),
+            Request::Stats => Response::Stats(self.stats()),
+            Request::Reload => Response::Reload(self.reload()),
+            Request::Health => Response::Health(Health {
+                status: "ok".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                uptime_seconds: self.started.elapsed().as_secs(),
+                vms: self.vms.len(),
+                vms_connected: self.vms.values().filter(|e| e.session.is_some()).count(),
+            }),
+        };
+        reply.send(response);
+    }
+
+    fn connections(&mut self, vm: Option<String>) -> Response {
+        let port = match &vm {
+            Some(name) => match self.vms.get(name) {
+                Some(entry) => Some(entry.port),
+                None => return Response::Error(ApiError::no_such_vm(name)),
+            },
+            None => None,
+        };
+        let (reply, answer) = channel();
+        self.order(Command::Connections { port, reply });
+        let Ok(views) = answer.recv_timeout(LIST_LIMIT) else {
+            return Response::Error(ApiError::unavailable("the worker did not answer in time"));
+        };
+        let names: BTreeMap<u32, &str> = self.vms.iter().map(|(name, e)| (e.port, name.as_str())).collect();
+        let row = |view: ConnectionView| Some(connection(names.get(&view.port)?, &view));
+        Response::Connections(views.into_iter().filter_map(row).collect())
+    }
+
+    fn stats(&self) -> Stats {
+        let mut copied: BTreeMap<String, u64> = BTreeMap::new();
+        for entry in self.vms.values() {
+            for (path, bytes) in copied_bytes(&entry.stats) {
+                *copied.entry(path).or_default() += bytes;
+            }
+        }
+        let vms = self.vms.iter().map(|(name, entry)| (name.clone(), vm_stats(&entry.stats))).collect();
+        Stats { uptime_seconds: self.started.elapsed().as_secs(), copied_bytes: copied, vms }
+    }
+}
+
+fn connection(vm: &str, view: &ConnectionView) -> ConnectionRow {
+    ConnectionRow {
+        vm: vm.into(),
+        direction: if view.guest_opens { Opener::GuestOpens } else { Opener::WorldOpens },
+        guest: view.guest.to_string(),
+        remote: view.remote.to_string(),
+        state: view.state.into(),
+        bytes_guest_to_host: view.bytes_guest_to_host,
+        bytes_host_to_guest: view.bytes_host_to_guest,
+        age_seconds: view.age_seconds,
+    }
+}
+
+fn traffic(stats: &PortStats, way: Way) -> Traffic {
+    let (frames, bytes) = stats.traffic(way);
+    Traffic { frames, bytes }
+}
+
+/// Drops by direction and reason; reasons that never happened are left out.
+fn drops(stats: &PortStats) -> Drops {
+    let of = |way: Way| {
+        let counts = DropReason::ALL.iter().map(|reason| (reason.name().to_string(), stats.drops(way, *reason)));
+        counts.filter(|(_, n)| *n > 0).collect()
+    };
+    Way::ALL.iter().map(|way| (way.name().to_string(), of(*way))).collect()
+}
+
+fn copied_bytes(stats: &PortStats) -> BTreeMap<String, u64> {
+    CopyPath::ALL.iter().map(|path| (path.name().to_string(), stats.copied(*path).get())).collect()
+}
+
+fn tcp(stats: &PortStats) -> BTreeMap<String, u64> {
+    stats.tcp.all().map(|(name, n)| (name.to_string(), n)).collect()
+}
+
+fn row(entry: &Entry) -> VmRow {
+    let dropped = |way| DropReason::ALL.iter().map(|r| entry.stats.drops(way, *r)).sum::<u64>();
+    VmRow {
+        name: entry.vm.name.clone(),
+        mac: entry.vm.mac.to_string(),
+        network: entry.vm.network.clone(),
+        address4: entry.vm.address4.map(|a| a.to_string()),
+        connected: entry.session.is_some(),
+        driver_ready: entry.session.as_ref().is_some_and(|s| s.driver_ready()),
+        guest_to_host: traffic(&entry.stats, Way::GuestToHost),
+        host_to_guest: traffic(&entry.stats, Way::HostToGuest),
+        drops: Way::ALL.into_iter().map(dropped).sum(),
+        connections: entry.stats.tcp.open.get(),
+    }
+}
+
+fn detail(entry: &Entry) -> VmDetail {
+    let session = entry.session.as_ref();
+    let rings = session.iter().flat_map(|s| &s.rings).map(|(index, (size, enabled))| RingRow {
+        index: *index,
+        direction: if index.is_multiple_of(2) { Way::HostToGuest } else { Way::GuestToHost }.name().into(),
+        size: *size,
+        enabled: *enabled,
+        state: "started".into(),
+    });
+    VmDetail {
+        row: row(entry),
+        mtu: entry.vm.mtu,
+        labels: entry.vm.labels.clone(),
+        features_offered: feature_names(entry.vm.features.virtio_bits()),
+        features_negotiated: session.and_then(|s| s.features).map(feature_names).unwrap_or_default(),
+        rings: rings.collect(),
+        drops_by_reason: drops(&entry.stats),
+        copied_bytes: copied_bytes(&entry.stats),
+        forwards: entry.vm.forwards.iter().map(ToString::to_string).collect(),
+        last_error: entry.last_error.clone(),
+        tcp: tcp(&entry.stats),
+    }
+}
+
+fn vm_stats(stats: &PortStats) -> VmStats {
+    VmStats {
+        guest_to_host: traffic(stats, Way::GuestToHost),
+        host_to_guest: traffic(stats, Way::HostToGuest),
+        drops_by_reason: drops(stats),
+        copied_bytes: copied_bytes(stats),
+        connections: stats.tcp.open.get(),
+        tcp: tcp(stats),
+    }
+}

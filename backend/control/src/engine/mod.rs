@@ -1,0 +1,201 @@
+//! The engine's control side: one thread that takes everything in by one channel, and decides.
+//!
+//! In: the master's messages, the sessions' port events, the worker's notices, API requests, news of the host's addresses.
+//! Out: commands to the worker, messages to the master, answers to the API.
+mod answers;
+mod forwards;
+mod registry;
+mod sessions;
+
+use crate::api::{self, Handler, Reply, Request};
+use crate::config::{self, Poll};
+use registry::Registry;
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
+use vonic_front::{EngineLink, ToEngine, ToMaster};
+use vonic_session::{EventSink, SessionEvent};
+use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
+
+/// The name by which the API's socket is asked for.
+const API: &str = "api";
+/// How long the worker may take to reset every connection.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// What the engine is started with.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Where `vonic.toml` and `vms.d` are.
+    pub config_dir: PathBuf,
+    /// How the worker peeks; `None`: by the best that the kernel has.
+    pub peek_mode: Option<PeekMode>,
+}
+
+/// Reads the name of a way to peek; anything but `offset` and `scratch` leaves it to the kernel.
+pub fn peek_mode(name: &str) -> Option<PeekMode> {
+    match name {
+        "offset" => Some(PeekMode::Offset),
+        "scratch" => Some(PeekMode::Scratch),
+        _ => None,
+    }
+}
+
+/// Everything that can reach the control thread.
+enum Input {
+    Master(ToEngine),
+    MasterGone,
+    Session(SessionEvent),
+    Worker(Notice),
+    Api(Request, Reply),
+    Addresses(Vec<IpAddr>),
+}
+
+#[derive(Clone)]
+struct Sink(Sender<Input>);
+
+impl EventSink for Sink {
+    fn event(&self, event: SessionEvent) {
+        // The control thread is gone only when the process is.
+        let _ = self.0.send(Input::Session(event));
+    }
+}
+
+struct ApiHandler(Sender<Input>);
+
+impl Handler for ApiHandler {
+    fn handle(&self, request: Request, reply: Reply) {
+        let _ = self.0.send(Input::Api(request, reply));
+    }
+}
+
+/// Runs the engine until the master says stop, or is gone. Returns the process's exit code.
+pub fn run(engine: EngineConfig, link: EngineLink) -> i32 {
+    match start(engine, link) {
+        Ok((mut registry, inputs)) => serve(&mut registry, &inputs),
+        Err(message) => {
+            log::error!("the engine cannot start: {message}");
+            1
+        }
+    }
+}
+
+fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<Input>), String> {
+    let config = config::load(&engine.config_dir).map_err(|errors| errors.to_string())?;
+    let (sender, inputs) = channel();
+    let worker_config = WorkerConfig { poll: poll(config.service.poll), peek_mode: engine.peek_mode };
+    let notices = sender.clone();
+    let notify = Box::new(move |notice| drop(notices.send(Input::Worker(notice))));
+    let (worker, handle) = Worker::new(worker_config, notify).map_err(|e| format!("worker: {e}"))?;
+    spawn("worker-0", move || worker.run())?;
+    let reader = link.try_clone().map_err(|e| format!("control channel: {e}"))?;
+    let from_master = sender.clone();
+    spawn("from-master", move || read_master(&reader, &from_master))?;
+    let addresses = sender.clone();
+    spawn("addresses", move || watch_addresses(&addresses))?;
+    let mut registry = Registry::new(engine.config_dir, config, handle, link, sender);
+    registry.open_everything();
+    Ok((registry, inputs))
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+    thread.map(drop).map_err(|e| format!("thread {name}: {e}"))
+}
+
+fn poll(poll: Poll) -> vonic_datapath::Poll {
+    match poll {
+        Poll::Never => vonic_datapath::Poll::For(0),
+        Poll::For(time) => vonic_datapath::Poll::For(time.as_micros() as u64),
+        Poll::Always => vonic_datapath::Poll::Always,
+    }
+}
+
+fn read_master(link: &EngineLink, to: &Sender<Input>) {
+    loop {
+        let input = match link.recv() {
+            Ok(Some(message)) => Input::Master(message),
+            Ok(None) => Input::MasterGone,
+            Err(error) => {
+                log::error!("the control channel to the master failed: {error}");
+                Input::MasterGone
+            }
+        };
+        let gone = matches!(input, Input::MasterGone);
+        if to.send(input).is_err() || gone {
+            return;
+        }
+    }
+}
+
+/// Tells the host's addresses at the start and at each change.
+fn watch_addresses(to: &Sender<Input>) {
+    // Subscribed before the first look: no change goes unseen.
+    let watch = AddressWatch::open();
+    loop {
+        match host_addresses() {
+            Ok(addresses) => {
+                if to.send(Input::Addresses(addresses)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => log::warn!("the host's addresses cannot be read: {error}"),
+        }
+        match watch.as_ref().map(AddressWatch::wait) {
+            Ok(Ok(())) => {}
+            // Without news, look from time to time.
+            _ => std::thread::sleep(Duration::from_secs(10)),
+        }
+    }
+}
+
+fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
+    for input in inputs {
+        match input {
+            Input::Master(ToEngine::Stop) => {
+                registry.stop(STOP_LIMIT);
+                return 0;
+            }
+            Input::MasterGone => return 1,
+            Input::Master(message) => from_master(registry, message),
+            Input::Session(event) => registry.session_event(event),
+            Input::Worker(notice) => registry.notice(notice),
+            Input::Api(request, reply) => registry.answer(request, reply),
+            Input::Addresses(addresses) => registry.order(Command::Host(Box::new(HostView { addresses }))),
+        }
+    }
+    1
+}
+
+fn from_master(registry: &mut Registry, message: ToEngine) {
+    match message {
+        ToEngine::Listening { name, result } if name == API => match result {
+            Ok(fd) => serve_api(registry.sender(), fd),
+            Err(error) => log::error!("the API has no socket: {error}"),
+        },
+        ToEngine::Listening { name, result } => registry.listening(&name, result.err()),
+        ToEngine::Connected { name, session } => registry.connected(&name, session),
+        ToEngine::Disconnected { session } => registry.disconnected(session),
+        ToEngine::Reload => {
+            let report = registry.reload();
+            for error in &report.errors {
+                log::error!("{}:{}: {}", error.file, error.line.unwrap_or(0), error.message);
+            }
+        }
+        ToEngine::Stop => {}
+    }
+}
+
+fn serve_api(sender: Sender<Input>, fd: RawFd) {
+    match vonic_front::adopt_listener(fd) {
+        Ok(listener) => {
+            if let Err(error) = api::serve(listener, Arc::new(ApiHandler(sender))) {
+                log::error!("{error}");
+            }
+        }
+        Err(error) => log::error!("the API's socket cannot be used: {error}"),
+    }
+}

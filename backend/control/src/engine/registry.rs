@@ -1,0 +1,304 @@
+//! The VMs that the engine serves, and how a configuration becomes commands.
+use super::forwards::Forwards;
+use super::sessions::SessionState;
+use super::{API, Input};
+use crate::api::types::{FileError, ReloadReport};
+use crate::config::{self, Action, Change, Config, Network, NetworkChange, Protocol, Uplink, Vm, gateway_mac};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+use vonic_datapath::{
+    Command, EgressRule, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats, WorkerHandle,
+};
+use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
+use vonic_front::{EngineLink, ToMaster};
+use vonic_queue::handover;
+
+/// Only the owner speaks to vonicd's sockets; who else may is the administrator's decision.
+const SOCKET_MODE: u32 = 0o600;
+/// How long a full command ring is waited for: far longer than a worker's round.
+const ORDER_LIMIT: Duration = Duration::from_secs(10);
+
+/// One VM.
+pub(super) struct Entry {
+    pub vm: Vm,
+    pub port: PortId,
+    pub stats: Arc<PortStats>,
+    pub session: Option<SessionState>,
+    pub last_error: Option<String>,
+}
+
+/// Everything that the engine knows.
+pub struct Registry {
+    config_dir: PathBuf,
+    pub(super) config: Config,
+    pub(super) vms: BTreeMap<String, Entry>,
+    networks: Vec<String>,
+    forwards: Forwards,
+    worker: WorkerHandle,
+    link: EngineLink,
+    sender: Sender<Input>,
+    pub(super) started: Instant,
+}
+
+impl Registry {
+    pub(super) fn new(
+        config_dir: PathBuf,
+        config: Config,
+        worker: WorkerHandle,
+        link: EngineLink,
+        sender: Sender<Input>,
+    ) -> Registry {
+        Registry {
+            config_dir,
+            config,
+            vms: BTreeMap::new(),
+            networks: Vec::new(),
+            forwards: Forwards::default(),
+            worker,
+            link,
+            sender,
+            started: Instant::now(),
+        }
+    }
+
+    pub(super) fn sender(&self) -> Sender<Input> {
+        self.sender.clone()
+    }
+
+    /// Makes networks, VMs and sockets of the configuration.
+    pub(super) fn open_everything(&mut self) {
+        for network in self.config.networks.clone().into_values() {
+            self.set_network(&network);
+        }
+        for vm in self.config.vms.clone().into_values() {
+            self.add(vm);
+        }
+        let path = self.config.service.api_socket();
+        self.tell(&ToMaster::Listen { name: API.into(), path, mode: SOCKET_MODE });
+        self.tell(&ToMaster::Ready);
+    }
+
+    /// Gives the worker an order. One that cannot be given is an error of this program or a stuck worker; it is logged.
+    pub(super) fn order(&mut self, command: Command) {
+        let until = Instant::now() + ORDER_LIMIT;
+        let mut command = command;
+        while let Err(back) = self.worker.send(command) {
+            if Instant::now() > until {
+                log::error!("the worker takes no orders: {back:?} is lost");
+                return;
+            }
+            command = *back;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(super) fn tell(&self, message: &ToMaster) {
+        if let Err(error) = self.link.send(message) {
+            log::error!("the master cannot be told {message:?}: {error}");
+        }
+    }
+
+    fn network_id(&mut self, name: &str) -> NetworkId {
+        let place = self.networks.iter().position(|n| n == name).unwrap_or_else(|| {
+            self.networks.push(name.into());
+            self.networks.len() - 1
+        });
+        place as NetworkId
+    }
+
+    fn set_network(&mut self, network: &Network) {
+        let spec = NetworkSpec {
+            network: self.network_id(&network.name),
+            gateway_mac: gateway_mac(&network.name),
+            gateway4: network.gateway4,
+            subnet4: network.subnet4,
+            host_loopback4: network.host_loopback4,
+            reach_host: network.reach_host,
+            isolated: network.isolated,
+            sockets: network.uplink == Uplink::Sockets,
+        };
+        self.order(Command::Network(Box::new(spec)));
+    }
+
+    fn add(&mut self, vm: Vm) {
+        let taken: Vec<PortId> = self.vms.values().map(|e| e.port).collect();
+        let port = (0..).find(|p| !taken.contains(p)).unwrap_or_default();
+        let stats = Arc::<PortStats>::default();
+        let (spec, errors) = self.spec(&vm, port, &stats);
+        self.order(Command::Attach(Box::new(spec)));
+        let path = self.config.service.vm_socket(&vm.name);
+        self.tell(&ToMaster::Listen { name: vm.name.clone(), path, mode: SOCKET_MODE });
+        let last_error = report(&vm.name, &errors);
+        self.vms.insert(vm.name.clone(), Entry { vm, port, stats, session: None, last_error });
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(mut entry) = self.vms.remove(name) else { return };
+        self.tell(&ToMaster::Unlisten { name: name.into() });
+        if let Some(session) = entry.session.take() {
+            session.close();
+        }
+        let (done, _) = handover();
+        self.order(Command::Detach { port: entry.port, done });
+    }
+
+    /// A changed VM keeps its session if only its policy differs; else its VMM has to connect again.
+    fn change(&mut self, vm: Vm) {
+        let Some(entry) = self.vms.get(&vm.name) else { return self.add(vm) };
+        let old = &entry.vm;
+        let same_device =
+            (old.mac, &old.network, old.address4, old.mtu, old.queue_pairs, old.features)
+                == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features);
+        if !same_device {
+            let name = vm.name.clone();
+            self.remove(&name);
+            return self.add(vm);
+        }
+        let (port, stats) = (entry.port, Arc::clone(&entry.stats));
+        let (spec, errors) = self.spec(&vm, port, &stats);
+        self.order(Command::Reconfigure(Box::new(spec)));
+        let last_error = report(&vm.name, &errors);
+        if let Some(entry) = self.vms.get_mut(&vm.name) {
+            entry.vm = vm;
+            entry.last_error = last_error;
+        }
+    }
+
+    fn spec(&mut self, vm: &Vm, port: PortId, stats: &Arc<PortStats>) -> (PortSpec, Vec<String>) {
+        let (forwards, errors) = self.forwards.open(vm);
+        let limits = Limits {
+            connections: vm.limits.connections,
+            pending: vm.limits.pending,
+            pending_per_destination: vm.limits.pending_per_destination,
+            new_per_second: vm.limits.new_per_second,
+        };
+        let spec = PortSpec {
+            port,
+            mac: vm.mac,
+            network: self.network_id(&vm.network),
+            address4: vm.address4,
+            mtu: vm.mtu,
+            limits,
+            egress: vm.egress.iter().map(rule).collect(),
+            forwards,
+            stats: Arc::clone(stats),
+        };
+        (spec, errors)
+    }
+
+    /// Reads the configuration again and applies what changed, VM by VM.
+    pub(super) fn reload(&mut self) -> ReloadReport {
+        let config::Reloaded { config, errors } = config::reload(&self.config_dir, &self.config);
+        let changes = config::diff(&self.config, &config);
+        let mut report = ReloadReport { errors: errors.0.iter().map(FileError::from).collect(), ..Default::default() };
+        let old = std::mem::replace(&mut self.config, config);
+        for change in config::diff_networks(&old, &self.config) {
+            match change {
+                NetworkChange::Added(network) | NetworkChange::Changed(network) => self.set_network(&network),
+                // Nobody is in it any more.
+                NetworkChange::Removed(_) => {}
+            }
+        }
+        for change in changes {
+            match change {
+                Change::Added(vm) => {
+                    report.added.push(vm.name.clone());
+                    self.add(*vm);
+                }
+                Change::Removed(name) => {
+                    self.remove(&name);
+                    report.removed.push(name);
+                }
+                Change::Changed(vm) => {
+                    report.changed.push(vm.name.clone());
+                    self.change(*vm);
+                }
+            }
+        }
+        report.unchanged = self.vms.len() - report.added.len() - report.changed.len();
+        self.add_forward_errors(&mut report);
+        log::info!(
+            "reload: {} added, {} changed, {} removed, {} unchanged, {} errors",
+            report.added.len(),
+            report.changed.len(),
+            report.removed.len(),
+            report.unchanged,
+            report.errors.len()
+        );
+        report
+    }
+
+    fn add_forward_errors(&self, report: &mut ReloadReport) {
+        let touched = report.added.iter().chain(&report.changed);
+        let failed = touched.filter_map(|name| Some((name, self.vms.get(name)?.last_error.clone()?)));
+        let errors: Vec<FileError> = failed
+            .map(|(name, message)| {
+                let file = self.config_dir.join("vms.d").join(format!("{name}.toml")).display().to_string();
+                FileError { file, line: None, message }
+            })
+            .collect();
+        report.errors.extend(errors);
+    }
+
+    /// What the worker tells of its own accord.
+    pub(super) fn notice(&mut self, notice: Notice) {
+        let (port, message) = match notice {
+            Notice::RingBroken { port, index, error } => {
+                (port, format!("queue {index} is broken and stands still until its driver resets it: {error}"))
+            }
+            Notice::AcceptFailed { port, error } => (port, format!("a forward cannot accept connections: {error}")),
+            Notice::WatchFailed { port, error } => (port, format!("a descriptor cannot be watched: {error}")),
+        };
+        if let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| e.port == port)
+            && entry.last_error.as_ref() != Some(&message)
+        {
+            log::warn!("{name}: {message}");
+            entry.last_error = Some(message);
+        }
+    }
+
+    /// The master's answer about a VM's socket.
+    pub(super) fn listening(&mut self, name: &str, error: Option<String>) {
+        if let Some(entry) = self.vms.get_mut(name)
+            && let Some(error) = error
+        {
+            log::error!("{name}: its socket cannot be opened: {error}");
+            entry.last_error = Some(error);
+        }
+    }
+
+    /// Resets every connection both ways.
+    pub(super) fn stop(&mut self, limit: Duration) {
+        let (done, waiter) = handover();
+        self.order(Command::Stop { done });
+        if !waiter.wait(limit) {
+            log::warn!("the worker did not finish its resets within {limit:?}");
+        }
+    }
+}
+
+fn report(vm: &str, errors: &[String]) -> Option<String> {
+    for error in errors {
+        log::error!("{vm}: {error}");
+    }
+    (!errors.is_empty()).then(|| errors.join("; "))
+}
+
+fn rule(rule: &config::EgressRule) -> EgressRule {
+    EgressRule {
+        action: match rule.action {
+            Action::Allow => vonic_datapath::Action::Allow,
+            Action::Deny => vonic_datapath::Action::Deny,
+        },
+        to: rule.to,
+        protocol: rule.proto.map(|p| match p {
+            Protocol::Tcp => PROTOCOL_TCP,
+            Protocol::Udp => PROTOCOL_UDP,
+            Protocol::Icmp => PROTOCOL_ICMP,
+        }),
+        ports: rule.ports.as_ref().map(|p| (*p.start(), *p.end())),
+    }
+}

@@ -1,0 +1,121 @@
+//! VMM connections: from port events to commands.
+use super::registry::{Entry, Registry};
+use super::Sink;
+use std::collections::BTreeMap;
+use std::os::fd::IntoRawFd;
+use vonic_datapath::{Command, RingCommand};
+use vonic_front::ToMaster;
+use vonic_queue::handover;
+use vonic_session::{PortEvent, Session, SessionEvent, SessionSpec};
+
+/// One VMM connection.
+pub(super) struct SessionState {
+    id: u64,
+    session: Session,
+    /// Acknowledged virtio bits, once the driver has spoken.
+    pub features: Option<u64>,
+    /// Rings that were started: size and enabled flag.
+    pub rings: BTreeMap<u16, (u16, bool)>,
+}
+
+impl SessionState {
+    /// Whether both rings of a driver run.
+    pub fn driver_ready(&self) -> bool {
+        self.rings.values().filter(|(_, enabled)| *enabled).count() >= 2
+    }
+
+    /// Ends the session. Its thread may be waiting for an answer from this one, so it is joined elsewhere.
+    pub fn close(self) {
+        let session = self.session;
+        // If no thread can be had the session is dropped here, which ends at the latest when its wait times out.
+        let _ = std::thread::Builder::new().name("session-end".into()).spawn(move || drop(session));
+    }
+}
+
+impl Registry {
+    /// A VMM has connected to a VM's socket.
+    pub(super) fn connected(&mut self, name: &str, id: u64) {
+        let Some(entry) = self.vms.get_mut(name) else {
+            return self.tell(&ToMaster::SessionRefused { session: id });
+        };
+        if let Some(old) = entry.session.take() {
+            old.close();
+        }
+        let spec = SessionSpec {
+            port: entry.port,
+            session: id,
+            name: name.into(),
+            features: entry.vm.features.virtio_bits(),
+            queue_pairs: entry.vm.queue_pairs,
+            mac: entry.vm.mac.0,
+            mtu: entry.vm.mtu,
+        };
+        let sink = Sink(self.sender());
+        let scratch = self.config.service.runtime_dir.clone();
+        match vonic_session::start(spec, &scratch, sink) {
+            Ok((session, front_end)) => {
+                let state = SessionState { id, session, features: None, rings: BTreeMap::new() };
+                if let Some(entry) = self.vms.get_mut(name) {
+                    entry.session = Some(state);
+                }
+                log::info!("{name}: VMM connected");
+                // The descriptor table is shared: from here on the number is the master's.
+                self.tell(&ToMaster::Session { session: id, fd: front_end.into_raw_fd() });
+            }
+            Err(error) => {
+                log::error!("{name}: no session for its VMM: {error}");
+                if let Some(entry) = self.vms.get_mut(name) {
+                    entry.last_error = Some(error.to_string());
+                }
+                self.tell(&ToMaster::SessionRefused { session: id });
+            }
+        }
+    }
+
+    /// A VMM has left.
+    pub(super) fn disconnected(&mut self, id: u64) {
+        let of = |e: &Entry| e.session.as_ref().is_some_and(|s| s.id == id);
+        let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| of(e)) else { return };
+        log::info!("{name}: VMM disconnected");
+        let port = entry.port;
+        if let Some(session) = entry.session.take() {
+            session.close();
+        }
+        let (done, _) = handover();
+        self.order(Command::Disconnect { port, done });
+    }
+
+    /// A vhost-user message has changed a port. What waits for an answer and is not passed on is answered by dropping it.
+    pub(super) fn session_event(&mut self, event: SessionEvent) {
+        let SessionEvent { port, session, event } = event;
+        let entry = self.vms.values_mut().find(|e| e.port == port);
+        let Some(state) = entry.and_then(|e| e.session.as_mut()).filter(|s| s.id == session) else { return };
+        match event {
+            PortEvent::Features(bits) => {
+                state.features = Some(bits);
+                self.order(Command::Features { port, bits });
+            }
+            PortEvent::Memory(map, done) => self.order(Command::Memory { port, map, done }),
+            PortEvent::Ring { index, setup, kick, call, enabled } => {
+                state.rings.insert(index, (setup.size, enabled));
+                let ring = RingCommand { port, index, setup, kick, call, enabled };
+                self.order(Command::Ring(Box::new(ring)));
+            }
+            PortEvent::RingStopped { index, done } => {
+                state.rings.remove(&index);
+                self.order(Command::StopRing { port, index, done });
+            }
+            PortEvent::Reset => {
+                state.features = None;
+                for index in std::mem::take(&mut state.rings).into_keys() {
+                    let (done, _) = handover();
+                    self.order(Command::StopRing { port, index, done });
+                }
+            }
+            PortEvent::Closed => {
+                let (done, _) = handover();
+                self.order(Command::Disconnect { port, done });
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Does `vonic` print what the API says, for people and for programs, and say clearly what went wrong?
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use vonic_control::api::types::{ConnectionRow, ReloadReport, Stats, VmDetail, VmRow, VmStats};
+use vonic_control::client;
+
+#[path = "support/service.rs"]
+mod service;
+use service::Service;
+
+/// Runs `vonic`; exit code, standard output, standard error.
+fn run(arguments: &[&str]) -> (u8, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = client::run(["vonic"].iter().chain(arguments), &mut out, &mut err);
+    (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+fn at(socket: &Path, arguments: &str) -> (u8, String, String) {
+    let socket = socket.to_str().unwrap();
+    run(&["--socket", socket].into_iter().chain(arguments.split(' ')).collect::<Vec<_>>())
+}
+
+fn good(service: &Service, arguments: &str) -> String {
+    let (code, out, err) = at(&service.socket(), arguments);
+    assert_eq!((code, err.as_str()), (0, ""), "{arguments}");
+    out
+}
+
+fn json<T: DeserializeOwned>(service: &Service, arguments: &str) -> T {
+    serde_json::from_str(&good(service, arguments)).unwrap()
+}
+
+#[test]
+fn tables_for_people() {
+    let service = Service::start();
+    let expected = "\
+NAME  NETWORK  ADDRESS    MAC                STATE    GUEST TO HOST  HOST TO GUEST  DROPS  CONNECTIONS
+web1  default  192.0.2.2  52:54:00:00:00:02  running        2.0 KiB        5.0 GiB      7            2
+web2           -                             waiting            0 B            0 B      0            0
+";
+    assert_eq!(good(&service, "vm list"), expected);
+    let expected = "\
+VM    OPENED BY  GUEST            REMOTE            STATE        GUEST TO HOST  HOST TO GUEST    AGE
+web2  world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B        2.0 KiB  1m 1s
+";
+    assert_eq!(good(&service, "conns --vm web2"), expected);
+    assert_eq!(good(&service, "conns").lines().count(), 3);
+    assert_eq!(good(&service, "conns --vm web3"), "no connections\n");
+    let show = good(&service, "vm show web1");
+    for line in [
+        "name                 web1",
+        "labels               tier=web",
+        "features negotiated  csum",
+        "guest to host        2.0 KiB in 3 frames",
+        "forward              tcp 127.0.0.1:8080 -> 80",
+        "last error           none",
+        "   1  guest to host   256  yes      running",
+        "spoofed mac  guest to host       7",
+        "guest to guest     99",
+        "retransmissions      1",
+    ] {
+        assert!(show.lines().any(|l| l == line), "{line} is not in\n{show}");
+    }
+    assert!(!show.contains("spoofed mac  host to guest"), "a drop that never was: {show}");
+    let stats = good(&service, "stats");
+    assert!(stats.starts_with("up for 1h 1m\n") && stats.contains("\nweb1 "), "{stats}");
+    assert!(good(&service, "stats web1").contains("spoofed mac  guest to host       7\n"));
+}
+
+#[test]
+fn json_for_programs() {
+    let service = Service::start();
+    assert_eq!(json::<Vec<VmRow>>(&service, "vm list --json")[0], service::row("web1"));
+    assert_eq!(json::<VmDetail>(&service, "--json vm show web1"), service::detail());
+    assert_eq!(json::<Vec<ConnectionRow>>(&service, "conns --json"), service::connections());
+    assert_eq!(json::<Stats>(&service, "stats --json"), service::stats());
+    assert_eq!(json::<VmStats>(&service, "stats web1 --json"), service::stats().vms["web1"]);
+    let (code, out, err) = at(&service.socket(), "--json reload");
+    assert_eq!((code, serde_json::from_str::<ReloadReport>(&out).unwrap()), (1, service::report()));
+    assert!(serde_json::from_str::<Value>(&err).unwrap()["error"]["message"].is_string());
+}
+
+#[test]
+fn a_reload_names_what_it_did_and_the_bad_files() {
+    let service = Service::start();
+    let (code, out, err) = at(&service.socket(), "reload");
+    assert_eq!((code, out.as_str()), (1, "added: a, b\nremoved: c\nunchanged: 5\n"));
+    assert!(err.starts_with("vonic: what these files describe stays as it runs"), "{err}");
+    assert!(err.ends_with("\n/etc/vonic/vms.d/x.toml:3: mtu: wrong\n"), "{err}");
+}
+
+#[test]
+fn what_went_wrong_is_said() {
+    let service = Service::start();
+    let missing = service.socket().with_file_name("missing.sock");
+    let closed = service.socket().with_file_name("closed.sock");
+    drop(UnixListener::bind(&closed).unwrap());
+    for socket in [&missing, &closed] {
+        let (code, out, err) = at(socket, "vm list");
+        let said = format!(
+            "vonic: vonicd is not running: nothing answers at {}; start it or give --socket\n",
+            socket.display()
+        );
+        assert_eq!((code, out.as_str(), err), (1, "", said));
+    }
+    let (code, _, err) = at(&missing, "vm list --json");
+    let error: Value = serde_json::from_str(&err).unwrap();
+    assert_eq!((code, &error["error"]["mend"]), (1, &Value::from("start it or give --socket")));
+    for arguments in ["vm show web9", "vm show a/../b?c", "stats web9", "conns --vm a&b"] {
+        let (code, _, err) = at(&service.socket(), arguments);
+        assert_eq!(code, 1);
+        assert!(err.starts_with("vonic: there is no VM '") && err.contains("vonic vm list"), "{arguments}: {err}");
+    }
+}
+
+#[test]
+fn a_server_that_is_none_is_not_trusted() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let socket = dir.path().join("x.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let answers: [&[u8]; 4] = [
+        b"",
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 500 x\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    ];
+    let server = std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 1024];
+            drop(std::io::Read::read(&mut stream, &mut head));
+            drop(stream.write_all(answer));
+        }
+    });
+    for _ in answers {
+        let (code, out, err) = at(&socket, "vm list");
+        assert_eq!((code, out.as_str()), (1, ""));
+        assert!(
+            err.starts_with("vonic: no answer from ") || err.starts_with("vonic: the answer cannot be read"),
+            "{err}"
+        );
+    }
+    server.join().unwrap();
+}
+
+#[test]
+fn usage() {
+    for wrong in [&["vm"][..], &[], &["frobnicate"], &["vm", "show"], &["conns", "--x"], &["reload", "now"]] {
+        let (code, out, err) = run(wrong);
+        assert_eq!((code, out.as_str()), (2, ""), "{wrong:?}");
+        assert!(err.contains("Usage: vonic"), "{err}");
+    }
+    let (code, out, err) = run(&["--help"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for word in ["VONIC_SOCKET", "/run/vonic/api.sock", "--json", "conns", "reload", "stats"] {
+        assert!(out.contains(word), "{word} is not in {out}");
+    }
+    assert_eq!(run(&["--version"]).1, format!("vonic {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// Standard output whose reader has gone.
+struct Gone;
+
+impl Write for Gone {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let service = Service::start();
+    let mut err = Vec::new();
+    for command in ["list", "list --json"] {
+        let socket = service.socket();
+        let arguments = ["vonic", "--socket", socket.to_str().unwrap(), "vm"];
+        assert_eq!(client::run(arguments.into_iter().chain(command.split(' ')), &mut Gone, &mut err), 0);
+    }
+    assert!(err.is_empty());
+}

@@ -1,0 +1,354 @@
+//! Is every key read as it is written, and every wrong value refused with its place and what to write instead?
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use serde_json::json;
+use vonic_control::config::{
+    Action, EgressRule, Forward, Limits, Listen, ListenHost, Poll, Protocol, Uplink, feature_names,
+};
+
+#[path = "support/files.rs"]
+mod files;
+use files::Files;
+
+const MAC: &str = "mac = '52:54:00:00:00:02'\n";
+
+/// Expects exactly one mistake: at this place, with these words in it.
+fn refused(files: &[(&str, &str)], place: &str, words: &str) {
+    let mistakes = Files::new(files).load().expect_err(&format!("accepted: {files:?}"));
+    let [mistake] = &mistakes[..] else { panic!("{files:?}: {mistakes:#?}") };
+    assert!(mistake.starts_with(&format!("{place}: ")), "{mistake}: not at {place}");
+    assert!(mistake.contains(words), "{mistake}: does not say '{words}'");
+}
+
+#[test]
+fn the_contracts_sample_loads() {
+    let files = Files::new(&[
+        (
+            "vonic.toml",
+            r#"
+            runtime_dir = "/run/vonic"
+            workers = 1
+            poll_us = 50
+            [network.default]
+            subnet4 = "192.0.2.0/24"
+            gateway4 = "192.0.2.1"
+            uplink = "sockets"
+            host_loopback4 = "192.0.2.1"
+            reach_host = false
+            isolated = false
+            "#,
+        ),
+        (
+            "web1.toml",
+            r#"
+            mac = "52:54:00:00:00:02"
+            network = "default"
+            address4 = "192.0.2.2"
+            queue_pairs = 1
+            mtu = 1500
+            socket_mode = "server"
+            failover = true
+            ack = "kernel"
+            labels = { tier = "web" }
+            features = { tso = true }
+            limits = { connections = 16384, pending = 512, pending_per_destination = 64, new_per_second = 2000 }
+            [[forward]]
+            proto = "tcp"
+            listen = "127.0.0.1:8080"
+            port = 80
+            [[egress]]
+            action = "deny"
+            to = "198.51.100.0/24"
+            proto = "tcp"
+            ports = "1-1023"
+            "#,
+        ),
+    ]);
+    let config = files.load().unwrap();
+    let network = &config.networks["default"];
+    assert_eq!(network.subnet4.unwrap().to_string(), "192.0.2.0/24");
+    assert_eq!(network.gateway4, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    assert_eq!(network.host_loopback4, network.gateway4);
+    let vm = &config.vms["web1"];
+    assert_eq!((vm.mac.to_string().as_str(), vm.address4), ("52:54:00:00:00:02", Some(Ipv4Addr::new(192, 0, 2, 2))));
+    assert_eq!(vm.labels["tier"], "web");
+    let localhost = ListenHost::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let listen = Listen { host: localhost, ports: 8080..=8080 };
+    assert_eq!(vm.forwards, [Forward { proto: Protocol::Tcp, listen, port: 80 }]);
+    let to = "198.51.100.0/24".parse().unwrap();
+    let deny = EgressRule { action: Action::Deny, to, proto: Some(Protocol::Tcp), ports: Some(1..=1023) };
+    assert_eq!(vm.egress, [deny]);
+    // As JSON, values stand as they are written in the files.
+    let json = serde_json::to_value(&config).unwrap();
+    let vm = &json["vms"]["web1"];
+    assert_eq!(vm["mac"], "52:54:00:00:00:02");
+    assert_eq!(vm["forwards"][0], json!({"proto": "tcp", "listen": "127.0.0.1:8080", "port": 80}));
+    let deny = json!({"action": "deny", "to": "198.51.100.0/24", "proto": "tcp", "ports": "1-1023"});
+    assert_eq!(vm["egress"][0], deny);
+    assert_eq!(json["networks"]["default"]["uplink"], "sockets");
+}
+
+#[test]
+fn the_documentations_examples_load() {
+    let doc = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md"));
+    let examples: Vec<&str> = doc.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 4);
+    let mut files = vec![("vonic.toml", examples[0]), ("web1.toml", examples[1])];
+    let rest: Vec<String> = examples[2..]
+        .iter()
+        .enumerate()
+        .map(|(i, example)| format!("mac = '52:54:00:00:01:0{i}'\naddress4 = '192.0.2.1{i}'\n{example}"))
+        .collect();
+    let names = ["a.toml", "b.toml"];
+    files.extend(names.iter().zip(&rest).map(|(name, text)| (*name, text.as_str())));
+    assert_eq!(Files::new(&files).load().unwrap().vms.len(), 3);
+}
+
+#[test]
+fn defaults_without_vonic_toml_and_with_only_a_mac() {
+    let config = Files::new(&[("web1.toml", MAC)]).load().unwrap();
+    let documented = "[network.default]\nsubnet4 = '192.0.2.0/24'\ngateway4 = '192.0.2.1'\nuplink = 'sockets'\n";
+    assert_eq!(config, Files::new(&[("web1.toml", MAC), ("vonic.toml", documented)]).load().unwrap());
+    assert_eq!(config, Files::new(&[("web1.toml", MAC), ("vonic.toml", "workers = 1\n")]).load().unwrap());
+    let service = &config.service;
+    assert_eq!(service.vm_socket("web1").to_str(), Some("/run/vonic/web1.sock"));
+    assert_eq!(service.api_socket().to_str(), Some("/run/vonic/api.sock"));
+    assert_eq!(service.engine_pid().to_str(), Some("/run/vonic/engine.pid"));
+    assert_eq!((service.workers, service.poll), (1, Poll::For(Duration::from_micros(50))));
+    let vm = &config.vms["web1"];
+    assert_eq!((vm.network.as_str(), vm.address4, vm.queue_pairs, vm.mtu), ("default", None, 1, 1500));
+    let limits = Limits { connections: 16384, pending: 512, pending_per_destination: 64, new_per_second: 2000 };
+    assert_eq!(vm.limits, limits);
+    assert_eq!(feature_names(vm.features.virtio_bits()).len(), 7 + 5);
+    assert!(vm.labels.is_empty() && vm.forwards.is_empty() && vm.egress.is_empty());
+}
+
+#[test]
+fn good_values_of_the_service_and_the_networks() {
+    let text = "
+        runtime_dir = '/srv/v'\npoll_us = 'always'\n
+        [network.lan]\nuplink = 'none'\nisolated = true\nreach_host = true\n
+        [network.wan]\nsubnet4 = '10.0.0.0/8'\ngateway4 = '10.255.255.254'\nhost_loopback4 = '10.0.0.9'\n";
+    let config = Files::new(&[("vonic.toml", text)]).load().unwrap();
+    assert_eq!(config.service.poll, Poll::Always);
+    assert_eq!(config.service.api_socket().to_str(), Some("/srv/v/api.sock"));
+    let lan = &config.networks["lan"];
+    assert_eq!((lan.uplink, lan.isolated, lan.reach_host, lan.subnet4), (Uplink::None, true, true, None));
+    let wan = &config.networks["wan"];
+    assert_eq!((wan.uplink, wan.host_loopback4), (Uplink::Sockets, Some(Ipv4Addr::new(10, 0, 0, 9))));
+    assert_eq!(config.networks.len(), 2);
+    for (text, poll) in [
+        ("poll_us = 0", Poll::Never),
+        ("poll_us = 1_000", Poll::For(Duration::from_millis(1))),
+        ("poll_us = 0x10", Poll::For(Duration::from_micros(16))),
+    ] {
+        assert_eq!(Files::new(&[("vonic.toml", text)]).load().unwrap().service.poll, poll, "{text}");
+    }
+}
+
+#[test]
+fn good_values_of_a_vm() {
+    let text = format!(
+        "{MAC}address4 = '192.0.2.7'\nmtu = 65520\nlabels = {{ a = '1', 'b c' = '' }}
+        limits = {{ connections = 1, pending = 1, pending_per_destination = 1, new_per_second = 1000000 }}
+        [features]\ncsum = false\ntso = false\nevent_idx = false
+        [[forward]]\nproto = 'tcp'\nlisten = '*:8000-8010'\nport = 65525\nfailover = true
+        [[forward]]\nproto = 'tcp'\nlisten = 'eth0:80'\nport = 1
+        [[egress]]\naction = 'allow'\nto = '198.51.100.7'
+        [[egress]]\naction = 'deny'\nto = '0.0.0.0/0'\nproto = 'icmp'
+        [[egress]]\naction = 'allow'\nto = '198.51.100.0/24'\nports = '53'\n"
+    );
+    let config = Files::new(&[("web1.toml", &text)]).load().unwrap();
+    let vm = &config.vms["web1"];
+    assert_eq!((vm.mtu, vm.limits.connections, vm.limits.new_per_second), (65520, 1, 1_000_000));
+    assert_eq!(vm.labels["b c"], "");
+    assert!(!vm.features.csum && !vm.features.tso && !vm.features.event_idx && vm.features.guest_tso);
+    let forwards: Vec<String> = vm.forwards.iter().map(Forward::to_string).collect();
+    assert_eq!(forwards, ["tcp *:8000-8010 -> 65525", "tcp eth0:80 -> 1"]);
+    let egress: Vec<String> = vm.egress.iter().map(EgressRule::to_string).collect();
+    assert_eq!(egress, ["allow 198.51.100.7/32", "deny 0.0.0.0/0 icmp", "allow 198.51.100.0/24 ports 53"]);
+}
+
+#[test]
+fn bad_values_of_the_service() {
+    for (text, line, words) in [
+        ("runtime_dir = 'run'", 1, "write it as /run/vonic"),
+        ("runtime_dir = 5", 1, "write runtime_dir = \"/run/vonic\""),
+        ("\nworkers = 0", 2, "write a number from 1 to 1"),
+        ("workers = 2", 1, "write workers = 1"),
+        ("workers = '1'", 1, "write workers = 1"),
+        ("poll_us = -1", 1, "write 0 to sleep at once"),
+        ("poll_us = 1000001", 1, "write \"always\""),
+        ("poll_us = 99999999999999999999", 1, "write \"always\""),
+        ("poll_us = 'never'", 1, "write \"always\" or a number"),
+        ("poll_us = 1.5", 1, "write poll_us = 50"),
+        ("metrics_listen = '127.0.0.1:9477'", 1, "leave metrics_listen out"),
+        ("network = 1", 1, "write network = {"),
+        ("[network]\na = 1", 2, "write [network.a]"),
+        ("[network.'a b']\nuplink = 'none'", 1, "write 1 to 63 of"),
+        ("worker = 1", 1, "write workers"),
+        ("mtu = 1500", 1, "write it in the top of a VM's file"),
+        ("zzz = 1", 1, "the keys of the top of vonic.toml are runtime_dir, workers"),
+        ("workers = 1\nworkers = 1", 2, "this is not TOML"),
+        ("workers = ", 1, "this is not TOML"),
+    ] {
+        refused(&[("vonic.toml", text)], &format!("vonic.toml:{line}"), words);
+    }
+    let long = format!("runtime_dir = '/{}'", "x".repeat(98));
+    refused(&[("vonic.toml", &long)], "vonic.toml:1", "a socket's path at most 107: write a shorter one");
+}
+
+#[test]
+fn bad_values_of_a_network() {
+    for (text, line, words) in [
+        ("subnet4 = '192.0.2.0'\ngateway4 = '192.0.2.1'", 2, "write a prefix from /1 to /30"),
+        ("subnet4 = '192.0.2.1/24'\ngateway4 = '192.0.2.1'", 2, "write 192.0.2.0/24"),
+        ("subnet4 = 'x'\ngateway4 = '192.0.2.1'", 2, "write it as 192.0.2.0/24"),
+        ("subnet4 = '127.0.0.0/16'\ngateway4 = '127.0.0.1'", 2, "holds loopback addresses"),
+        ("subnet4 = '128.0.0.0/1'\ngateway4 = '128.0.0.1'", 2, "holds link-local addresses"),
+        ("subnet4 = '192.0.2.0/24'", 2, "write gateway4 = \"192.0.2.1\""),
+        ("subnet4 = '192.0.2.0/24'\ngateway4 = '192.0.3.1'", 3, "write gateway4 = \"192.0.2.1\""),
+        ("subnet4 = '192.0.2.0/24'\ngateway4 = '192.0.2.255'", 3, "write gateway4 = \"192.0.2.1\""),
+        ("subnet4 = '192.0.2.0/24'\ngateway4 = '192.0.2'", 3, "write it as 192.0.2.2"),
+        ("gateway4 = '192.0.2.1'", 2, "write both"),
+        ("isolated = true", 1, "write both, or uplink = \"none\""),
+        ("uplink = 'sockets'", 2, "write both, or uplink = \"none\""),
+        ("uplink = 'bridge'", 2, "write \"none\" or \"sockets\""),
+        ("uplink = 'tap:br0'", 2, "write uplink = \"sockets\" or \"none\""),
+        ("uplink = 'packet:eth0'", 2, "write uplink = \"sockets\" or \"none\""),
+        ("uplink = 'none'\nhost_loopback4 = '192.0.2.9'", 3, "needs uplink = \"sockets\""),
+        ("uplink = 'none'\nreach_host = 1", 3, "write reach_host = false"),
+        ("uplink = 'none'\nisolated = 'yes'", 3, "write isolated = false"),
+        ("uplink = 'none'\nsubnet6 = '2001:db8::/64'", 3, "not yet IPv6: leave subnet6 out"),
+        ("uplink = 'none'\ngateway6 = '2001:db8::1'", 3, "not yet IPv6: leave gateway6 out"),
+        ("uplink = 'none'\nhost_loopback6 = '2001:db8::1'", 3, "not yet IPv6: leave host_loopback6 out"),
+        ("uplink = 'none'\nisolate = true", 3, "write isolated"),
+    ] {
+        let text = format!("[network.a]\n{text}\n");
+        refused(&[("vonic.toml", &text)], &format!("vonic.toml:{line}"), words);
+    }
+    for (loopback, words) in [
+        ("127.0.0.1", "write an address that guests can use"),
+        ("192.0.2.0", "write another one"),
+        ("224.0.0.1", "write an address that guests can use"),
+        ("localhost", "write it as 192.0.2.2"),
+    ] {
+        let text = format!("[network.a]\nsubnet4='192.0.2.0/24'\ngateway4='192.0.2.1'\nhost_loopback4='{loopback}'\n");
+        refused(&[("vonic.toml", &text)], "vonic.toml:4", words);
+    }
+    let overlap = "[network.b]\nsubnet4='10.0.0.0/8'\ngateway4='10.0.0.1'\n\
+                   [network.a]\nsubnet4='10.1.0.0/16'\ngateway4='10.1.0.1'\n";
+    let files = Files::new(&[("vonic.toml", overlap)]);
+    let mistakes = files.load().unwrap_err();
+    assert_eq!(
+        mistakes,
+        ["vonic.toml:5: subnet4 overlaps the one of network 'b' (vonic.toml:2): write another subnet"]
+    );
+}
+
+#[test]
+fn bad_values_of_a_vm() {
+    for (text, line, words) in [
+        ("network = 'lan'", 2, "write one of default"),
+        ("network = 1", 2, "write network = \"default\""),
+        ("address4 = '192.0.3.2'", 2, "write one as 192.0.2.2"),
+        ("address4 = '192.0.2.0'", 2, "write one as 192.0.2.2"),
+        ("address4 = '192.0.2.255'", 2, "write one as 192.0.2.2"),
+        ("address4 = '192.0.2.1'", 2, "is the gateway's: write another address in 192.0.2.0/24"),
+        ("address4 = '192.0.2.02'", 2, "write it as 192.0.2.2"),
+        ("address4 = 2", 2, "write address4 = \"192.0.2.2\""),
+        ("address6 = '2001:db8::2'", 2, "leave address6 out"),
+        ("queue_pairs = 0", 2, "write a number from 1 to 1"),
+        ("queue_pairs = 2", 2, "write queue_pairs = 1"),
+        ("mtu = 575", 2, "write a number from 576 to 65520"),
+        ("mtu = 65521", 2, "write a number from 576 to 65520"),
+        ("mtu = 70000", 2, "write a number from 576 to 65520"),
+        ("mtu = '1500'", 2, "write mtu = 1500"),
+        ("socket_mode = 'client'", 2, "write socket_mode = \"server\""),
+        ("socket_mode = 'x'", 2, "write \"server\""),
+        ("failover = false", 2, "write failover = true"),
+        ("failover = 'no'", 2, "write failover = true"),
+        ("ack = 'peer'", 2, "write ack = \"kernel\""),
+        ("ack = 'x'", 2, "write \"kernel\""),
+        ("labels = 'web'", 2, "write labels = { tier = \"web\" }"),
+        ("labels = { tier = 1 }", 2, "write tier ="),
+        ("features = true", 2, "write features = { tso = true }"),
+        ("features = { tso = 1 }", 2, "write tso = true"),
+        ("features = { tos = true }", 2, "write tso"),
+        ("features = { gro = true }", 2, "the keys of a VM's features are csum, guest_csum, tso"),
+        ("features = { csum = false }", 2, "tso needs csum (virtio 1.3 §5.1.3.1): write tso = false too"),
+        ("features = { guest_csum = false }", 2, "guest_tso needs guest_csum"),
+        ("limits = { connections = 0 }", 2, "write a number from 1 to 1000000"),
+        ("limits = { pending = 1000001 }", 2, "write a number from 1 to 1000000"),
+        ("limits = { pending_per_destination = -1 }", 2, "write a number from 1 to 1000000"),
+        ("limits = { new_per_second = 'x' }", 2, "write new_per_second = 2000"),
+        ("limits = { udp_flows = 4096 }", 2, "leave udp_flows out"),
+        ("limits = { pendig = 1 }", 2, "write pending"),
+        ("limits = 1", 2, "write limits = {"),
+        ("tso = true", 2, "write it in a VM's features"),
+        ("forwards = 1", 2, "write forward"),
+        ("forward = 1", 2, "write forward = [{"),
+        ("forward = [1]", 2, "write forward = [{"),
+        ("egress = 'deny'", 2, "write egress = [{"),
+    ] {
+        refused(&[("web1.toml", &format!("{MAC}{text}\n"))], &format!("vms.d/web1.toml:{line}"), words);
+    }
+    for (mac, words) in [
+        ("52:54:00:00:00", "write it as 52:54:00:00:00:02"),
+        ("53:54:00:00:00:02", "write a unicast one, as 52:54:00:00:00:02"),
+        ("00:00:00:00:00:00", "write one as 52:54:00:00:00:02"),
+        ("a6:16:86:20:c5:fe", "is the gateway's on network 'default': write another"),
+    ] {
+        refused(&[("web1.toml", &format!("mac = '{mac}'\n"))], "vms.d/web1.toml:1", words);
+    }
+    refused(&[("web1.toml", "mtu = 1500\n")], "vms.d/web1.toml", "write mac = \"52:54:00:00:00:02\"");
+    refused(&[("web1.toml", "mac = 1\n")], "vms.d/web1.toml:1", "write mac = \"52:54:00:00:00:02\"");
+}
+
+#[test]
+fn bad_forwards() {
+    for (text, line, words) in [
+        ("listen='*:80'\nport=80", 3, "write proto = \"tcp\""),
+        ("proto='tcp'\nport=80", 3, "write listen = \"127.0.0.1:8080\""),
+        ("proto='tcp'\nlisten='*:80'", 3, "write port = 80"),
+        ("proto='udp'\nlisten='*:80'\nport=80", 4, "write proto = \"tcp\""),
+        ("proto='sctp'\nlisten='*:80'\nport=80", 4, "write \"tcp\""),
+        ("proto='tcp'\nlisten='[::1]:80'\nport=80", 5, "write an IPv4 address"),
+        ("proto='tcp'\nlisten='80'\nport=80", 5, "write it as 127.0.0.1:8080"),
+        ("proto='tcp'\nlisten='*:9-8'\nport=80", 5, "write 8-9"),
+        ("proto='tcp'\nlisten='*:80'\nport=0", 6, "write a number from 1 to 65535"),
+        ("proto='tcp'\nlisten='*:80-89'\nport=65530", 6, "write a port up to 65526"),
+        ("proto='tcp'\nlisten='*:80'\nport=80\nfailover=false", 7, "write failover = true"),
+        ("proto='tcp'\nlisten='*:80'\nport=80\nmtu=1500", 7, "write it in the top of a VM's file"),
+        ("proto='tcp'\nlisten='*:80'\nport=80\nto='x'", 7, "write it in an [[egress]] table"),
+    ] {
+        let text = format!("{MAC}address4 = '192.0.2.2'\n[[forward]]\n{text}\n");
+        refused(&[("web1.toml", &text)], &format!("vms.d/web1.toml:{line}"), words);
+    }
+    let forward = "[[forward]]\nproto='tcp'\nlisten='*:80'\nport=80\n";
+    refused(&[("web1.toml", &format!("{MAC}{forward}"))], "vms.d/web1.toml:4", "write address4 above it");
+    let closed = "[network.default]\nsubnet4='192.0.2.0/24'\ngateway4='192.0.2.1'\nuplink='none'\n";
+    let vm = format!("{MAC}address4='192.0.2.2'\n{forward}");
+    refused(&[("vonic.toml", closed), ("web1.toml", &vm)], "vms.d/web1.toml:5", "needs uplink = \"sockets\"");
+}
+
+#[test]
+fn bad_egress() {
+    for (text, line, words) in [
+        ("to='192.0.2.0/24'", 2, "write action = \"deny\""),
+        ("action='deny'", 2, "write to = \"198.51.100.0/24\""),
+        ("action='drop'\nto='0.0.0.0/0'", 3, "write \"allow\" or \"deny\""),
+        ("action='deny'\nto='198.51.100.7/24'", 4, "write 198.51.100.0/24"),
+        ("action='deny'\nto='2001:db8::/32'", 4, "write an IPv4 subnet"),
+        ("action='deny'\nto='0.0.0.0/0'\nproto='sctp'", 5, "write \"tcp\" or \"udp\" or \"icmp\""),
+        ("action='deny'\nto='0.0.0.0/0'\nports=443", 5, "write ports = \"1-1023\""),
+        ("action='deny'\nto='0.0.0.0/0'\nports='0'", 5, "write a number from 1 to 65535"),
+        ("action='deny'\nto='0.0.0.0/0'\nproto='icmp'\nports='1'", 6, "leave ports out"),
+        ("action='deny'\nto='0.0.0.0/0'\nport='1'", 5, "write ports"),
+    ] {
+        let text = format!("{MAC}[[egress]]\n{text}\n");
+        refused(&[("web1.toml", &text)], &format!("vms.d/web1.toml:{line}"), words);
+    }
+}

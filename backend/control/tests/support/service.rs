@@ -1,0 +1,145 @@
+//! The API's real server on a socket of its own, before an engine that knows three answers.
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+use vonic_control::api::types::{
+    ConnectionRow, FileError, Health, Opener, ReloadReport, RingRow, Stats, Traffic, VmDetail, VmRow, VmStats,
+};
+use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
+
+/// A running service.
+pub struct Service {
+    dir: TempDir,
+}
+
+/// Answers for the engine.
+#[derive(Default)]
+struct Engine {
+    /// Replies that are sent only when the VM "late" is asked for.
+    held: Mutex<Vec<Reply>>,
+}
+
+impl Service {
+    pub fn start() -> Service {
+        let dir = TempDir::new().unwrap();
+        serve(UnixListener::bind(dir.path().join("api.sock")).unwrap(), Arc::new(Engine::default())).unwrap();
+        Service { dir }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("api.sock")
+    }
+}
+
+impl Handler for Engine {
+    fn handle(&self, request: Request, reply: Reply) {
+        let response = match request {
+            Request::Vms => Response::Vms(vec![row("web1"), VmRow { name: "web2".into(), ..VmRow::default() }]),
+            Request::Vm(name) if name == "web1" => Response::Vm(Box::new(detail())),
+            Request::Vm(name) if name == "slow" => return self.held.lock().unwrap().push(reply),
+            Request::Vm(name) if name == "late" => {
+                self.held.lock().unwrap().drain(..).for_each(|held| held.send(Response::Vms(Vec::new())));
+                Response::Vms(Vec::new())
+            }
+            Request::Vm(name) if name == "lost" => return drop(reply),
+            Request::Vm(name) => Response::Error(ApiError::no_such_vm(&name)),
+            Request::Connections { vm } => Response::Connections(
+                connections().into_iter().filter(|c| vm.as_ref().is_none_or(|v| *v == c.vm)).collect(),
+            ),
+            Request::Stats => Response::Stats(stats()),
+            // From another thread, as the engine does.
+            Request::Reload => {
+                std::thread::spawn(|| reply.send(Response::Reload(report())));
+                return;
+            }
+            Request::Health => Response::Health(health()),
+        };
+        reply.send(response);
+    }
+}
+
+pub fn row(name: &str) -> VmRow {
+    VmRow {
+        name: name.into(),
+        mac: "52:54:00:00:00:02".into(),
+        network: "default".into(),
+        address4: Some("192.0.2.2".into()),
+        connected: true,
+        driver_ready: true,
+        guest_to_host: Traffic { frames: 3, bytes: 2048 },
+        host_to_guest: Traffic { frames: 4, bytes: 5 << 30 },
+        drops: 7,
+        connections: 2,
+    }
+}
+
+fn drops() -> BTreeMap<String, BTreeMap<String, u64>> {
+    let ways = BTreeMap::from([("guest_to_host".to_string(), 7), ("host_to_guest".to_string(), 0)]);
+    BTreeMap::from([("spoofed_mac".to_string(), ways)])
+}
+
+pub fn detail() -> VmDetail {
+    let rings = ["host_to_guest", "guest_to_host"].iter().zip(0..).map(|(way, index)| RingRow {
+        index,
+        direction: way.to_string(),
+        size: 256,
+        enabled: true,
+        state: "running".into(),
+    });
+    VmDetail {
+        row: row("web1"),
+        mtu: 1500,
+        labels: BTreeMap::from([("tier".to_string(), "web".to_string())]),
+        features_offered: vec!["csum".into(), "tso".into()],
+        features_negotiated: vec!["csum".into()],
+        rings: rings.collect(),
+        drops_by_reason: drops(),
+        copied_bytes: BTreeMap::from([("guest_to_guest".to_string(), 99)]),
+        forwards: vec!["tcp 127.0.0.1:8080 -> 80".into()],
+        last_error: None,
+        tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),
+    }
+}
+
+pub fn connections() -> Vec<ConnectionRow> {
+    let connection = |vm: &str, direction| ConnectionRow {
+        vm: vm.into(),
+        direction,
+        guest: "192.0.2.2:40000".into(),
+        remote: "198.51.100.7:443".into(),
+        state: "ESTABLISHED".into(),
+        bytes_guest_to_host: 10,
+        bytes_host_to_guest: 2048,
+        age_seconds: 61,
+    };
+    vec![connection("web1", Opener::GuestOpens), connection("web2", Opener::WorldOpens)]
+}
+
+pub fn stats() -> Stats {
+    let vm = VmStats {
+        guest_to_host: Traffic { frames: 3, bytes: 2048 },
+        drops_by_reason: drops(),
+        connections: 2,
+        ..VmStats::default()
+    };
+    let copied_bytes = BTreeMap::from([("coalesce".to_string(), 5)]);
+    Stats { uptime_seconds: 3661, copied_bytes, vms: BTreeMap::from([("web1".to_string(), vm)]) }
+}
+
+pub fn report() -> ReloadReport {
+    let error = FileError { file: "/etc/vonic/vms.d/x.toml".into(), line: Some(3), message: "mtu: wrong".into() };
+    ReloadReport {
+        added: vec!["a".into(), "b".into()],
+        changed: vec![],
+        removed: vec!["c".into()],
+        unchanged: 5,
+        errors: vec![error],
+    }
+}
+
+pub fn health() -> Health {
+    Health { status: "ok".into(), version: "0.1.0".into(), uptime_seconds: 9, vms: 2, vms_connected: 1 }
+}

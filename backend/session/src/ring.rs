@@ -1,0 +1,204 @@
+//! A ring as the daemon sees it: `vhost-user-backend`'s own, with an ear on every change.
+use crate::sys::set_non_blocking;
+use crate::{EventSink, Memory, Port, PortEvent};
+use std::any::Any;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
+use virtio_queue::{Error as QueueError, QueueT};
+use vonic_queue::RingSetup;
+
+thread_local! {
+    /// The port whose daemon is being made on this thread, and the index of its next ring.
+    static PORT: RefCell<Option<(Arc<dyn Any + Send + Sync>, u16)>> = const { RefCell::new(None) };
+}
+
+/// Runs `make`, in which every new ring belongs to `port`.
+pub fn with_port<S: EventSink, T>(port: Arc<Port<S>>, make: impl FnOnce() -> T) -> T {
+    PORT.set(Some((port, 0)));
+    let made = make();
+    PORT.set(None);
+    made
+}
+
+/// The event descriptors of a ring, beside the daemon's own.
+#[derive(Default)]
+struct Signals {
+    kick: Option<File>,
+    call: Option<File>,
+}
+
+/// One ring. Clones are the same ring.
+pub struct Ring<S> {
+    inner: VringMutex<Memory>,
+    signals: Arc<Mutex<Signals>>,
+    port: Arc<Port<S>>,
+    index: u16,
+}
+
+impl<S> Clone for Ring<S> {
+    fn clone(&self) -> Self {
+        Ring {
+            inner: self.inner.clone(),
+            signals: Arc::clone(&self.signals),
+            port: Arc::clone(&self.port),
+            index: self.index,
+        }
+    }
+}
+
+impl<S: EventSink> Ring<S> {
+    fn signals(&self) -> MutexGuard<'_, Signals> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the data path the ring's complete state, if it is started.
+    fn announce(&self) {
+        let state = self.inner.get_ref();
+        let queue = state.get_queue();
+        if !queue.ready() {
+            return;
+        }
+        let setup = RingSetup {
+            size: queue.size(),
+            descriptors: queue.desc_table(),
+            available: queue.avail_ring(),
+            used: queue.used_ring(),
+            event_idx: queue.event_idx_enabled(),
+        };
+        let enabled = state.is_enabled();
+        drop(state);
+        let signals = self.signals();
+        let copy = |file: &Option<File>| file.as_ref().and_then(|f| f.try_clone().ok()).map(OwnedFd::from);
+        let (kick, call) = (copy(&signals.kick), copy(&signals.call));
+        drop(signals);
+        self.port.emit(PortEvent::Ring { index: self.index, setup, kick, call, enabled });
+    }
+}
+
+/// Neither a kick read by somebody else nor a full call descriptor may block the data path.
+fn non_blocking(file: &File) {
+    if let Err(error) = set_non_blocking(file.as_fd()) {
+        log::warn!("an event descriptor cannot be made non-blocking: {error}");
+    }
+}
+
+fn keep(file: &Option<File>) -> Option<File> {
+    let file = file.as_ref()?;
+    non_blocking(file);
+    file.try_clone().ok()
+}
+
+impl<'a, S: 'a> VringStateGuard<'a, Memory> for Ring<S> {
+    type G = MutexGuard<'a, VringState<Memory>>;
+}
+
+impl<'a, S: 'a> VringStateMutGuard<'a, Memory> for Ring<S> {
+    type G = MutexGuard<'a, VringState<Memory>>;
+}
+
+impl<S: EventSink> VringT<Memory> for Ring<S> {
+    fn new(mem: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
+        let context = PORT.with_borrow_mut(|context| {
+            let (port, next) = context.as_mut()?;
+            let index = *next;
+            *next += 1;
+            Some((Arc::clone(port).downcast::<Port<S>>().ok()?, index))
+        });
+        // Rings are made only inside `with_port`; the daemon reports this error if that ever changes.
+        let (port, index) = context.ok_or(QueueError::InvalidMaxSize)?;
+        Ok(Ring { inner: VringMutex::new(mem, max_queue_size)?, signals: Arc::default(), port, index })
+    }
+
+    fn get_ref(&self) -> <Self as VringStateGuard<'_, Memory>>::G {
+        self.inner.get_ref()
+    }
+
+    fn get_mut(&self) -> <Self as VringStateMutGuard<'_, Memory>>::G {
+        self.inner.get_mut()
+    }
+
+    fn add_used(&self, desc_index: u16, len: u32) -> Result<(), QueueError> {
+        self.inner.add_used(desc_index, len)
+    }
+
+    fn signal_used_queue(&self) -> io::Result<()> {
+        self.inner.signal_used_queue()
+    }
+
+    fn enable_notification(&self) -> Result<bool, QueueError> {
+        self.inner.enable_notification()
+    }
+
+    fn disable_notification(&self) -> Result<(), QueueError> {
+        self.inner.disable_notification()
+    }
+
+    fn needs_notification(&self) -> Result<bool, QueueError> {
+        self.inner.needs_notification()
+    }
+
+    fn set_enabled(&self, enabled: bool) {
+        self.inner.set_enabled(enabled);
+        self.announce();
+    }
+
+    fn set_queue_info(&self, desc_table: u64, avail_ring: u64, used_ring: u64) -> Result<(), QueueError> {
+        self.inner.set_queue_info(desc_table, avail_ring, used_ring)
+    }
+
+    /// The answer to GET_VRING_BASE. Completion is in order, so the used index in guest memory is where the next backend
+    /// starts; the data path has let go of the ring by now.
+    fn queue_next_avail(&self) -> u16 {
+        self.inner.queue_used_idx().unwrap_or(0)
+    }
+
+    fn set_queue_next_avail(&self, base: u16) {
+        self.inner.set_queue_next_avail(base);
+    }
+
+    fn set_queue_next_used(&self, index: u16) {
+        self.inner.set_queue_next_used(index);
+    }
+
+    fn queue_used_idx(&self) -> Result<u16, QueueError> {
+        self.inner.queue_used_idx()
+    }
+
+    fn set_queue_size(&self, num: u16) {
+        self.inner.set_queue_size(num);
+    }
+
+    fn set_queue_event_idx(&self, enabled: bool) {
+        self.inner.set_queue_event_idx(enabled);
+    }
+
+    fn set_queue_ready(&self, ready: bool) {
+        self.inner.set_queue_ready(ready);
+        // Not ready: the backend's `stop_vring` follows, and waits.
+        self.announce();
+    }
+
+    fn set_kick(&self, file: Option<File>) {
+        self.signals().kick = keep(&file);
+        self.inner.set_kick(file);
+        self.announce();
+    }
+
+    fn read_kick(&self) -> io::Result<bool> {
+        self.inner.read_kick()
+    }
+
+    fn set_call(&self, file: Option<File>) {
+        self.signals().call = keep(&file);
+        self.inner.set_call(file);
+        self.announce();
+    }
+
+    fn set_err(&self, file: Option<File>) {
+        self.inner.set_err(file);
+    }
+}
