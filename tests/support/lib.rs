@@ -1,1 +1,41 @@
-//! The test bed: lab root, guests, mock frontend.
+//! The test bed: real guests and peers in a lab root, the service under test, a mock frontend, network namespaces.
+//!
+//! A test reads: isolate the thread's network, open the lab, make a directory, start vonicd, boot guests, run commands in them. Whatever
+//! it starts ends with it, also if it is killed; whatever it waits for has a deadline; logs and consoles are shown if it fails.
+
+mod bed;
+mod console;
+mod directory;
+pub mod frames;
+mod guest;
+mod initramfs;
+mod lab;
+pub mod mock;
+mod netns;
+mod process;
+mod server;
+mod skip;
+mod sys;
+pub mod trace;
+mod vonicd;
+mod wait;
+
+pub use anyhow::{Context, Error, Result};
+pub use bed::Bed;
+pub use console::Output;
+pub use directory::TempDir;
+pub use guest::{Guest, GuestConfig, Ip4, Job, Vmm};
+pub use lab::{Lab, peer_program};
+pub use netns::{Netns, ip, isolate};
+pub use process::Process;
+pub use server::{PeerServer, peer};
+pub use skip::skipped;
+pub use vonicd::{TestConfig, Vonicd};
+pub use wait::{wait_for, wait_until};
+
+use std::time::Duration;
+
+/// Shorthand for deadlines.
+pub const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}

@@ -44,7 +44,7 @@ impl<'a> ChainReader<'a> {
         loop {
             if at.flags & INDIRECT != 0 {
                 // Only one table, and not within a table (virtio 1.3 §2.7.5.3.1).
-                if false {
+                if indirect {
                     return Err(BAD_INDIRECT);
                 }
                 table = self.indirect(at, segments)?;
@@ -66,7 +66,7 @@ impl<'a> ChainReader<'a> {
     }
 
     /// The table to which `at` points. Its WRITE flag says nothing (virtio 1.3 §2.7.5.3.2).
-    fn indirect<'t>(&self, at: Descriptor, segments: &mut Appender<'t>) -> Result<Table<'t>, Refusal> {
+    fn indirect<'t>(&self, at: Descriptor, segments: &Appender<'t>) -> Result<Table<'t>, Refusal> {
         if at.flags & NEXT != 0 || at.len == 0 || !at.len.is_multiple_of(16) {
             return Err(BAD_INDIRECT);
         }

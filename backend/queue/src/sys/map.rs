@@ -3,11 +3,13 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ptr;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// A contiguous range of guest-physical memory and where it is mapped.
-struct Region {
+#[derive(Clone, Copy)]
+pub(super) struct Region {
     start: u64,
     len: u64,
     host: *mut u8,
@@ -22,7 +24,7 @@ unsafe impl Sync for Region {}
 impl Region {
     /// The host address of `address` and the bytes from there to the region's end.
     #[inline(always)]
-    fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
+    pub(super) fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
         let offset = address.wrapping_sub(self.start);
         (offset < self.len).then(|| (self.host.wrapping_add(offset as usize), self.len - offset))
     }
@@ -51,32 +53,26 @@ impl MemoryMap {
         MemoryMap { regions: regions.into_boxed_slice(), _memory: memory }
     }
 
-    /// The host address of a guest-physical address and the bytes mapped from there on. `hint` is the region that was
-    /// hit last: a ring's buffers mostly lie in one.
-    #[inline(always)]
-    pub(super) fn locate(&self, address: u64, hint: &mut usize) -> Option<(*mut u8, u64)> {
-        match self.regions.get(*hint).and_then(|region| region.at(address)) {
-            Some(hit) => Some(hit),
-            None => self.search(address, hint),
-        }
+    /// The region by its number; an empty one if there is none.
+    pub(super) fn region(&self, number: usize) -> Region {
+        self.regions.get(number).copied().unwrap_or(Region { start: 0, len: 0, host: ptr::null_mut() })
     }
 
-    #[cold]
-    fn search(&self, address: u64, hint: &mut usize) -> Option<(*mut u8, u64)> {
+    /// The number of the region in which the address lies.
+    pub(super) fn search(&self, address: u64) -> Option<usize> {
         let found = self.regions.partition_point(|region| region.start <= address).checked_sub(1)?;
-        let hit = self.regions.get(found)?.at(address)?;
-        *hint = found;
-        Some(hit)
+        self.regions.get(found)?.at(address).map(|_| found)
     }
 
     /// The host address of a range that lies in one region.
-    pub(super) fn resolve(&self, address: u64, len: u64, hint: &mut usize) -> Option<*mut u8> {
-        self.locate(address, hint).filter(|(_, rest)| *rest >= len).map(|(host, _)| host)
+    pub(super) fn resolve(&self, address: u64, len: u64) -> Option<*mut u8> {
+        let (host, rest) = self.region(self.search(address)?).at(address)?;
+        (rest >= len).then_some(host)
     }
 
     /// The table of `count` descriptors at `address`, of any alignment (virtio 1.3 asks for none of indirect tables).
-    pub(crate) fn table(&self, address: u64, count: u16, hint: &mut usize) -> Option<Table<'_>> {
-        let base = self.resolve(address, u64::from(count) * Table::ENTRY, hint)?;
+    pub(crate) fn table(&self, address: u64, count: u16) -> Option<Table<'_>> {
+        let base = self.resolve(address, u64::from(count) * Table::ENTRY)?;
         Some(Table { base, count, map: PhantomData })
     }
 }

@@ -36,7 +36,7 @@ impl RingMemory {
             if !address.is_multiple_of(align) {
                 return Err(QueueError::BadAlignment { what, address });
             }
-            let host = map.resolve(address, len, &mut 0).ok_or(QueueError::Unmapped { what, address })?;
+            let host = map.resolve(address, len).ok_or(QueueError::Unmapped { what, address })?;
             // A region may start at an odd guest address, or be mapped at an odd offset.
             if !(host.addr() as u64).is_multiple_of(align) {
                 return Err(QueueError::BadAlignment { what, address });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vonic_frame::DropReason;
 
 use super::bulk;
-use super::map::{MemoryMap, Table};
+use super::map::{MemoryMap, Region, Table};
 
 /// The most iovecs that one call takes (UIO_MAXIOV of Linux).
 pub(crate) const MAX_IOVECS: usize = 1024;
@@ -63,7 +63,7 @@ impl Segments {
             self.map = Some(Arc::clone(map));
         }
         let map = self.map.as_deref()?;
-        Some(Appender { list: &mut self.list, limit: self.limit, map, hint })
+        Some(Appender { list: &mut self.list, limit: self.limit, map, hint, region: map.region(hint) })
     }
 
     /// The pieces of [offset, offset + len) of the concatenated segments `range`, cut where they end.
@@ -72,7 +72,16 @@ impl Segments {
     }
 
     /// Copies out of guest memory; returns the bytes copied.
+    #[inline]
     pub(crate) fn read(&self, range: Range<usize>, offset: u64, out: &mut [u8]) -> usize {
+        // Headers mostly lie in the first segment.
+        if let Some([first, ..]) = self.list.get(range.clone())
+            && offset + out.len() as u64 <= u64::from(first.len)
+        {
+            // SAFETY: the range was found to end within the segment, which lies in a mapping that `map` keeps.
+            unsafe { bulk::copy(first.host.wrapping_add(offset as usize), out.as_mut_ptr(), out.len()) };
+            return out.len();
+        }
         let mut done = 0;
         for piece in self.pieces(range, offset, out.len() as u64) {
             // SAFETY: the piece lies in a mapping that `map` keeps; all pieces together are at most out.len() long.
@@ -201,6 +210,8 @@ pub(crate) struct Appender<'a> {
     list: &'a mut Vec<Segment>,
     limit: usize,
     map: &'a MemoryMap,
+    /// The region that was hit last, and its number: a ring's buffers mostly lie in one.
+    region: Region,
     hint: usize,
 }
 
@@ -227,9 +238,9 @@ impl<'a> Appender<'a> {
         if len == 0 {
             return Ok(());
         }
-        match self.map.locate(address, &mut self.hint) {
+        match self.region.at(address) {
             Some((host, rest)) if rest >= u64::from(len) => self.append(host, len),
-            _ => self.push_split(address, len),
+            _ => self.push_elsewhere(address, len),
         }
     }
 
@@ -242,12 +253,13 @@ impl<'a> Appender<'a> {
         Ok(())
     }
 
-    /// A buffer that crosses into the next region: adjacent for the guest, not for us.
+    /// A buffer in another region, or one that crosses into the next: adjacent for the guest, not for us.
     #[cold]
-    fn push_split(&mut self, mut address: u64, mut len: u32) -> Result<(), Refusal> {
+    fn push_elsewhere(&mut self, mut address: u64, mut len: u32) -> Result<(), Refusal> {
         while len > 0 {
-            let located = self.map.locate(address, &mut self.hint);
-            let (host, rest) = located.ok_or(Refusal::Fault(DropReason::BadAddress))?;
+            self.hint = self.map.search(address).ok_or(Refusal::Fault(DropReason::BadAddress))?;
+            self.region = self.map.region(self.hint);
+            let (host, rest) = self.region.at(address).ok_or(Refusal::Fault(DropReason::BadAddress))?;
             let part = u32::try_from(rest).unwrap_or(u32::MAX).min(len);
             self.append(host, part)?;
             address = address.wrapping_add(u64::from(part));
@@ -257,8 +269,8 @@ impl<'a> Appender<'a> {
     }
 
     /// The indirect table of `count` descriptors at `address`, if it lies in one region.
-    pub(crate) fn table(&mut self, address: u64, count: u16) -> Option<Table<'a>> {
-        self.map.table(address, count, &mut self.hint)
+    pub(crate) fn table(&self, address: u64, count: u16) -> Option<Table<'a>> {
+        self.map.table(address, count)
     }
 }
 

@@ -1,4 +1,6 @@
 //! What holds for a burst as a whole: capacity, order, publishing, giving back.
+use std::sync::Arc;
+
 use vonic_frame::DropReason;
 use vonic_queue::{Burst, Chain, Direction, SplitRing};
 
@@ -123,6 +125,19 @@ fn truncate_forgets_the_segments_too() {
     assert_eq!(burst.len(), 4);
     burst.truncate(0);
     assert!(burst.is_empty());
+}
+
+#[test]
+fn a_cleared_burst_lets_go_of_the_guests_memory() {
+    let (guest, _) = posted(4, false);
+    let map = guest.map();
+    let mut ring = SplitRing::new(&map, &guest.setup, Direction::GuestToHost).unwrap();
+    let mut burst = Burst::with_capacity(16, 16);
+    assert_eq!(ring.fetch(&mut burst, 2), Ok(2));
+    drop(ring);
+    assert_eq!(Arc::strong_count(&map), 2);
+    burst.clear();
+    assert_eq!(Arc::strong_count(&map), 1);
 }
 
 #[test]

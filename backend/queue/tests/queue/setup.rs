@@ -6,6 +6,9 @@ use vonic_queue::{Burst, Direction, MemoryMap, QueueError, RingSetup, SplitRing}
 
 use crate::guest::{BUFFERS, Guest, REGIONS, TABLES};
 
+/// One address of a set-up.
+type Field = fn(&mut RingSetup) -> &mut u64;
+
 fn refused(change: impl FnOnce(&mut RingSetup)) -> QueueError {
     let guest = Guest::new(16, 0, false);
     let mut setup = guest.setup;
@@ -28,7 +31,7 @@ fn sizes_that_are_no_power_of_two_up_to_32768_are_refused() {
 
 #[test]
 fn areas_have_to_be_aligned() {
-    let cases: [(fn(&mut RingSetup) -> &mut u64, &str, u64); 3] = [
+    let cases: [(Field, &str, u64); 3] = [
         (|s| &mut s.descriptors, "descriptors", 8),
         (|s| &mut s.available, "available", 1),
         (|s| &mut s.used, "used", 2),
@@ -55,14 +58,15 @@ fn a_region_at_an_odd_guest_address_cannot_hold_a_ring() {
 #[test]
 fn areas_have_to_be_mapped_to_their_last_byte() {
     let end = REGIONS[2].0 + REGIONS[2].1;
-    // 16 entries: 256 bytes of descriptors, 38 of available ring, 134 of used ring, the event fields included.
-    let cases: [(fn(&mut RingSetup) -> &mut u64, &str, u64); 3] = [
-        (|s| &mut s.descriptors, "descriptors", 256),
-        (|s| &mut s.available, "available", 38),
-        (|s| &mut s.used, "used", 136),
+    // 16 entries: 256 bytes of descriptors, 38 of available ring, 134 of used ring (136 to its alignment). One step further
+    // at least the event field is outside.
+    let cases: [(Field, &str, u64, u64); 3] = [
+        (|s| &mut s.descriptors, "descriptors", 256, 16),
+        (|s| &mut s.available, "available", 38, 2),
+        (|s| &mut s.used, "used", 136, 4),
     ];
-    for (field, what, len) in cases {
-        for address in [end - len + 16, end, 0x100000, u64::MAX - 15, REGIONS[1].0 - 16] {
+    for (field, what, len, step) in cases {
+        for address in [end - len + step, end, 0x100000, u64::MAX - 15, REGIONS[1].0 - 16] {
             let error = refused(|s| *field(s) = address);
             assert_eq!(error, QueueError::Unmapped { what, address }, "across regions, past the end, or nowhere");
         }

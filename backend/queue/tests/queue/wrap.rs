@@ -83,7 +83,7 @@ proptest! {
 
     /// An available index further ahead than the queue is long is a lie, for whatever is in flight already.
     #[test]
-    fn an_index_too_far_ahead_breaks_the_ring(start in index(), in_flight in 0u16..=16, ahead: u16) {
+    fn an_index_too_far_ahead_breaks_the_ring(start in index(), in_flight in 0u16..=16, ahead in index()) {
         let mut guest = Guest::new(16, start, true);
         let mut ring = guest.ring(Direction::GuestToHost);
         let mut burst = Burst::with_capacity(64, 64);

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use vonic_tcp::{DATA_RETRIES, Event, Flags, MAX_RTO};
+use vonic_tcp::{DATA_RETRIES, Event, Flags, Instant, Leg, MAX_RTO};
 
-use crate::Rig;
+use crate::{CONFIG, ISS, Rig, syn};
 
 /// 20 segments of 1000 bytes are on their way.
 fn in_flight() -> Rig {

@@ -130,7 +130,7 @@ impl Watch {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_rules_hold(steps in prop::collection::vec(step(), 1..120), scale in 0u8..16, open: bool) {

@@ -1,0 +1,34 @@
+# vonic. `make test` is the whole test suite; it sets up its test bed itself (Debian, root or sudo). Rust is assumed to be there.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# The tests' own traffic tool, linked statically so that it runs in any guest; its own folder, since it has its own flags.
+PEER_TARGET := x86_64-unknown-linux-gnu
+PEER_BUILD := RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_LTO=off \
+	cargo build --quiet --release -p vonic-peer --target $(PEER_TARGET) --target-dir $(TARGET)/guest
+
+.PHONY: build testbed fmt lint test demo
+
+build:
+	cargo build --release -p vonic-daemon
+	$(PEER_BUILD)
+
+# Host packages, lab root, kernel and initramfs: once per machine, in /var/cache/vonic-testbed or $$VONIC_TESTBED.
+testbed:
+	sh tests/support/setup.sh
+
+fmt:
+	cargo fmt --all
+
+lint:
+	cargo fmt --all -- --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+
+# Its last line is "N passed, N failed, N skipped".
+test: testbed lint build
+	sh tests/support/run.sh
+
+# Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
+demo: testbed build
+	cargo build --quiet --release -p vonic-tests --bin vonic-demo
+	sh tests/support/root.sh $(TARGET)/release/vonic-demo

@@ -1,0 +1,135 @@
+//! `vonic-peer`: traffic from the command line. Results are JSON, one object per line; the exit code is 0 if all went well.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use vonic_peer::packet::{self, Wire};
+use vonic_peer::stream::{self, Operation, Session, Summary};
+
+const USAGE: &str = "usage:
+  vonic-peer serve ADDRESS:PORT                  answer sessions for ever; one line per session
+  vonic-peer send|recv|both ADDRESS:PORT BYTES SEED [STREAMS]
+  vonic-peer connections ADDRESS:PORT COUNT      short connections in sequence
+  vonic-peer inject INTERFACE HEX [COUNT]        send a raw frame
+  vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
+  vonic-peer sniff INTERFACE FILE                count received frames by destination until FILE exists
+VONIC_PEER_TIMEOUT: seconds that one wait on a socket may take (default 30)";
+
+type Outcome = Result<bool, String>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["serve", address] => serve(address),
+        ["connections", address, count] => connections(address, count),
+        ["inject", interface, hex] => inject(interface, hex, "1"),
+        ["inject", interface, hex, count] => inject(interface, hex, count),
+        ["flood", interface, hex, seconds] => flood(interface, hex, seconds),
+        ["sniff", interface, file] => sniff(interface, file),
+        [operation, address, bytes, seed] => transfer(operation, address, bytes, seed, "1"),
+        [operation, address, bytes, seed, streams] => transfer(operation, address, bytes, seed, streams),
+        _ => Err(USAGE.to_string()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{what} cannot be {text:?}\n{USAGE}"))
+}
+
+fn timeout() -> Result<Duration, String> {
+    let seconds = std::env::var("VONIC_PEER_TIMEOUT").map_or(Ok(30), |text| parse("VONIC_PEER_TIMEOUT", &text))?;
+    Ok(Duration::from_secs(seconds))
+}
+
+fn quote(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn serve(address: &str) -> Outcome {
+    let address: SocketAddr = parse("ADDRESS:PORT", address)?;
+    let listener = TcpListener::bind(address).map_err(|error| format!("{address}: {error}"))?;
+    println!("{{\"listening\":{}}}", quote(&listener.local_addr().map_err(|error| error.to_string())?.to_string()));
+    stream::serve(&listener, timeout()?, |served| {
+        let operation =
+            served.session.map_or(String::new(), |session| format!("{:?}", session.operation).to_lowercase());
+        let bytes = served.session.map_or(0, |session| session.bytes);
+        let error = served.result.err().map_or("null".to_string(), |error| quote(&error.to_string()));
+        let peer = served.peer;
+        println!("{{\"peer\":\"{peer}\",\"operation\":\"{operation}\",\"bytes\":{bytes},\"error\":{error}}}");
+    })
+    .map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+fn transfer(operation: &str, address: &str, bytes: &str, seed: &str, streams: &str) -> Outcome {
+    let operation = match operation {
+        "send" => Operation::Sink,
+        "recv" => Operation::Source,
+        "both" => Operation::Both,
+        _ => return Err(USAGE.to_string()),
+    };
+    let session = Session { operation, bytes: parse("BYTES", bytes)?, seed: parse("SEED", seed)? };
+    let summary = stream::parallel(parse("ADDRESS:PORT", address)?, &session, parse("STREAMS", streams)?, timeout()?);
+    Ok(report(&summary))
+}
+
+fn connections(address: &str, count: &str) -> Outcome {
+    let summary = stream::in_sequence(parse("ADDRESS:PORT", address)?, parse("COUNT", count)?, 1, timeout()?);
+    Ok(report(&summary))
+}
+
+fn report(summary: &Summary) -> bool {
+    let failures: Vec<String> = summary.failures.iter().map(|error| quote(&error.to_string())).collect();
+    println!(
+        "{{\"bytes\":{},\"connections\":{},\"seconds\":{:.6},\"failures\":[{}]}}",
+        summary.bytes,
+        summary.connections,
+        summary.elapsed.as_secs_f64(),
+        failures.join(",")
+    );
+    failures.is_empty()
+}
+
+fn open(interface: &str) -> Result<Wire, String> {
+    Wire::open(interface).map_err(|error| format!("{interface}: {error}"))
+}
+
+fn frame(hex: &str) -> Result<Vec<u8>, String> {
+    packet::parse_hex(hex).ok_or_else(|| format!("HEX cannot be {hex:?}"))
+}
+
+fn inject(interface: &str, hex: &str, count: &str) -> Outcome {
+    let (wire, frame, count) = (open(interface)?, frame(hex)?, parse::<u64>("COUNT", count)?);
+    for _ in 0..count {
+        wire.send(&frame).map_err(|error| error.to_string())?;
+    }
+    println!("{{\"sent\":{count}}}");
+    Ok(true)
+}
+
+fn flood(interface: &str, hex: &str, seconds: &str) -> Outcome {
+    let time = Duration::from_secs(parse("SECONDS", seconds)?);
+    let sent = open(interface)?.flood(&frame(hex)?, time).map_err(|error| error.to_string())?;
+    println!("{{\"sent\":{sent}}}");
+    Ok(true)
+}
+
+fn sniff(interface: &str, file: &str) -> Outcome {
+    let wire = open(interface)?;
+    println!("{{\"listening\":{}}}", quote(interface));
+    let heard = wire.listen(|| std::path::Path::new(file).exists()).map_err(|error| error.to_string())?;
+    let others: Vec<String> = heard.others.iter().map(|(mac, count)| format!("\"{mac}\":{count}")).collect();
+    println!("{{\"mine\":{},\"group\":{},\"others\":{{{}}}}}", heard.mine, heard.group, others.join(","));
+    Ok(heard.others.is_empty())
+}

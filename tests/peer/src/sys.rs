@@ -1,0 +1,77 @@
+//! AF_PACKET sockets: packet(7).
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A raw socket on one interface, all protocols, with a receive deadline of 100 ms; and the interface's hardware address.
+pub(crate) fn open_packet(interface: &str) -> io::Result<(OwnedFd, [u8; 6])> {
+    let name = CString::new(interface)?;
+    // SAFETY: name is a C string that lives through the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let protocol = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: no memory is passed.
+    let fd = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) })?;
+    // SAFETY: fd was just opened and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol,
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let wait = libc::timeval { tv_sec: 0, tv_usec: 100_000 };
+    let length = |size: usize| size as libc::socklen_t;
+    let mut address_length = length(size_of_val(&address));
+    // SAFETY: address is a whole sockaddr_ll of the length given.
+    check(unsafe { libc::bind(fd, (&raw const address).cast(), address_length) })?;
+    // SAFETY: address and its length are live and writable.
+    check(unsafe { libc::getsockname(fd, (&raw mut address).cast(), &raw mut address_length) })?;
+    // SAFETY: wait is a whole timeval of the length given.
+    check(unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const wait).cast(), length(size_of_val(&wait)))
+    })?;
+    let [a, b, c, d, e, f, ..] = address.sll_addr;
+    Ok((socket, [a, b, c, d, e, f]))
+}
+
+/// Sends one whole frame.
+pub(crate) fn send_frame(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length are of one live slice.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Receives one frame that came from outside; `None` at the deadline or for a frame that this machine sent itself.
+pub(crate) fn receive_frame(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    // SAFETY: all zero is a valid sockaddr_ll.
+    let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&from) as libc::socklen_t;
+    // SAFETY: buffer and from are live and writable, of the lengths given.
+    let got = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            (&raw mut from).cast(),
+            &raw mut length,
+        )
+    };
+    if got < 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+    }
+    Ok((from.sll_pkttype != libc::PACKET_OUTGOING).then_some(got as usize))
+}

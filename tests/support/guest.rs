@@ -1,0 +1,334 @@
+//! A guest: a real Linux kernel and its virtio-net driver, under user-mode Linux or QEMU, with a shell that the test talks to.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::console::{Console, Output};
+use crate::directory::TempDir;
+use crate::initramfs::{self, Entry};
+use crate::lab::{self, Lab};
+use crate::process::{self, Process};
+use crate::wait::wait_for;
+
+/// How long a guest may take from its start to its first prompt; QEMU without KVM needs six seconds of an idle machine.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// What runs the guest's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vmm {
+    /// User-mode Linux: near-native speed without KVM, up in a second.
+    Uml,
+    /// QEMU with KVM where that works, else by translation (TCG).
+    Qemu,
+}
+
+impl Vmm {
+    /// Both.
+    pub const ALL: [Vmm; 2] = [Vmm::Uml, Vmm::Qemu];
+}
+
+/// The guest's IPv4 configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ip4 {
+    /// The interface stays down.
+    None,
+    /// Asked for by DHCP; what came lies in the guest's /run/lease.
+    Dhcp,
+    /// Address with prefix length, and the default gateway.
+    Static(String, String),
+}
+
+/// What to boot.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    /// For file names and messages; unique within a directory.
+    pub name: String,
+    /// Which VMM.
+    pub vmm: Vmm,
+    /// The vhost-user socket, a path in the test's directory.
+    pub socket: PathBuf,
+    /// The NIC's address. QEMU presents this one; user-mode Linux takes what the backend offers.
+    pub mac: String,
+    /// IPv4.
+    pub ip4: Ip4,
+    /// Whether IPv6 is on.
+    pub ip6: bool,
+    /// Set in the guest if given; otherwise what the backend offers, or 1500.
+    pub mtu: Option<u16>,
+    /// Guest memory in MiB.
+    pub memory: u32,
+    /// QEMU: properties of the virtio-net device, for instance "csum=off"; and reconnect after a lost backend.
+    pub device: Option<String>,
+    /// QEMU connects again after it lost the backend.
+    pub reconnect: bool,
+}
+
+impl GuestConfig {
+    /// A user-mode Linux guest with a static address in 192.0.2.0/24 behind the gateway 192.0.2.1; `number` makes address and MAC.
+    pub fn new(name: &str, number: u8, socket: &Path) -> GuestConfig {
+        GuestConfig {
+            name: name.to_string(),
+            vmm: Vmm::Uml,
+            socket: socket.to_path_buf(),
+            mac: format!("52:54:00:00:00:{number:02x}"),
+            ip4: Ip4::Static(format!("192.0.2.{number}/24"), "192.0.2.1".to_string()),
+            ip6: false,
+            mtu: None,
+            memory: 256,
+            device: None,
+            reconnect: false,
+        }
+    }
+
+    /// The same under another VMM.
+    pub fn on(self, vmm: Vmm) -> GuestConfig {
+        GuestConfig { vmm, ..self }
+    }
+
+    fn parameters(&self) -> String {
+        let mut words = String::new();
+        match &self.ip4 {
+            Ip4::None => {}
+            Ip4::Dhcp => words.push_str(" vonic.ip4=dhcp"),
+            Ip4::Static(address, gateway) => words.push_str(&format!(" vonic.ip4={address} vonic.gw4={gateway}")),
+        }
+        if self.ip6 {
+            words.push_str(" vonic.ip6=1");
+        }
+        if let Some(mtu) = self.mtu {
+            words.push_str(&format!(" vonic.mtu={mtu}"));
+        }
+        words
+    }
+
+    fn uml(&self, directory: &TempDir) -> Result<Command> {
+        let socket = directory.lab_path(&self.socket)?;
+        let mut command = Command::new("linux.uml");
+        command.arg(format!("mem={}M", self.memory)).arg(format!("umid=uml-{}", self.name)).args(["uml_dir=/tmp/"]);
+        command.args([
+            "root=none",
+            "rootfstype=hostfs",
+            "ro",
+            "init=/tmp/init.sh",
+            "con=null",
+            "con0=fd:0,fd:1",
+            "quiet",
+        ]);
+        command.arg(format!("virtio_uml.device={}:1", socket.display()));
+        command.args(self.parameters().split_ascii_whitespace());
+        Ok(command)
+    }
+
+    fn qemu(&self, lab: &Lab, directory: &TempDir) -> Result<Command> {
+        let socket = directory.lab_path(&self.socket)?;
+        let initrd = format!("initrd-{}", self.name);
+        let base = std::fs::read(lab.boot("initramfs.cpio")).context("the initramfs")?;
+        let peer = std::fs::read(lab::peer_program()?)?;
+        let additions = [
+            Entry { path: "tmp/init.sh", content: INIT.as_bytes() },
+            Entry { path: "tmp/dhcp.sh", content: DHCP.as_bytes() },
+            Entry { path: "tmp/vonic-peer", content: &peer },
+        ];
+        directory.write(&initrd, initramfs::extend(base, &additions))?;
+        std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
+        let (accelerator, cpu) = if lab.kvm() { ("kvm", "host") } else { ("tcg,thread=multi", "max") };
+        let memory = self.memory;
+        let reconnect = if self.reconnect { ",reconnect-ms=100" } else { "" };
+        let properties = self.device.as_ref().map_or(String::new(), |device| format!(",{device}"));
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(["-accel", accelerator, "-cpu", cpu, "-machine", "q35,memory-backend=m"]);
+        command.arg("-m").arg(memory.to_string());
+        command.arg("-object").arg(format!("memory-backend-memfd,id=m,size={memory}M,share=on"));
+        command.args(["-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot", "-kernel", "/tmp/vmlinuz"]);
+        command.arg("-initrd").arg(format!("/tmp/{initrd}"));
+        command.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters()));
+        command.arg("-chardev").arg(format!("socket,id=c,path={}{reconnect}", socket.display()));
+        command.args(["-netdev", "vhost-user,id=n,chardev=c"]);
+        command.arg("-device").arg(format!("virtio-net-pci,netdev=n,romfile=,mac={}{properties}", self.mac));
+        Ok(command)
+    }
+}
+
+const INIT: &str = include_str!("guest/init.sh");
+const DHCP: &str = include_str!("guest/dhcp.sh");
+
+/// A running guest. Killed and reaped on drop; its console is shown if the test fails.
+pub struct Guest {
+    name: String,
+    process: Process,
+    console: Console,
+    requests: u32,
+}
+
+impl Guest {
+    /// Starts it and waits for its shell.
+    ///
+    /// # Errors
+    /// If it does not boot, has no NIC, or its address cannot be set; the console's text is in the error.
+    pub fn boot(lab: &Lab, directory: &TempDir, config: &GuestConfig) -> Result<Guest> {
+        let guest = Guest::start(lab, directory, config)?;
+        guest.wait_ready()?;
+        Ok(guest)
+    }
+
+    /// Starts it only: several guests boot at once if all are started before the first is waited for.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(lab: &Lab, directory: &TempDir, config: &GuestConfig) -> Result<Guest> {
+        let mut command = match config.vmm {
+            Vmm::Uml => {
+                directory.write("init.sh", INIT)?;
+                directory.write("dhcp.sh", DHCP)?;
+                let peer = directory.path().join("vonic-peer");
+                if !peer.exists() {
+                    std::fs::copy(lab::peer_program()?, &peer).context("copying vonic-peer")?;
+                }
+                config.uml(directory)?
+            }
+            Vmm::Qemu => config.qemu(lab, directory)?,
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let log = directory.path().join(format!("{}.vmm.log", config.name));
+        let mut process = Process::start_console(&config.name, &mut command, lab.place(directory)?, &log)?;
+        let child = process.child();
+        let (input, output) = child.stdin.take().zip(child.stdout.take()).context("the guest's console")?;
+        Ok(Guest { name: config.name.clone(), process, console: Console::new(input, output), requests: 0 })
+    }
+
+    /// Waits for a started guest's shell.
+    ///
+    /// # Errors
+    /// As [`Guest::boot`].
+    pub fn wait_ready(&self) -> Result<()> {
+        let prompt = |text: &str| text.contains("@@READY\n").then_some(());
+        let ready = self.console.expect(0, BOOT, prompt);
+        let text = self.console.text();
+        if ready.is_err() || text.contains("@@FAILED") {
+            bail!("{} did not boot: {ready:?}\n{text}\n{}", self.name, self.process.log());
+        }
+        Ok(())
+    }
+
+    /// Runs a shell command, killed in the guest after `limit`.
+    ///
+    /// # Errors
+    /// If the guest ends or does not answer. A command that fails or is killed is no error: see [`Output::status`].
+    pub fn run(&mut self, command: &str, limit: Duration) -> Result<Output> {
+        let mode = limit.as_secs().max(1).to_string();
+        self.ask(&mode, command, limit + Duration::from_secs(20))
+    }
+
+    /// Runs a shell command that must succeed within `limit` and returns what it printed.
+    ///
+    /// # Errors
+    /// If it does not; with its output.
+    pub fn must(&mut self, command: &str, limit: Duration) -> Result<String> {
+        let output = self.run(command, limit)?;
+        if output.status != 0 {
+            bail!("{}: `{command}` ended with status {}:\n{}", self.name, output.status, output.stdout);
+        }
+        Ok(output.stdout)
+    }
+
+    /// Starts a shell command in the background.
+    ///
+    /// # Errors
+    /// If the guest does not answer.
+    pub fn spawn(&mut self, command: &str) -> Result<Job> {
+        let output = self.ask("background", command, Duration::from_secs(20))?;
+        let pid = output.stdout.trim().parse().with_context(|| format!("a process id, not {:?}", output.stdout))?;
+        Ok(Job { id: self.requests, pid, command: command.to_string() })
+    }
+
+    fn ask(&mut self, mode: &str, command: &str, limit: Duration) -> Result<Output> {
+        self.requests += 1;
+        let answer = self.console.ask(self.requests, mode, command, limit);
+        answer.with_context(|| format!("{}: `{command}`", self.name))
+    }
+
+    /// Ends the guest's kernel in good order.
+    ///
+    /// # Errors
+    /// If the VMM still runs ten seconds later.
+    pub fn power_off(mut self) -> Result<()> {
+        self.requests += 1;
+        drop(self.console.ask(self.requests, "background", "poweroff -f", Duration::from_secs(2)));
+        self.process.wait(Duration::from_secs(10)).map(drop)
+    }
+
+    /// Kills the VMM with SIGKILL, as a crash would, and reaps it.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// The VMM.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// All that the console has shown.
+    pub fn console(&self) -> String {
+        self.console.text()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.process.kill();
+        if std::thread::panicking() {
+            process::show(&format!("console of {}", self.name), &self.console.text());
+        }
+    }
+}
+
+/// A command running in a guest's background.
+#[derive(Debug)]
+pub struct Job {
+    id: u32,
+    pid: u32,
+    command: String,
+}
+
+impl Job {
+    /// What it printed so far.
+    ///
+    /// # Errors
+    /// If the guest does not answer.
+    pub fn output(&self, guest: &mut Guest) -> Result<String> {
+        guest.must(&format!("cat /run/{}.out", self.id), Duration::from_secs(10))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it still runs after `limit`, or the guest does not answer.
+    pub fn wait(&self, guest: &mut Guest, limit: Duration) -> Result<Output> {
+        let status = wait_for(&format!("the end of `{}`", self.command), limit, || {
+            let output = guest.run(&format!("sleep 0.05; cat /run/{}.status", self.id), Duration::from_secs(10))?;
+            Ok(output.stdout.trim().parse::<i32>().ok())
+        })?;
+        Ok(Output { status, stdout: self.output(guest)? })
+    }
+
+    /// Waits until it has printed `text`.
+    ///
+    /// # Errors
+    /// If it has not after `limit`, or the guest does not answer.
+    pub fn wait_output(&self, guest: &mut Guest, text: &str, limit: Duration) -> Result<()> {
+        wait_for(&format!("{text:?} from `{}`", self.command), limit, || {
+            Ok(self.output(guest)?.contains(text).then_some(()))
+        })
+    }
+
+    /// Kills it and what it started.
+    ///
+    /// # Errors
+    /// If the guest does not answer.
+    pub fn kill(self, guest: &mut Guest) -> Result<()> {
+        guest.run(&format!("kill -9 -{}", self.pid), Duration::from_secs(10)).map(drop)
+    }
+}

@@ -1,0 +1,75 @@
+//! Guest memory: one memfd, two regions with a hole between them, as guests of more than 3 GiB have it.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::{Context, Result};
+use vhost::VhostUserMemoryRegionInfo;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::sys;
+
+/// Guest address of the region in which the rings lie.
+pub const RINGS: u64 = 0x1_0000;
+/// Its size.
+pub(super) const RINGS_SIZE: u64 = 0x10_0000;
+/// Guest address of the region in which the buffers lie.
+pub const BUFFERS: u64 = 0x1_0000_0000;
+/// Its size: for each of two rings, 256 buffers.
+pub(super) const BUFFERS_SIZE: u64 = 2 * 256 * SLOT;
+/// Room per buffer: 64 KiB, headers, and some.
+pub(super) const SLOT: u64 = 0x1_1000;
+
+/// One region as SET_MEM_TABLE tells it.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// Guest-physical address.
+    pub guest: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Address in this process, which ring addresses are given in.
+    pub user: u64,
+    /// Offset in the file.
+    pub offset: u64,
+    /// The file.
+    pub file: RawFd,
+}
+
+impl Region {
+    pub(super) fn info(&self) -> VhostUserMemoryRegionInfo {
+        VhostUserMemoryRegionInfo {
+            guest_phys_addr: self.guest,
+            memory_size: self.size,
+            userspace_addr: self.user,
+            mmap_offset: self.offset,
+            mmap_handle: self.file,
+        }
+    }
+
+    pub(super) fn user_address(&self, guest: u64) -> u64 {
+        self.user + (guest - self.guest)
+    }
+}
+
+pub(super) fn create() -> Result<(GuestMemoryMmap, [Region; 2])> {
+    let file: File = sys::memfd(c"mock-guest").context("a memfd")?.into();
+    file.set_len(RINGS_SIZE + BUFFERS_SIZE)?;
+    let second = FileOffset::new(file.try_clone()?, RINGS_SIZE);
+    let first = FileOffset::new(file, 0);
+    let ranges = [
+        (GuestAddress(RINGS), RINGS_SIZE as usize, Some(first)),
+        (GuestAddress(BUFFERS), BUFFERS_SIZE as usize, Some(second)),
+    ];
+    let memory = GuestMemoryMmap::from_ranges_with_files(ranges).context("mapping guest memory")?;
+    let region = |guest: u64, size: u64| -> Result<Region> {
+        let user = memory.get_host_address(GuestAddress(guest))? as u64;
+        let found = memory.find_region(GuestAddress(guest)).and_then(|region| {
+            let file = region.file_offset()?;
+            Some((file.file().as_raw_fd(), file.start()))
+        });
+        let (file, offset) = found.context("a region's file")?;
+        Ok(Region { guest, size, user, offset, file })
+    };
+    let regions = [region(RINGS, RINGS_SIZE)?, region(BUFFERS, BUFFERS_SIZE)?];
+    Ok((memory, regions))
+}

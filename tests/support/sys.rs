@@ -1,0 +1,225 @@
+//! What a started process gets before it runs: its own group, an end together with the test, a network namespace, the lab root.
+//!
+//! Everything in the child between fork and exec is system calls on memory prepared before the fork (signal-safety(7)).
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::ptr;
+use std::time::Duration;
+
+/// A root file system to run in: `root` read-only, the machine's /proc, /sys and /dev, and `tmp` as /tmp.
+///
+/// The mounts are private to the process, so nothing of them is left when it ends.
+pub(crate) struct Root {
+    root: CString,
+    proc: CString,
+    sys: CString,
+    dev: CString,
+    lab_tmp: CString,
+    tmp: CString,
+}
+
+impl Root {
+    pub(crate) fn new(root: &Path, tmp: &Path) -> io::Result<Root> {
+        let inside = |name: &str| CString::new(root.join(name).as_os_str().as_bytes());
+        Ok(Root {
+            root: CString::new(root.as_os_str().as_bytes())?,
+            proc: inside("proc")?,
+            sys: inside("sys")?,
+            dev: inside("dev")?,
+            lab_tmp: inside("tmp")?,
+            tmp: CString::new(tmp.as_os_str().as_bytes())?,
+        })
+    }
+
+    /// pivot_root(2), not chroot: user namespaces, which some peers need, are refused in a chroot.
+    fn enter(&self) -> io::Result<()> {
+        const BIND: libc::c_ulong = libc::MS_BIND | libc::MS_REC;
+        // SAFETY: no memory is passed.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+        mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+        mount(&self.root, &self.root, libc::MS_BIND)?;
+        mount(&self.root, &self.root, libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY)?;
+        mount(c"/proc", &self.proc, BIND)?;
+        mount(c"/sys", &self.sys, BIND)?;
+        mount(c"/dev", &self.dev, BIND)?;
+        mount(&self.tmp, &self.lab_tmp, libc::MS_BIND)?;
+        // SAFETY: each path is a C string that lives through its call.
+        unsafe {
+            check(libc::chdir(self.root.as_ptr()))?;
+            // The old root is stacked under the new one and taken off: pivot_root(2), "pivot_root(".", ".")".
+            check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as libc::c_int)?;
+            check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
+            check(libc::chdir(c"/".as_ptr()))?;
+        }
+        Ok(())
+    }
+}
+
+fn mount(source: &CStr, target: &CStr, flags: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: both are C strings that live through the call; type and data may be null for these flags.
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), ptr::null(), flags, ptr::null()) }).map(drop)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Prepares `command`: own process group, SIGKILL when the starting thread ends, and where asked for, namespace and root.
+pub(crate) fn prepare(command: &mut Command, netns: Option<RawFd>, root: Option<Root>) {
+    let parent = std::process::id() as libc::pid_t;
+    let before_exec = move || {
+        // SAFETY: no memory is passed; prctl takes the signal by value.
+        unsafe {
+            check(libc::setpgid(0, 0))?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            if libc::getppid() != parent {
+                libc::_exit(1);
+            }
+            if let Some(fd) = netns {
+                check(libc::setns(fd, libc::CLONE_NEWNET))?;
+            }
+        }
+        root.as_ref().map_or(Ok(()), Root::enter)
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(before_exec) };
+}
+
+/// Sends `signal` to a process that this one started and has not reaped.
+pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::kill(pid as libc::pid_t, signal) }).map(drop)
+}
+
+/// Moves the calling thread, and what it starts from now on, into a new network namespace.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Moves the calling thread into the network namespace `fd`.
+pub(crate) fn set_network(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// The real user id.
+pub(crate) fn user() -> u32 {
+    // SAFETY: no memory is passed; it cannot fail.
+    unsafe { libc::getuid() }
+}
+
+/// An anonymous file in memory.
+pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: name is a C string that lives through the call.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: fd was just opened and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until `fd` can be read; false if it could not within `limit`.
+pub(crate) fn wait_readable(fd: RawFd, limit: Duration) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let milliseconds = limit.as_millis().min(i32::MAX as u128) as libc::c_int;
+    // SAFETY: one pollfd, live and writable.
+    check(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
+}
+
+/// Whether this kernel has SO_PEEK_OFF on TCP sockets; vonic peeks over scratch memory where it has not.
+pub(crate) fn tcp_peek_offset_works() -> io::Result<bool> {
+    // SAFETY: no memory is passed.
+    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: fd was just opened and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let zero: libc::c_int = 0;
+    let length = size_of_val(&zero) as libc::socklen_t;
+    // SAFETY: zero is a whole int of the length given.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, (&raw const zero).cast(), length)
+    };
+    Ok(result == 0)
+}
+
+/// A system call that a traced thread is about to make.
+pub(crate) struct Entry {
+    pub(crate) number: u64,
+    pub(crate) arguments: [u64; 6],
+}
+
+/// How a traced thread stopped.
+pub(crate) enum Stop {
+    /// Before a system call.
+    Entry(Entry),
+    /// For another reason; go on with this signal.
+    Other(i32),
+    /// It has ended.
+    Ended,
+}
+
+/// Attaches the calling thread as the tracer of thread `tid` and of those that it will start (PTRACE_SEIZE), and stops it.
+pub(crate) fn trace(tid: i32) -> io::Result<()> {
+    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
+    // SAFETY: address and data are numbers for these requests.
+    unsafe {
+        check(libc::ptrace(libc::PTRACE_SEIZE, tid, 0usize, options as usize) as libc::c_int)?;
+        check(libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0usize, 0usize) as libc::c_int)?;
+    }
+    Ok(())
+}
+
+/// Waits for the next stop of any thread that the calling thread traces, without touching other threads' children; `None` if there is none
+/// at the moment.
+pub(crate) fn next_stop() -> io::Result<Option<(i32, Stop)>> {
+    const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
+    let mut status = 0;
+    // SAFETY: status is live and writable.
+    let tid = check(unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG) })?;
+    if tid == 0 {
+        return Ok(None);
+    }
+    if !libc::WIFSTOPPED(status) {
+        return Ok(Some((tid, Stop::Ended)));
+    }
+    let signal = libc::WSTOPSIG(status);
+    if signal != SYSCALL_STOP {
+        // A group or event stop (status >> 16 is set) hands no signal on.
+        return Ok(Some((tid, Stop::Other(if status >> 16 == 0 { signal } else { 0 }))));
+    }
+    // SAFETY: all zero is a valid ptrace_syscall_info.
+    let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+    let size = size_of_val(&info);
+    // SAFETY: info is live and writable, of the size given.
+    check(unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid, size, &raw mut info) as libc::c_int })?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return Ok(Some((tid, Stop::Other(0))));
+    }
+    // SAFETY: op says that the union holds an entry.
+    let entry = unsafe { info.u.entry };
+    Ok(Some((tid, Stop::Entry(Entry { number: entry.nr, arguments: entry.args }))))
+}
+
+/// Lets a stopped thread run to its next system call.
+pub(crate) fn go_on(tid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: address and data are numbers for this request.
+    check(unsafe { libc::ptrace(libc::PTRACE_SYSCALL, tid, 0usize, signal as usize) as libc::c_int }).map(drop)
+}
+
+/// Stops a traced thread.
+pub(crate) fn interrupt(tid: i32) -> io::Result<()> {
+    // SAFETY: address and data are numbers for this request.
+    check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0usize, 0usize) as libc::c_int }).map(drop)
+}
+
+/// Lets a stopped thread go.
+pub(crate) fn detach(tid: i32) -> io::Result<()> {
+    // SAFETY: address and data are numbers for this request.
+    check(unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0usize, 0usize) as libc::c_int }).map(drop)
+}

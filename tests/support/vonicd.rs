@@ -1,0 +1,233 @@
+//! The service under test, with a configuration of the test's own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::directory::TempDir;
+use crate::lab;
+use crate::netns::Netns;
+use crate::process::Process;
+use crate::wait::wait_for;
+
+/// A service with network `default` (192.0.2.0/24, gateway and host_loopback4 192.0.2.1, uplink sockets) and any number of VMs.
+#[derive(Debug, Clone)]
+pub struct TestConfig {
+    /// Lines for the top of vonic.toml.
+    pub service: String,
+    /// Lines for `[network.default]` in place of the above; empty if `service` has that section.
+    pub network: String,
+    /// VM files: name and content.
+    pub vms: BTreeMap<String, String>,
+    /// More arguments, for instance `--standalone`.
+    pub arguments: Vec<String>,
+}
+
+impl Default for TestConfig {
+    fn default() -> TestConfig {
+        let network = "subnet4 = \"192.0.2.0/24\"\ngateway4 = \"192.0.2.1\"\nuplink = \"sockets\"\nhost_loopback4 = \"192.0.2.1\"\n";
+        TestConfig { service: String::new(), network: network.to_string(), vms: BTreeMap::new(), arguments: Vec::new() }
+    }
+}
+
+impl TestConfig {
+    /// A configuration folder as an operator has it, but for `runtime_dir`, which the test sets.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn from_dir(folder: &Path) -> Result<TestConfig> {
+        let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+        let service: Vec<String> = read(&folder.join("vonic.toml"))?
+            .lines()
+            .filter(|line| !line.starts_with("runtime_dir"))
+            .map(ToString::to_string)
+            .collect();
+        let mut vms = BTreeMap::new();
+        for entry in std::fs::read_dir(folder.join("vms.d"))? {
+            let path = entry?.path();
+            let name = path.file_stem().and_then(|name| name.to_str()).context("a VM's name")?;
+            vms.insert(name.to_string(), read(&path)?);
+        }
+        Ok(TestConfig { service: service.join("\n"), network: String::new(), vms, arguments: Vec::new() })
+    }
+
+    /// Adds a VM with MAC 52:54:00:00:00:NN and address 192.0.2.NN; `more` is appended to its file.
+    #[must_use]
+    pub fn vm(mut self, name: &str, number: u8, more: &str) -> TestConfig {
+        let text = format!("mac = \"52:54:00:00:00:{number:02x}\"\naddress4 = \"192.0.2.{number}\"\n{more}\n");
+        self.vms.insert(name.to_string(), text);
+        self
+    }
+
+    fn write(&self, directory: &TempDir) -> Result<()> {
+        let runtime = directory.path().join("run");
+        let mut service = format!("runtime_dir = \"{}\"\n{}\n", runtime.display(), self.service);
+        if !self.network.is_empty() {
+            service.push_str(&format!("[network.default]\n{}", self.network));
+        }
+        directory.write("etc/vonic.toml", service)?;
+        std::fs::create_dir_all(directory.path().join("etc/vms.d"))?;
+        std::fs::create_dir_all(&runtime)?;
+        for (name, text) in &self.vms {
+            directory.write(&format!("etc/vms.d/{name}.toml"), text)?;
+        }
+        Ok(())
+    }
+}
+
+/// A running vonicd. Killed and reaped on drop; its log is shown if the test fails.
+#[derive(Debug)]
+pub struct Vonicd {
+    process: Process,
+    directory: PathBuf,
+}
+
+impl Vonicd {
+    /// Starts it in the current namespace and waits for its API; files lie in `directory`: `etc/`, `run/`, `vonicd.log`.
+    ///
+    /// # Errors
+    /// If it ends or does not answer within ten seconds; its log is in the error.
+    pub fn start(directory: &TempDir, config: &TestConfig) -> Result<Vonicd> {
+        Vonicd::start_with(directory, config, None, &[])
+    }
+
+    /// As [`Vonicd::start`], in `netns` if given, and led by `wrapper` (for instance `strace -f -o FILE`).
+    ///
+    /// # Errors
+    /// As [`Vonicd::start`].
+    pub fn start_with(
+        directory: &TempDir,
+        config: &TestConfig,
+        netns: Option<&Netns>,
+        wrapper: &[&str],
+    ) -> Result<Vonicd> {
+        config.write(directory)?;
+        let program = lab::built("VONIC_BIN_DIR", "release", "vonicd")?;
+        let mut words: Vec<String> = wrapper.iter().map(ToString::to_string).collect();
+        words.push(program.display().to_string());
+        words.extend(["--config-dir".to_string(), directory.path().join("etc").display().to_string()]);
+        words.extend(config.arguments.iter().cloned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("RUST_BACKTRACE", "1");
+        let process = Process::start("vonicd", &mut command, netns, &directory.path().join("vonicd.log"))?;
+        let mut vonicd = Vonicd { process, directory: directory.path().to_path_buf() };
+        vonicd.wait_ready()?;
+        Ok(vonicd)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        wait_for("vonicd's API", Duration::from_secs(10), || {
+            if let Some(status) = self.process.ended() {
+                bail!("vonicd ended with {status}:\n{}", self.process.log());
+            }
+            Ok(self.vonic(&["vm", "list", "--json"]).ok())
+        })
+        .map(drop)
+        .with_context(|| self.process.log())
+    }
+
+    /// The vhost-user socket of a VM.
+    pub fn socket(&self, vm: &str) -> PathBuf {
+        self.directory.join("run").join(format!("{vm}.sock"))
+    }
+
+    /// Runs `vonic ARGUMENTS` against this service and returns what it printed.
+    ///
+    /// # Errors
+    /// If it fails; with its message.
+    pub fn vonic_text(&self, arguments: &[&str]) -> Result<String> {
+        let program = lab::built("VONIC_BIN_DIR", "release", "vonic")?;
+        let socket = self.directory.join("run/api.sock");
+        let output =
+            Command::new(program).arg("--socket").arg(&socket).args(arguments).output().context("running vonic")?;
+        if !output.status.success() {
+            bail!("vonic {arguments:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// As [`Vonicd::vonic_text`], for arguments with `--json`.
+    ///
+    /// # Errors
+    /// Also if the output is not JSON.
+    pub fn vonic(&self, arguments: &[&str]) -> Result<Value> {
+        Ok(serde_json::from_str(&self.vonic_text(arguments)?)?)
+    }
+
+    /// `vonic stats --json`.
+    ///
+    /// # Errors
+    /// As [`Vonicd::vonic`].
+    pub fn stats(&self) -> Result<Value> {
+        self.vonic(&["stats", "--json"])
+    }
+
+    /// `vonic vm show NAME --json`.
+    ///
+    /// # Errors
+    /// As [`Vonicd::vonic`].
+    pub fn vm(&self, name: &str) -> Result<Value> {
+        self.vonic(&["vm", "show", name, "--json"])
+    }
+
+    /// How often `reason` dropped a frame of a VM, both directions together.
+    ///
+    /// # Errors
+    /// As [`Vonicd::vonic`].
+    pub fn drops(&self, vm: &str, reason: &str) -> Result<u64> {
+        let detail = self.vm(vm)?;
+        let by_direction = detail["drops_by_reason"][reason].as_object();
+        Ok(by_direction.map_or(0, |counts| counts.values().filter_map(Value::as_u64).sum()))
+    }
+
+    /// Bytes that vonic itself copied on a path: `guest_to_host`, `host_to_guest` or `guest_to_guest`.
+    ///
+    /// # Errors
+    /// As [`Vonicd::vonic`], and if there is no such counter.
+    pub fn copied(&self, path: &str) -> Result<u64> {
+        let stats = self.stats()?;
+        stats["copied_bytes"][path].as_u64().with_context(|| format!("copied_bytes.{path} in {stats}"))
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    ///
+    /// # Errors
+    /// If it has not ended in good order after ten seconds.
+    pub fn stop(mut self) -> Result<()> {
+        self.process.signal(libc::SIGTERM)?;
+        let status = self.process.wait(Duration::from_secs(10))?;
+        if !status.success() {
+            bail!("vonicd ended with {status}:\n{}", self.process.log());
+        }
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL and reaps it.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// The master.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The configuration folder, for tests that change it and reload.
+    pub fn config_dir(&self) -> PathBuf {
+        self.directory.join("etc")
+    }
+
+    /// The test's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
