@@ -18,7 +18,7 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $PWD/tests/support/root.
 run cargo test -p vonic-tests --no-fail-fast -- --test-threads="${VONIC_TEST_THREADS:-2}"
 
 # A binary that crashed or did not compile has no result line, but its cargo run failed: count at least one.
-exec awk -v skips="$(wc -l <"$VONIC_SKIPPED")" '
+awk -v skips="$(wc -l <"$VONIC_SKIPPED")" '
     /^test result:/ { passed += $4; failed += $6 }
     /^@@BROKEN/ { broken++ }
     END {

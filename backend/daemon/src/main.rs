@@ -37,11 +37,17 @@ fn main() -> ExitCode {
     if arguments.check {
         return summary(&config);
     }
+    let runtime_dir = &config.service.runtime_dir;
+    if let Err(error) = std::fs::create_dir_all(runtime_dir) {
+        complain(&format!("{}: {error}; create it, or set runtime_dir in vonic.toml", runtime_dir.display()));
+        return ExitCode::from(1);
+    }
     let master = MasterConfig { engine_pid_file: Some(config.service.engine_pid()) };
     let peek_mode = engine::peek_mode(&arguments.peek);
     let engine_config = EngineConfig { config_dir: arguments.config_dir, peek_mode };
     let body = move |link: EngineLink| engine::run(engine_config, link);
-    let run = if arguments.standalone { vonic_front::run_standalone(master, body) } else { vonic_front::run(master, body) };
+    let run =
+        if arguments.standalone { vonic_front::run_standalone(master, body) } else { vonic_front::run(master, body) };
     match run {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {

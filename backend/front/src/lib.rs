@@ -1,1 +1,26 @@
 //! The master: vhost-user front, journal, custody of descriptors, engine start.
+//!
+//! [`run`] creates the engine as a child that shares this process's descriptor table, and then serves until the engine
+//! ends. It listens for VMMs, passes their messages on to the engine's sessions, answers those that the crates' backend
+//! would take amiss, and remembers in a journal what a session consists of.
+//!
+//! What holds everywhere in this crate: nothing waits for a VMM or for the engine; no guest memory is mapped; no message
+//! of a VMM ends anything but that VMM's own connection.
+
+mod channel;
+mod connection;
+mod journal;
+mod limit;
+mod listener;
+mod master;
+mod memory;
+mod message;
+mod request;
+mod run;
+mod sys;
+mod watch;
+
+pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
+pub use journal::Journal;
+pub use message::{Message, Request};
+pub use run::{MasterConfig, MasterError, run, run_standalone};

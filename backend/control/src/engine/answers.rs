@@ -83,13 +83,11 @@ fn traffic(stats: &PortStats, way: Way) -> Traffic {
     Traffic { frames, bytes }
 }
 
-/// Drops by direction and reason; reasons that never happened are left out.
+/// Drops by reason and direction; reasons that never happened are left out.
 fn drops(stats: &PortStats) -> Drops {
-    let of = |way: Way| {
-        let counts = DropReason::ALL.iter().map(|reason| (reason.name().to_string(), stats.drops(way, *reason)));
-        counts.filter(|(_, n)| *n > 0).collect()
-    };
-    Way::ALL.iter().map(|way| (way.name().to_string(), of(*way))).collect()
+    let counts = |reason: DropReason| Way::ALL.map(|way| (way.name().to_string(), stats.drops(way, reason)));
+    let happened = DropReason::ALL.iter().map(|r| (r.name().to_string(), BTreeMap::from(counts(*r))));
+    happened.filter(|(_, counts)| counts.values().any(|n| *n > 0)).collect()
 }
 
 fn copied_bytes(stats: &PortStats) -> BTreeMap<String, u64> {

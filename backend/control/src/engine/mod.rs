@@ -17,12 +17,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
-use vonic_front::{EngineLink, ToEngine, ToMaster};
+use vonic_front::{API, EngineLink, ToEngine};
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
 
-/// The name by which the API's socket is asked for.
-const API: &str = "api";
 /// How long the worker may take to reset every connection.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 

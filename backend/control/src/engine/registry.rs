@@ -1,7 +1,7 @@
 //! The VMs that the engine serves, and how a configuration becomes commands.
+use super::Input;
 use super::forwards::Forwards;
 use super::sessions::SessionState;
-use super::{API, Input};
 use crate::api::types::{FileError, ReloadReport};
 use crate::config::{self, Action, Change, Config, Network, NetworkChange, Protocol, Uplink, Vm, gateway_mac};
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use vonic_datapath::{
     Command, EgressRule, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats, WorkerHandle,
 };
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
-use vonic_front::{EngineLink, ToMaster};
+use vonic_front::{API, EngineLink, ToMaster};
 use vonic_queue::handover;
 
 /// Only the owner speaks to vonicd's sockets; who else may is the administrator's decision.
@@ -149,9 +149,8 @@ impl Registry {
     fn change(&mut self, vm: Vm) {
         let Some(entry) = self.vms.get(&vm.name) else { return self.add(vm) };
         let old = &entry.vm;
-        let same_device =
-            (old.mac, &old.network, old.address4, old.mtu, old.queue_pairs, old.features)
-                == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features);
+        let same_device = (old.mac, &old.network, old.address4, old.mtu, old.queue_pairs, old.features)
+            == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features);
         if !same_device {
             let name = vm.name.clone();
             self.remove(&name);

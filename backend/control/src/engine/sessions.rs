@@ -1,6 +1,6 @@
 //! VMM connections: from port events to commands.
-use super::registry::{Entry, Registry};
 use super::Sink;
+use super::registry::{Entry, Registry};
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
 use vonic_datapath::{Command, RingCommand};

@@ -1,0 +1,281 @@
+//! One VMM's connection: between its socket and the engine's session, one message at a time.
+use crate::journal::Journal;
+use crate::limit::VmLog;
+use crate::message::{Message, ReadError, Reader, Request};
+use crate::request::{Front, Verdict};
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How many messages of one VMM are handled before others get their turn.
+const TURN: usize = 32;
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The VMM closed it.
+    Vmm,
+    /// The engine's session closed its end.
+    Session,
+    /// Something is wrong; the text is for the log.
+    Fault(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Vmm => write!(f, "the VMM disconnected"),
+            End::Session => write!(f, "the engine ended the session"),
+            End::Fault(text) => write!(f, "{text}: the connection is closed"),
+        }
+    }
+}
+
+/// A message that the engine has not answered yet.
+#[derive(Debug)]
+struct InFlight {
+    message: Message,
+    purpose: Purpose,
+}
+
+/// What its answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// The VMM waits for it.
+    Relay,
+    /// The VMM did not ask for it.
+    Swallow,
+    /// The front asked, to set the session up.
+    Handshake,
+}
+
+/// The engine's side of a connection.
+#[derive(Debug)]
+struct SessionEnd {
+    socket: UnixStream,
+    reader: Reader,
+}
+
+/// One VMM's connection. Nothing in here waits.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    log: VmLog,
+    vmm: UnixStream,
+    reader: Reader,
+    session: Option<SessionEnd>,
+    front: Front,
+    journal: Journal,
+    /// To be sent to the engine before anything more is read from the VMM.
+    queued: VecDeque<(Message, Purpose)>,
+    in_flight: Option<InFlight>,
+    /// When the engine's answer is due: to `Connected`, or to the message in flight.
+    due: Option<Instant>,
+    patience: Duration,
+    /// Codes that were declined, and logged.
+    declined: BTreeSet<u32>,
+}
+
+impl Connection {
+    /// A VMM that has just connected; its messages wait until a session is attached, for `patience` at most.
+    pub(crate) fn new(vmm: UnixStream, log: VmLog, patience: Duration, now: Instant) -> Connection {
+        Connection {
+            log,
+            vmm,
+            reader: Reader::default(),
+            session: None,
+            front: Front::default(),
+            journal: Journal::default(),
+            queued: VecDeque::new(),
+            in_flight: None,
+            due: Some(now + patience),
+            patience,
+            declined: BTreeSet::new(),
+        }
+    }
+
+    /// The engine made a session: its other end.
+    pub(crate) fn attach(&mut self, session: OwnedFd, now: Instant) -> Result<(), End> {
+        let socket = UnixStream::from(session);
+        socket.set_nonblocking(true).map_err(|e| End::Fault(format!("the session's socket is unusable: {e}")))?;
+        self.session = Some(SessionEnd { socket, reader: Reader::default() });
+        self.due = None;
+        self.queued.extend(Front::handshake().map(|message| (message, Purpose::Handshake)));
+        self.send_queued(now)
+    }
+
+    pub(crate) fn vmm(&self) -> BorrowedFd<'_> {
+        self.vmm.as_fd()
+    }
+
+    pub(crate) fn log(&self) -> &VmLog {
+        &self.log
+    }
+
+    /// The session's descriptor, once there is one.
+    pub(crate) fn session_fd(&self) -> Option<RawFd> {
+        self.session.as_ref().map(|session| session.socket.as_raw_fd())
+    }
+
+    /// Is the VMM to be read now? Not before there is a session, nor while the engine owes an answer.
+    pub(crate) fn reads_vmm(&self) -> bool {
+        self.session.is_some() && self.in_flight.is_none()
+    }
+
+    /// When the engine's answer is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Handles what the VMM has sent, up to a turn's worth.
+    pub(crate) fn vmm_ready(&mut self, now: Instant) -> Result<(), End> {
+        for _ in 0..TURN {
+            if !self.reads_vmm() {
+                break;
+            }
+            match self.reader.read(&self.vmm) {
+                Ok(Some(message)) => self.handle(message, now)?,
+                Ok(None) => break,
+                Err(ReadError::Closed) => return Err(End::Vmm),
+                Err(e) => return Err(End::Fault(e.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles the engine's answer.
+    pub(crate) fn session_ready(&mut self, now: Instant) -> Result<(), End> {
+        while let Some(session) = &mut self.session {
+            match session.reader.read(&session.socket) {
+                Ok(Some(reply)) => self.answered(reply, now)?,
+                Ok(None) => break,
+                Err(ReadError::Closed | ReadError::Truncated) => return Err(End::Session),
+                Err(e) => return Err(End::Fault(format!("from the engine: {e}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine's answer is overdue.
+    pub(crate) fn overdue(&self) -> End {
+        let what = match &self.in_flight {
+            Some(InFlight { message, .. }) => format!("to {}", describe(message)),
+            None => "with a session".into(),
+        };
+        End::Fault(format!("the engine did not answer {what} within {:?}", self.patience))
+    }
+
+    fn handle(&mut self, message: Message, now: Instant) -> Result<(), End> {
+        if message.is_reply() {
+            return Err(End::Fault(format!("{} came as a reply; the front asked nothing", describe(&message))));
+        }
+        let (code, asked) = (message.code, message.needs_reply());
+        let own_reply = message.request().is_some_and(Request::has_reply);
+        let log = self.log.clone();
+        match self.front.judge(message, |text| log.warn(text)) {
+            Verdict::Forward(message) => {
+                let purpose = if asked || own_reply { Purpose::Relay } else { Purpose::Swallow };
+                self.queued.push_back((message, purpose));
+                self.send_queued(now)
+            }
+            Verdict::Done if asked => self.acknowledge(code, 0),
+            Verdict::Done => Ok(()),
+            Verdict::Answer(body) => self.answer(&Message::reply(code, body)),
+            Verdict::Decline(why) => {
+                if self.declined.insert(code) {
+                    self.log.warn(&format!("declined: {why}"));
+                }
+                if asked { self.acknowledge(code, 1) } else { Ok(()) }
+            }
+            // An answer of its own kind cannot say "no".
+            Verdict::Refuse(why) if asked && !own_reply => {
+                self.log.warn(&format!("refused: {why}"));
+                self.acknowledge(code, 1)
+            }
+            Verdict::Refuse(why) => Err(End::Fault(why)),
+        }
+    }
+
+    fn answered(&mut self, reply: Message, now: Instant) -> Result<(), End> {
+        let in_flight = self.in_flight.take();
+        let Some(InFlight { message, purpose }) =
+            in_flight.filter(|f| f.message.code == reply.code && reply.is_reply())
+        else {
+            return Err(End::Fault(format!("from the engine: unexpected {}", describe(&reply))));
+        };
+        self.due = None;
+        let request = message.request();
+        let own_reply = request.is_some_and(Request::has_reply);
+        let agreed = own_reply || reply.u64_at(0) == Some(0);
+        if purpose == Purpose::Handshake {
+            let learnt = request.map_or(Ok(Vec::new()), |request| self.front.learn(request, &reply));
+            let more = learnt.map_err(End::Fault)?;
+            self.queued.extend(more.into_iter().map(|message| (message, Purpose::Handshake)));
+        } else if agreed {
+            let more = self.front.done(&message);
+            self.queued.extend(more.into_iter().map(|message| (message, Purpose::Swallow)));
+            self.journal.note(message);
+        } else {
+            self.log.warn(&format!("the engine refuses {}", describe(&message)));
+        }
+        if purpose == Purpose::Relay {
+            self.answer(&Message { fds: Vec::new(), ..reply })?;
+        }
+        self.send_queued(now)
+    }
+
+    /// Sends the next queued message, if none is in flight.
+    fn send_queued(&mut self, now: Instant) -> Result<(), End> {
+        if self.in_flight.is_some() {
+            return Ok(());
+        }
+        let (Some(session), Some((mut message, purpose))) = (&self.session, self.queued.pop_front()) else {
+            return Ok(());
+        };
+        message.set_needs_reply(!message.request().is_some_and(Request::has_reply));
+        match message.send(&session.socket) {
+            Ok(()) => {}
+            Err(e) if is_gone(&e) => return Err(End::Session),
+            Err(e) => return Err(End::Fault(format!("{} cannot be passed on: {e}", describe(&message)))),
+        }
+        self.in_flight = Some(InFlight { message, purpose });
+        self.due = Some(now + self.patience);
+        Ok(())
+    }
+
+    fn acknowledge(&self, code: u32, value: u64) -> Result<(), End> {
+        self.answer(&Message::reply(code, value.to_ne_bytes().to_vec()))
+    }
+
+    fn answer(&self, reply: &Message) -> Result<(), End> {
+        match reply.send(&self.vmm) {
+            Ok(()) => Ok(()),
+            Err(e) if is_gone(&e) => Err(End::Vmm),
+            Err(e) => Err(End::Fault(format!("the VMM does not take its answers: {e}"))),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Closing is not enough where the other side holds a duplicate.
+        let _ = self.vmm.shutdown(Shutdown::Both);
+        if let Some(session) = &self.session {
+            let _ = session.socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn is_gone(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+fn describe(message: &Message) -> String {
+    message.request().map_or_else(|| format!("request {}", message.code), |request| format!("{request:?}"))
+}
+
+#[cfg(test)]
+mod tests;

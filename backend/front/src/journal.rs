@@ -1,0 +1,76 @@
+//! What a VMM's session consists of: enough to bring a fresh backend to the same state, without the VMM.
+use crate::message::{Message, Request};
+use std::collections::BTreeMap;
+
+/// Ring messages, in the order in which a backend accepts them: the kick starts the ring, so it comes after all that a
+/// start needs, and enabling comes last.
+const RING_ORDER: [Request; 7] = [
+    Request::SetVringNum,
+    Request::SetVringBase,
+    Request::SetVringAddr,
+    Request::SetVringErr,
+    Request::SetVringCall,
+    Request::SetVringKick,
+    Request::SetVringEnable,
+];
+
+/// The last effective value of each state-changing message, with its descriptors.
+#[derive(Debug, Default)]
+pub struct Journal {
+    owner: Option<Message>,
+    protocol: Option<Message>,
+    features: Option<Message>,
+    memory: Option<Message>,
+    /// By ring, then by the message's place in [`RING_ORDER`].
+    rings: BTreeMap<u32, BTreeMap<usize, Message>>,
+}
+
+impl Journal {
+    /// Takes in a message that the engine has carried out. Messages that change nothing are dropped.
+    pub fn note(&mut self, message: Message) {
+        match message.request() {
+            Some(Request::SetOwner) => self.owner = Some(message),
+            Some(Request::SetProtocolFeatures) => self.protocol = Some(message),
+            Some(Request::SetFeatures) => self.features = Some(message),
+            Some(Request::SetMemTable) => self.memory = Some(message),
+            Some(Request::GetVringBase) => self.stop(ring_of(&message)),
+            Some(request) => {
+                if let Some(place) = RING_ORDER.iter().position(|&r| r == request) {
+                    self.rings.entry(ring_of(&message)).or_default().insert(place, message);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The messages that bring a fresh backend to this state, in an order that it accepts. None is answered before
+    /// GET_FEATURES and SET_PROTOCOL_FEATURES with REPLY_ACK have been sent: the replaying side begins as it does for
+    /// every session, and then sends these.
+    pub fn replay(&self) -> Vec<&Message> {
+        let session = [&self.owner, &self.protocol, &self.features, &self.memory];
+        let rings = self.rings.values().flat_map(BTreeMap::values);
+        session.into_iter().flatten().chain(rings).collect()
+    }
+
+    /// GET_VRING_BASE: the crates drop kick and call, and a VMM sets base and addresses anew before it starts the ring
+    /// again. Size, error descriptor and the enabled flag stay.
+    fn stop(&mut self, ring: u32) {
+        let stays = [Request::SetVringNum, Request::SetVringErr, Request::SetVringEnable];
+        if let Some(messages) = self.rings.get_mut(&ring) {
+            messages.retain(|&place, _| RING_ORDER.get(place).is_some_and(|request| stays.contains(request)));
+        }
+    }
+}
+
+/// The ring that a ring message is about: a 32-bit index, or the low byte where descriptors come with it.
+fn ring_of(message: &Message) -> u32 {
+    match message.request() {
+        Some(Request::SetVringKick | Request::SetVringCall | Request::SetVringErr) => {
+            message.u64_at(0).map_or(0, |value| (value & 0xff) as u32)
+        }
+        _ => message.u32_at(0).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests;

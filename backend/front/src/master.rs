@@ -1,0 +1,344 @@
+//! The master's loop: every event of its life, none of them waited for by another.
+use crate::channel::{API, MasterLink, ToEngine, ToMaster};
+use crate::connection::{Connection, End};
+use crate::limit::VmLog;
+use crate::listener::Listener;
+use crate::run::MasterError;
+use crate::sys::{self, Ended, Signals};
+use crate::watch::{Source, Watch};
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use vmm_sys_util::epoll::EventSet;
+
+/// How many connections or messages of one source are taken before others get their turn.
+const TURN: usize = 32;
+/// How long a listener rests when the system has no room for another connection.
+const REST: Duration = Duration::from_secs(1);
+
+/// How long the engine may take to answer for a session, before that VMM's connection is closed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the engine may take to end after `Stop`, before it is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// A listener and the connections that came through it.
+struct Entrance {
+    listener: Listener,
+    log: VmLog,
+    /// The one live connection.
+    session: Option<u64>,
+    /// Not accepting before then.
+    resting: Option<Instant>,
+}
+
+/// Everything that outlives the engine.
+pub(crate) struct Master {
+    signals: Signals,
+    link: MasterLink,
+    /// The engine's pidfd; None if the engine is a part of this process.
+    engine: Option<OwnedFd>,
+    watch: Watch,
+    entrances: BTreeMap<String, Entrance>,
+    connections: BTreeMap<u64, Connection>,
+    last_session: u64,
+    /// When the engine is to be killed: it was told to stop.
+    stopping: Option<Instant>,
+    outcome: Option<Result<i32, MasterError>>,
+}
+
+impl Master {
+    pub(crate) fn new(signals: Signals, link: MasterLink, engine: Option<OwnedFd>) -> Master {
+        Master {
+            signals,
+            link,
+            engine,
+            watch: Watch::default(),
+            entrances: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            last_session: 0,
+            stopping: None,
+            outcome: None,
+        }
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn outcome(&mut self) -> Option<Result<i32, MasterError>> {
+        self.outcome.take()
+    }
+
+    /// The earliest thing that is due without an event.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let connections = self.connections.values().filter_map(Connection::due);
+        let resting = self.entrances.values().filter_map(|entrance| entrance.resting);
+        connections.chain(resting).chain(self.stopping).min()
+    }
+
+    /// Does what is due by now.
+    pub(crate) fn tick(&mut self, now: Instant, ops: &mut EventOps) {
+        let overdue = |c: &&Connection| c.due().is_some_and(|due| due <= now);
+        let ends: Vec<(u64, End)> =
+            self.connections.iter().filter(|(_, c)| overdue(c)).map(|(&session, c)| (session, c.overdue())).collect();
+        for (session, end) in ends {
+            self.end(session, &end, ops);
+        }
+        for (name, entrance) in &mut self.entrances {
+            if entrance.resting.is_some_and(|until| until <= now) {
+                entrance.resting = None;
+                let source = Source::Listener(name.clone());
+                self.watch.set(ops, entrance.listener.as_raw_fd(), source, EventSet::IN);
+            }
+        }
+        if self.stopping.is_some_and(|limit| limit <= now) {
+            self.stopping = None;
+            log::error!("the engine did not stop within {:?}: it is killed", STOP_LIMIT);
+            self.kill_engine();
+        }
+    }
+
+    fn kill_engine(&mut self) {
+        let Some(engine) = &self.engine else {
+            self.entrances.clear(); // Their files go now: nothing of this process runs any further.
+            return sys::kill_self();
+        };
+        if let Err(e) = sys::kill(engine.as_fd()) {
+            log::error!("the engine cannot be killed: {e}");
+        }
+    }
+
+    fn on_signal(&mut self, now: Instant) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                libc::SIGHUP => self.link.send(&ToEngine::Reload),
+                _ if self.stopping.is_none() => {
+                    log::info!("stopping");
+                    self.link.send(&ToEngine::Stop);
+                    self.stopping = Some(now + STOP_LIMIT);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn on_engine_end(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let ended = match sys::reap(engine.as_fd()) {
+            Ok(None) => return,
+            Ok(Some(ended)) => Ok(ended),
+            Err(e) => Err(MasterError::System("the engine's exit status cannot be read", e)),
+        };
+        self.outcome = Some(ended.and_then(|ended| match ended {
+            Ended::Exited(code) => Ok(code),
+            Ended::Signalled(signal) => Err(MasterError::EngineDied { signal }),
+        }));
+    }
+
+    fn on_link(&mut self, now: Instant, ops: &mut EventOps) {
+        for _ in 0..TURN {
+            match self.link.recv() {
+                Ok(Some(message)) => self.on_message(message, now, ops),
+                Ok(None) => return,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    // A separate engine's end is told by its pidfd; its descriptors are open in this process as well.
+                    if self.engine.is_none() {
+                        self.outcome = Some(Ok(0));
+                    }
+                    return;
+                }
+                Err(e) => log::error!("from the engine: {e}"),
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: ToMaster, now: Instant, ops: &mut EventOps) {
+        match message {
+            ToMaster::Listen { name, path, mode } => {
+                let result = self.listen(&name, &path, mode, ops);
+                if let Err(e) = &result {
+                    log::error!("{name}: {e}");
+                }
+                self.link.send(&ToEngine::Listening { name, result });
+            }
+            ToMaster::Unlisten { name } => self.unlisten(&name, ops),
+            ToMaster::Session { session, fd } => self.attach(session, fd, now, ops),
+            ToMaster::SessionRefused { session } => {
+                self.end(session, &End::Fault("the engine has no session for this VM now".into()), ops);
+            }
+            ToMaster::Ready => log::info!("the engine serves"),
+        }
+    }
+
+    fn listen(&mut self, name: &str, path: &Path, mode: u32, ops: &mut EventOps) -> Result<RawFd, String> {
+        if let Some(entrance) = self.entrances.get(name) {
+            if entrance.listener.path() == path {
+                return Ok(entrance.listener.as_raw_fd());
+            }
+            return Err(format!("{name} is already served at {}", entrance.listener.path().display()));
+        }
+        let listener = Listener::bind(path, mode).map_err(|e| e.to_string())?;
+        let fd = listener.as_raw_fd();
+        if name != API {
+            self.watch.set(ops, fd, Source::Listener(name.into()), EventSet::IN);
+        }
+        log::info!("{name}: listening at {}", path.display());
+        let entrance = Entrance { listener, log: VmLog::new(name), session: None, resting: None };
+        self.entrances.insert(name.into(), entrance);
+        Ok(fd)
+    }
+
+    fn unlisten(&mut self, name: &str, ops: &mut EventOps) {
+        let Some(entrance) = self.entrances.remove(name) else { return };
+        self.watch.forget(ops, entrance.listener.as_raw_fd());
+        log::info!("{name}: no longer listening at {}", entrance.listener.path().display());
+        if let Some(session) = entrance.session {
+            self.end(session, &End::Fault("the VM is no longer served".into()), ops);
+        }
+    }
+
+    fn attach(&mut self, session: u64, fd: RawFd, now: Instant, ops: &mut EventOps) {
+        if self.watch.source(fd).is_some() {
+            log::error!("session {session}: the engine names descriptor {fd}, which is the master's own");
+            return;
+        }
+        let end = match sys::adopt(fd) {
+            Ok(end) => end,
+            Err(e) => {
+                log::error!("session {session}: the engine names descriptor {fd}: {e}");
+                return;
+            }
+        };
+        // Without a connection, because the VMM has left meanwhile, closing the end is all.
+        let Some(connection) = self.connections.get_mut(&session) else { return };
+        let result = connection.attach(end, now);
+        self.after(session, result, ops);
+    }
+
+    fn on_listener(&mut self, name: &str, now: Instant, ops: &mut EventOps) {
+        for _ in 0..TURN {
+            let Some(entrance) = self.entrances.get_mut(name) else { return };
+            match entrance.listener.accept() {
+                Ok(Some(vmm)) => self.admit(name, vmm, now, ops),
+                Ok(None) => return,
+                Err(e) => {
+                    entrance.log.warn(&format!("cannot accept a connection, trying again in {REST:?}: {e}"));
+                    entrance.resting = Some(now + REST);
+                    let source = Source::Listener(name.into());
+                    return self.watch.set(ops, entrance.listener.as_raw_fd(), source, EventSet::empty());
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, name: &str, vmm: UnixStream, now: Instant, ops: &mut EventOps) {
+        let Some(session) = self.entrances.get(name).map(|entrance| entrance.session) else { return };
+        if let Some(old) = session {
+            // A VMM that was restarted may be here before its old connection's end has been seen.
+            if self.connections.get(&old).is_some_and(|c| !sys::hung_up(c.vmm())) {
+                if let Some(entrance) = self.entrances.get(name) {
+                    entrance.log.warn("a second connection is turned away: the first one lives");
+                }
+                return;
+            }
+            self.end(old, &End::Vmm, ops);
+        }
+        let Some(entrance) = self.entrances.get_mut(name) else { return };
+        if self.link.is_crowded() {
+            return entrance.log.warn("turned away: the engine does not keep up");
+        }
+        self.last_session += 1;
+        let session = self.last_session;
+        entrance.session = Some(session);
+        log::info!("{name}: a VMM connected (session {session})");
+        let connection = Connection::new(vmm, entrance.log.clone(), PATIENCE, now);
+        self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
+        self.connections.insert(session, connection);
+        self.link.send(&ToEngine::Connected { name: name.into(), session });
+    }
+
+    fn on_vmm(&mut self, session: u64, events: EventSet, now: Instant, ops: &mut EventOps) {
+        let Some(connection) = self.connections.get_mut(&session) else { return };
+        let result = if connection.reads_vmm() {
+            connection.vmm_ready(now)
+        } else if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
+            Err(End::Vmm)
+        } else {
+            Ok(())
+        };
+        self.after(session, result, ops);
+    }
+
+    fn on_session(&mut self, session: u64, now: Instant, ops: &mut EventOps) {
+        let Some(connection) = self.connections.get_mut(&session) else { return };
+        let result = connection.session_ready(now);
+        self.after(session, result, ops);
+    }
+
+    /// A connection has done something: waits for what it waits for now.
+    fn after(&mut self, session: u64, result: Result<(), End>, ops: &mut EventOps) {
+        if let Err(end) = result {
+            return self.end(session, &end, ops);
+        }
+        let Some(connection) = self.connections.get(&session) else { return };
+        let interest = if connection.reads_vmm() { EventSet::IN } else { EventSet::empty() };
+        self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), interest);
+        if let Some(fd) = connection.session_fd() {
+            self.watch.set(ops, fd, Source::Session(session), EventSet::IN);
+        }
+    }
+
+    fn end(&mut self, session: u64, end: &End, ops: &mut EventOps) {
+        let Some(connection) = self.connections.remove(&session) else { return };
+        let name = connection.log().name().to_owned();
+        match end {
+            End::Vmm => log::info!("{name}: {end} (session {session})"),
+            End::Session | End::Fault(_) => connection.log().warn(&end.to_string()),
+        }
+        self.watch.forget(ops, connection.vmm().as_raw_fd());
+        if let Some(fd) = connection.session_fd() {
+            self.watch.forget(ops, fd);
+        }
+        drop(connection);
+        if let Some(entrance) = self.entrances.get_mut(&name)
+            && entrance.session == Some(session)
+        {
+            entrance.session = None;
+        }
+        self.link.send(&ToEngine::Disconnected { session });
+    }
+
+    /// Waits until the engine reads again, if something for it is left.
+    fn watch_link(&mut self, ops: &mut EventOps) {
+        let unsent = if self.link.has_unsent() { EventSet::OUT } else { EventSet::empty() };
+        self.watch.set(ops, self.link.as_raw_fd(), Source::Link, EventSet::IN | unsent);
+    }
+}
+
+impl MutEventSubscriber for Master {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let now = Instant::now();
+        match self.watch.source(events.fd()).cloned() {
+            Some(Source::Signals) => self.on_signal(now),
+            Some(Source::Engine) => self.on_engine_end(),
+            Some(Source::Link) => {
+                self.link.flush();
+                self.on_link(now, ops);
+            }
+            Some(Source::Listener(name)) => self.on_listener(&name, now, ops),
+            Some(Source::Vmm(session)) => self.on_vmm(session, events.event_set(), now, ops),
+            Some(Source::Session(session)) => self.on_session(session, now, ops),
+            None => {}
+        }
+        self.watch_link(ops);
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        self.watch.set(ops, self.signals.as_raw_fd(), Source::Signals, EventSet::IN);
+        if let Some(engine) = &self.engine {
+            self.watch.set(ops, engine.as_raw_fd(), Source::Engine, EventSet::IN);
+        }
+        self.watch_link(ops);
+    }
+}

@@ -1,0 +1,166 @@
+//! The memory map that a VMM sends: checked before the engine maps anything of it.
+use crate::message::Message;
+use crate::sys;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Most regions in one table: the crates take no more descriptors with one message.
+const MAX_REGIONS: u32 = 32;
+const TABLE_HEADER: usize = 8;
+const REGION: usize = 32;
+/// mmap(2) wants offsets in whole pages; the smallest page that any supported host has.
+const PAGE: u64 = 4096;
+
+/// One region of guest memory. Addresses and sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// Guest-physical.
+    pub(crate) guest: u64,
+    pub(crate) size: u64,
+    /// The VMM's own address: ring addresses come as these.
+    pub(crate) user: u64,
+    /// Where in its file it begins.
+    pub(crate) offset: u64,
+}
+
+/// The regions of a table, by guest address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table(Vec<Region>);
+
+/// Why a table is refused.
+#[derive(Debug)]
+pub(crate) enum MemoryError {
+    Count { regions: u32, fds: usize },
+    Length { bytes: usize, regions: u32 },
+    Region { region: Region, why: Fault },
+    Overlap(Region, Region),
+}
+
+/// What is wrong with one region.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Empty,
+    Overflow,
+    Unaligned,
+    BeyondFile { file_size: u64 },
+    NotWritable,
+    File(io::Error),
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MemoryError::Count { regions, fds } => {
+                write!(f, "{regions} memory regions with {fds} files: 1 to {MAX_REGIONS} are possible, a file for each")
+            }
+            MemoryError::Length { bytes, regions } => {
+                write!(f, "a memory table of {bytes} bytes cannot hold {regions} regions")
+            }
+            MemoryError::Overlap(a, b) => {
+                write!(
+                    f,
+                    "memory regions at {:#x} and {:#x} overlap (the first has {:#x} bytes)",
+                    a.guest, b.guest, a.size
+                )
+            }
+            MemoryError::Region { region, why } => {
+                write!(
+                    f,
+                    "memory region at {:#x} ({:#x} bytes, file offset {:#x}): ",
+                    region.guest, region.size, region.offset
+                )?;
+                match why {
+                    Fault::Empty => write!(f, "it is empty"),
+                    Fault::Overflow => write!(f, "it goes beyond the 64-bit address space"),
+                    Fault::Unaligned => write!(f, "its file offset is no multiple of {PAGE}"),
+                    Fault::BeyondFile { file_size } => write!(
+                        f,
+                        "its file has only {file_size:#x} bytes; give the memory backend a file of the guest's full size"
+                    ),
+                    Fault::NotWritable => {
+                        write!(f, "its file cannot be written; set share=on, and no write seal, at the memory backend")
+                    }
+                    Fault::File(e) => write!(f, "its file cannot be examined: {e}"),
+                }
+            }
+        }
+    }
+}
+
+impl Table {
+    /// Checks SET_MEM_TABLE and puts its regions, and their files with them, in the order of guest addresses, which the
+    /// crates want. True: every file is sealed against becoming shorter under the engine's mapping.
+    pub(crate) fn sort(message: Message) -> Result<(Message, Table, bool), MemoryError> {
+        let count = message.u32_at(0).unwrap_or(0);
+        if count == 0 || count > MAX_REGIONS || message.fds.len() != count as usize {
+            return Err(MemoryError::Count { regions: count, fds: message.fds.len() });
+        }
+        if message.body.len() != TABLE_HEADER + count as usize * REGION {
+            return Err(MemoryError::Length { bytes: message.body.len(), regions: count });
+        }
+        let Message { code, flags, body, fds } = message;
+        let regions = body[TABLE_HEADER..].chunks_exact(REGION).map(region);
+        let mut regions: Vec<(Region, OwnedFd)> = regions.zip(fds).collect();
+        regions.sort_by_key(|(region, _)| region.guest);
+        let mut sealed = true;
+        for (region, file) in &regions {
+            let checked = check(region, file).map_err(|why| MemoryError::Region { region: *region, why })?;
+            sealed &= checked;
+        }
+        for pair in regions.windows(2) {
+            if let [(low, _), (high, _)] = pair
+                && low.guest + low.size > high.guest
+            {
+                return Err(MemoryError::Overlap(*low, *high));
+            }
+        }
+        let (regions, fds): (Vec<Region>, Vec<OwnedFd>) = regions.into_iter().unzip();
+        Ok((Message { code, flags, body: table(&regions), fds }, Table(regions), sealed))
+    }
+
+    /// The guest-physical address of `length` bytes at the VMM's address `user`, if one region holds them all.
+    pub(crate) fn guest_address(&self, user: u64, length: u64) -> Option<u64> {
+        let region = self.0.iter().find(|r| user >= r.user && user - r.user < r.size)?;
+        let offset = user - region.user;
+        (length <= region.size - offset).then(|| region.guest + offset)
+    }
+}
+
+fn region(bytes: &[u8]) -> Region {
+    let word = |i: usize| bytes[i * 8..].first_chunk().copied().map_or(0, u64::from_ne_bytes);
+    Region { guest: word(0), size: word(1), user: word(2), offset: word(3) }
+}
+
+fn table(regions: &[Region]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(TABLE_HEADER + regions.len() * REGION);
+    body.extend((regions.len() as u32).to_ne_bytes());
+    body.extend([0; 4]);
+    for r in regions {
+        for word in [r.guest, r.size, r.user, r.offset] {
+            body.extend(word.to_ne_bytes());
+        }
+    }
+    body
+}
+
+fn check(region: &Region, file: &OwnedFd) -> Result<bool, Fault> {
+    if region.size == 0 {
+        return Err(Fault::Empty);
+    }
+    let ends = [region.guest, region.user, region.offset].map(|start| start.checked_add(region.size));
+    let [Some(_), Some(_), Some(end)] = ends else { return Err(Fault::Overflow) };
+    if !region.offset.is_multiple_of(PAGE) {
+        return Err(Fault::Unaligned);
+    }
+    let file_size = file.try_clone().and_then(|file| File::from(file).metadata()).map_err(Fault::File)?.len();
+    if end > file_size {
+        return Err(Fault::BeyondFile { file_size });
+    }
+    let usage = sys::fd_use(file.as_fd()).map_err(Fault::File)?;
+    if usage.writable { Ok(usage.cannot_shrink) } else { Err(Fault::NotWritable) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,19 @@
+//! The system calls that the standard library does not offer. All of this crate's unsafe code is here.
+#![allow(unsafe_code)]
+
+mod process;
+mod signal;
+mod socket;
+
+pub(crate) use process::{
+    Cloned, Ended, clone_sharing_files, die_with_parent, exit_now, kill, kill_self, no_core_dump, pidfd_open, reap,
+};
+pub(crate) use signal::{Signals, leave_to_master};
+pub(crate) use socket::{Umask, adopt, duplicate, fd_use, hung_up, is_served, receive, seqpacket_pair};
+
+use std::io;
+
+/// The usual convention: a negative result means errno.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,106 @@
+//! The engine's process: made with a shared descriptor table, watched by a pidfd.
+use super::check;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Which side of [`clone_sharing_files`] one is on.
+pub(crate) enum Cloned {
+    /// In the new process.
+    Child,
+    /// In the old one; the child's process number.
+    Parent(i32),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+}
+
+/// fork(2), but with one descriptor table for both: what the child opens is open here from that instant, and stays so when
+/// the child is killed. The caller has a single thread, as for any fork without exec.
+pub(crate) fn clone_sharing_files() -> io::Result<Cloned> {
+    let mut tid_address: *mut libc::c_int = std::ptr::null_mut();
+    // SAFETY: PR_GET_TID_ADDRESS stores one pointer at the given place; see prctl(2).
+    let known = unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid_address) } == 0;
+    let mut flags = libc::CLONE_FILES | libc::SIGCHLD;
+    if known {
+        // The C library keeps the thread's number there; the kernel rewrites it in the child's copy.
+        flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+    }
+    let stack: *mut libc::c_void = std::ptr::null_mut();
+    let parent_tid: *mut libc::c_int = std::ptr::null_mut();
+    let tls: libc::c_ulong = 0;
+    // SAFETY: without CLONE_VM this is a fork: the child runs on its own copy of this stack and memory. There is only one
+    // thread, so no lock of the C library is held by another one. `tid_address` is this thread's own, in the child too.
+    #[cfg(target_arch = "x86_64")]
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), stack, parent_tid, tid_address, tls) };
+    // SAFETY: as above; these architectures take the last two arguments the other way round (clone(2)).
+    #[cfg(not(target_arch = "x86_64"))]
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), stack, parent_tid, tls, tid_address) };
+    match pid {
+        0 => Ok(Cloned::Child),
+        pid => Ok(Cloned::Parent(check(pid as libc::c_int)?)),
+    }
+}
+
+/// Ends this process at once. No destructor runs: in the engine each would close a descriptor of the master's.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Asks for SIGKILL when `parent` ends, and checks that it has not ended before that.
+pub(crate) fn die_with_parent(parent: i32) -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes an integer.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) })?;
+    // SAFETY: getppid(2) takes nothing and cannot fail.
+    if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// No core dump: it would delay the reaping, and with it the healing, by seconds.
+pub(crate) fn no_core_dump() -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `none` outlives the call, which only reads it.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) }).map(drop)
+}
+
+/// A descriptor that becomes readable when the process ends (Linux 5.3).
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and returns a new descriptor (close-on-exec by itself).
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int)?;
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// SIGKILL to the process behind a pidfd.
+pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let info: *mut libc::siginfo_t = std::ptr::null_mut();
+    // SAFETY: no siginfo is given; the other arguments are integers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, info, 0) };
+    check(result as libc::c_int).map(drop)
+}
+
+/// SIGKILL to this process.
+pub(crate) fn kill_self() {
+    // SAFETY: takes an integer.
+    unsafe { libc::raise(libc::SIGKILL) };
+}
+
+/// Takes the exit status of the child behind a pidfd, if it has ended.
+pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    // SAFETY: siginfo_t is plain data, for which zeros are a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    // SAFETY: `info` outlives the call and is what waitid(2) writes.
+    check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::WNOHANG) })?;
+    // SAFETY: waitid filled in the fields of a child's siginfo, or left zeros.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    Ok(Some(if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Signalled(status) }))
+}

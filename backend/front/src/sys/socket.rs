@@ -1,0 +1,151 @@
+//! Sockets, and what a descriptor says of itself.
+use super::check;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Most descriptors that one message may carry (vhost-user: one per memory region, and the crates take 32).
+const MAX_FDS: usize = 32;
+
+/// Reads at most `buffer.len()` bytes without waiting, and adds the descriptors that came with them, close-on-exec, to
+/// `fds`. Zero: the end. ENOBUFS: more descriptors than a message may carry, or than this process may hold; all are closed.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    // u64s, for cmsghdr's alignment.
+    let mut control = [MaybeUninit::<u64>::uninit(); (16 + MAX_FDS * 4) / 8];
+    let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data, for which zeros are a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: `message` points to live buffers of the lengths that it gives.
+    let read =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+    if read < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: recvmsg filled the control buffer up to `msg_controllen`, which is what the CMSG functions walk; the data of
+    // an SCM_RIGHTS message are descriptors that now belong to this process and to nobody else in it.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while let Some(control) = header.as_ref() {
+            if control.cmsg_level == libc::SOL_SOCKET && control.cmsg_type == libc::SCM_RIGHTS {
+                let bytes = control.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let first = libc::CMSG_DATA(header).cast::<RawFd>();
+                for i in 0..bytes / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(first.add(i).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    if message.msg_flags & libc::MSG_CTRUNC != 0 || fds.len() > MAX_FDS {
+        fds.clear();
+        return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+    }
+    Ok(read as usize)
+}
+
+/// Two connected sockets that keep messages apart and tell the end.
+pub(crate) fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: `fds` has room for the two descriptors that socketpair(2) writes.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: both were just opened and belong to nobody else.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Takes over a descriptor that the engine names by number. It must be open, and from here on nobody else's.
+pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD takes and gives integers, also for a number that is not open.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    // SAFETY: it is open, and the sender of the number gave it up (the channel's contract).
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Another descriptor, close-on-exec, for what is open at this number.
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes and gives integers, also for a number that is not open.
+    let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: it was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// How a file may be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FdUse {
+    /// Opened for reading and writing, and no seal forbids to write.
+    pub(crate) writable: bool,
+    /// A seal keeps it from becoming shorter.
+    pub(crate) cannot_shrink: bool,
+}
+
+/// Access mode and seals (memfd_create(2)) of a file; one that cannot be sealed has none.
+pub(crate) fn fd_use(fd: BorrowedFd<'_>) -> io::Result<FdUse> {
+    // SAFETY: F_GETFL takes and gives integers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: F_GET_SEALS takes and gives integers.
+    let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }.max(0);
+    let sealed_off = seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0;
+    Ok(FdUse {
+        writable: flags & libc::O_ACCMODE == libc::O_RDWR && !sealed_off,
+        cannot_shrink: seals & libc::F_SEAL_SHRINK != 0,
+    })
+}
+
+/// Has the other end of this socket gone?
+pub(crate) fn hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one pollfd that outlives the call, which does not wait.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1 && poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
+/// Does anybody listen on the unix socket at `path`? Does not wait: a full backlog is an answer too.
+pub(crate) fn is_served(path: &Path) -> io::Result<bool> {
+    // SAFETY: sockaddr_un is plain data, for which zeros are a value.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() >= address.sun_path.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: takes integers and returns a new descriptor.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
+    // SAFETY: it was just opened and belongs to nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: `address` outlives the call and is `length` long.
+    match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The file mode creation mask of this process, changed for as long as this lives.
+pub(crate) struct Umask(libc::mode_t);
+
+impl Umask {
+    /// New files get no permission outside of `mode`.
+    pub(crate) fn only(mode: u32) -> Umask {
+        // SAFETY: umask(2) takes and gives an integer and cannot fail.
+        Umask(unsafe { libc::umask(!(mode as libc::mode_t) & 0o777) })
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::umask(self.0) };
+    }
+}
