@@ -19,6 +19,7 @@ const RING_ORDER: [Request; 7] = [
 pub struct Journal {
     owner: Option<Message>,
     protocol: Option<Message>,
+    backend_channel: Option<Message>,
     features: Option<Message>,
     memory: Option<Message>,
     /// By ring, then by the message's place in [`RING_ORDER`].
@@ -31,6 +32,7 @@ impl Journal {
         match message.request() {
             Some(Request::SetOwner) => self.owner = Some(message),
             Some(Request::SetProtocolFeatures) => self.protocol = Some(message),
+            Some(Request::SetBackendReqFd) => self.backend_channel = Some(message),
             Some(Request::SetFeatures) => self.features = Some(message),
             Some(Request::SetMemTable) => self.memory = Some(message),
             Some(Request::GetVringBase) => self.stop(ring_of(&message)),
@@ -47,7 +49,7 @@ impl Journal {
     /// GET_FEATURES and SET_PROTOCOL_FEATURES with REPLY_ACK have been sent: the replaying side begins as it does for
     /// every session, and then sends these.
     pub fn replay(&self) -> Vec<&Message> {
-        let session = [&self.owner, &self.protocol, &self.features, &self.memory];
+        let session = [&self.owner, &self.protocol, &self.backend_channel, &self.features, &self.memory];
         let rings = self.rings.values().flat_map(BTreeMap::values);
         session.into_iter().flatten().chain(rings).collect()
     }

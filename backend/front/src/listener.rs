@@ -3,7 +3,7 @@ use crate::sys;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -50,14 +50,11 @@ impl Listener {
     pub(crate) fn bind(path: &Path, mode: u32) -> Result<Listener, ListenError> {
         let failed = |e| ListenError::Io(path.to_path_buf(), e);
         clear(path)?;
-        let socket = {
-            let _umask = sys::Umask::only(mode);
-            UnixListener::bind(path).map_err(failed)?
-        };
+        let socket = UnixListener::from(sys::bind(path).map_err(failed)?);
         let file = fs::symlink_metadata(path).map_err(failed)?;
         let listener = Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()) };
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o777)).map_err(failed)?;
-        listener.socket.set_nonblocking(true).map_err(failed)?;
+        sys::listen(listener.socket.as_fd()).map_err(failed)?;
         Ok(listener)
     }
 

@@ -71,6 +71,8 @@ requests! {
     SendRarp = 19,
     /// The MTU that the host wants.
     NetSetMtu = 20,
+    /// A socket on which the backend may ask the VMM for something.
+    SetBackendReqFd = 21,
     /// Read the configuration space.
     GetConfig = 24,
     /// Write the configuration space.

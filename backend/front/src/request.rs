@@ -4,15 +4,18 @@
 //! therefore found out here, and refused alone where the VMM asked for an answer.
 use crate::memory::Table;
 use crate::message::{Message, Request};
+use crate::sys;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 
 /// VHOST_F_LOG_ALL: dirty logging goes on and off by it. Not offered; a VMM that sets it is not shown the door.
 const LOG_ALL: u64 = 1 << 26;
 /// VHOST_USER_F_PROTOCOL_FEATURES: with it, rings start disabled and SET_VRING_ENABLE counts.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// VHOST_USER_PROTOCOL_F_LOG_SHMFD, _REPLY_ACK, _CONFIG.
+/// VHOST_USER_PROTOCOL_F_LOG_SHMFD, _REPLY_ACK, _BACKEND_REQ, _CONFIG.
 const LOG_SHMFD: u64 = 1 << 1;
 const REPLY_ACK: u64 = 1 << 3;
+const BACKEND_REQ: u64 = 1 << 5;
 const CONFIG: u64 = 1 << 9;
 /// In SET_VRING_KICK, _CALL and _ERR: no descriptor comes with the message.
 const NO_FD: u64 = 1 << 8;
@@ -124,6 +127,7 @@ impl Front {
             Request::SetVringKick | Request::SetVringCall | Request::SetVringErr => {
                 self.judge_ring_fd(request, message)
             }
+            Request::SetBackendReqFd => self.judge_backend_channel(message),
             Request::GetConfig => self.judge_get_config(message),
             // Nothing in it is the driver's to write (virtio 1.3 §5.1.4.2).
             Request::SetConfig => Verdict::Decline("the configuration space is read-only".into()),
@@ -251,6 +255,16 @@ impl Front {
         Verdict::Refuse(format!("{request:?} of ring {ring}: there are {}", self.rings))
     }
 
+    fn judge_backend_channel(&self, message: Message) -> Verdict {
+        if self.protocol & BACKEND_REQ == 0 {
+            return Verdict::Decline("SET_BACKEND_REQ_FD without its protocol feature".into());
+        }
+        match message.fds.as_slice() {
+            [fd] if sys::is_unix_stream(fd.as_fd()) => Verdict::Forward(message),
+            _ => Verdict::Refuse("SET_BACKEND_REQ_FD without a unix stream socket".into()),
+        }
+    }
+
     /// A failure is told by an answer without payload (vhost-user specification, VHOST_USER_GET_CONFIG).
     fn judge_get_config(&self, message: Message) -> Verdict {
         let word = |at| message.u32_at(at).unwrap_or(u32::MAX);
@@ -297,6 +311,7 @@ fn takes_fd(request: Request) -> bool {
             | Request::SetVringErr
             | Request::SetLogBase
             | Request::SetLogFd
+            | Request::SetBackendReqFd
     )
 }
 

@@ -2,8 +2,7 @@
 use crate::ring::Ring;
 use crate::{EventSink, Memory, Port, PortEvent};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use vhost::vhost_user::Backend as BackendChannel;
+use std::sync::Arc;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
@@ -18,13 +17,11 @@ const LINK_UP: u16 = 1;
 /// One VM's device.
 pub struct Backend<S> {
     port: Arc<Port<S>>,
-    /// The channel to the VMM. Dropped, UML would take the connection for broken and remove the NIC.
-    channel: Mutex<Option<BackendChannel>>,
 }
 
 impl<S: EventSink> Backend<S> {
     pub fn new(port: Arc<Port<S>>) -> Backend<S> {
-        Backend { port, channel: Mutex::new(None) }
+        Backend { port }
     }
 
     /// The configuration space of virtio 1.3 §5.1.4: mac, status, max_virtqueue_pairs, mtu.
@@ -60,7 +57,7 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::BACKEND_REQ
+        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG
     }
 
     fn reset_device(&self) {
@@ -79,10 +76,6 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         let map: GuestMemoryMmap<()> = GuestMemoryMmap::clone(&memory.memory());
         self.port.emit_and_wait(|done| PortEvent::Memory(Arc::new(MemoryMap::new(map)), done))
-    }
-
-    fn set_backend_req_fd(&self, channel: BackendChannel) {
-        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {

@@ -9,7 +9,9 @@ pub(crate) use process::{
     Cloned, Ended, clone_sharing_files, die_with_parent, exit_now, kill, kill_self, no_core_dump, pidfd_open, reap,
 };
 pub(crate) use signal::{Signals, leave_to_master};
-pub(crate) use socket::{Umask, adopt, duplicate, fd_use, hung_up, is_served, receive, seqpacket_pair};
+pub(crate) use socket::{
+    adopt, bind, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive, seqpacket_pair,
+};
 
 use std::io;
 

@@ -33,7 +33,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<O
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(control) = header.as_ref() {
             if control.cmsg_level == libc::SOL_SOCKET && control.cmsg_type == libc::SCM_RIGHTS {
-                let bytes = control.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let bytes = control.cmsg_len - libc::CMSG_LEN(0) as usize;
                 let first = libc::CMSG_DATA(header).cast::<RawFd>();
                 for i in 0..bytes / size_of::<RawFd>() {
                     fds.push(OwnedFd::from_raw_fd(first.add(i).read_unaligned()));
@@ -97,6 +97,19 @@ pub(crate) fn fd_use(fd: BorrowedFd<'_>) -> io::Result<FdUse> {
     })
 }
 
+/// Is this a stream socket of the unix family?
+pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
+    let option = |name| {
+        let mut value: libc::c_int = 0;
+        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+        let place = (&raw mut value).cast();
+        // SAFETY: `value` and `length` outlive the call, and `length` is the size of `value`.
+        let result = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, place, &raw mut length) };
+        (result == 0).then_some(value)
+    };
+    option(libc::SO_DOMAIN) == Some(libc::AF_UNIX) && option(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+}
+
 /// Has the other end of this socket gone?
 pub(crate) fn hung_up(socket: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
@@ -105,24 +118,33 @@ pub(crate) fn hung_up(socket: BorrowedFd<'_>) -> bool {
     ready == 1 && poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
 }
 
-/// Does anybody listen on the unix socket at `path`? Does not wait: a full backlog is an answer too.
-pub(crate) fn is_served(path: &Path) -> io::Result<bool> {
-    // SAFETY: sockaddr_un is plain data, for which zeros are a value.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.len() >= address.sun_path.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
-        *to = *from as libc::c_char;
-    }
+/// A unix stream socket, non-blocking, bound to nothing.
+fn unix_stream() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: takes integers and returns a new descriptor.
     let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
     // SAFETY: it was just opened and belongs to nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
+    // SAFETY: sockaddr_un is plain data, for which zeros are a value.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() || bytes.len() >= address.sun_path.len() {
+        let limit = address.sun_path.len() - 1;
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a socket's path has 1 to {limit} bytes")));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
+}
+
+/// Does anybody listen on the unix socket at `path`? Does not wait: a full backlog is an answer too.
+pub(crate) fn is_served(path: &Path) -> io::Result<bool> {
+    let (socket, (address, length)) = (unix_stream()?, unix_address(path)?);
     // SAFETY: `address` outlives the call and is `length` long.
     match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) }) {
         Ok(_) => Ok(true),
@@ -132,20 +154,16 @@ pub(crate) fn is_served(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The file mode creation mask of this process, changed for as long as this lives.
-pub(crate) struct Umask(libc::mode_t);
-
-impl Umask {
-    /// New files get no permission outside of `mode`.
-    pub(crate) fn only(mode: u32) -> Umask {
-        // SAFETY: umask(2) takes and gives an integer and cannot fail.
-        Umask(unsafe { libc::umask(!(mode as libc::mode_t) & 0o777) })
-    }
+/// A non-blocking socket at `path` that does not listen yet: nobody can connect before its permissions are set.
+pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
+    let (socket, (address, length)) = (unix_stream()?, unix_address(path)?);
+    // SAFETY: `address` outlives the call and is `length` long.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
 }
 
-impl Drop for Umask {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { libc::umask(self.0) };
-    }
+/// Lets others connect.
+pub(crate) fn listen(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes integers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), libc::SOMAXCONN) }).map(drop)
 }

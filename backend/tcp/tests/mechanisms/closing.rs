@@ -268,3 +268,30 @@ fn fin_with_reset_is_a_reset() {
     let effect = rig.segment(0, 10, Flags::RST | FIN_ACK);
     assert_eq!((effect.event, effect.payload, effect.fin), (Some(Event::Reset), None, false));
 }
+
+#[test]
+fn fin_does_not_ride_beyond_the_guests_window() {
+    let mut rig = Rig::established();
+    rig.queued = 20_000;
+    rig.leg.host_finished(20_000);
+    let out = rig.one();
+    assert_eq!(out.len, 20_000);
+    assert!(out.is(Flags::ACK | Flags::PSH));
+    rig.ack(20_000);
+    assert!(rig.one().is(FIN_ACK));
+}
+
+#[test]
+fn repeated_payload_does_not_bring_the_fin_forward() {
+    let mut rig = Rig::established();
+    rig.host_sends(1000);
+    rig.drain();
+    rig.leg.host_finished(1000);
+    for _ in 0..3 {
+        rig.ack(0);
+    }
+    let out = rig.drain();
+    assert_eq!(out.len(), 2);
+    assert!(out[0].is(Flags::ACK | Flags::PSH) && out[0].len == 1000);
+    assert!(out[1].is(FIN_ACK) && out[1].len == 0);
+}

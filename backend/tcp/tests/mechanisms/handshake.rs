@@ -266,3 +266,18 @@ fn data_waits_for_the_handshake() {
     let out: Out = rig.one();
     assert_eq!((out.at(), out.len), (0, 100));
 }
+
+#[test]
+fn a_repeated_syn_ack_is_not_measured() {
+    let mut rig = accepted(&CONFIG, Options::default());
+    rig.leg.host_connected(rig.now);
+    rig.drain();
+    rig.millis(500);
+    rig.leg.handle_segment(rig.now, &syn(1000, &[]));
+    rig.drain();
+    rig.millis(1);
+    rig.ack(0);
+    rig.host_sends(10);
+    rig.drain();
+    assert_eq!(rig.until_deadline(), Duration::from_secs(1), "neither 3 * 501 ms nor 3 * 1 ms");
+}

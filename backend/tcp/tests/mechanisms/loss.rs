@@ -122,8 +122,7 @@ fn rto_follows_the_round_trip_time() {
 
 #[test]
 fn first_measurement_gives_three_times_itself() {
-    let mut rig =
-        Rig::new(vonic_tcp::Leg::accept(&crate::CONFIG, &crate::syn(1000, &[]), crate::ISS, vonic_tcp::Instant(0)));
+    let mut rig = Rig::new(Leg::accept(&CONFIG, &syn(1000, &[]), ISS, Instant(0)));
     rig.leg.host_connected(rig.now);
     rig.drain();
     rig.millis(300);
@@ -250,4 +249,27 @@ fn fast_retransmit_works_half_closed() {
         rig.ack(0);
     }
     assert_eq!(rig.frames(), [(0, 5000)]);
+}
+
+#[test]
+fn progress_restarts_the_timer_and_more_payload_does_not() {
+    let mut rig = Rig::established();
+    rig.host_sends(1000);
+    rig.drain();
+    rig.millis(150);
+    rig.host_sends(1000);
+    rig.drain();
+    assert_eq!(rig.until_deadline(), Duration::from_millis(50));
+    rig.ack(500);
+    assert_eq!(rig.until_deadline(), Duration::from_millis(200));
+}
+
+#[test]
+fn an_ack_in_time_saves_the_repetition() {
+    let mut rig = in_flight();
+    for _ in 0..3 {
+        rig.ack(0);
+    }
+    rig.ack(20_000);
+    assert_eq!(rig.frames(), [(20_000, 20_000)]);
 }

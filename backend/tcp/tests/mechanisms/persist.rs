@@ -154,3 +154,28 @@ fn a_fin_probes_too() {
     rig.ack(1);
     assert_eq!(rig.leg.state(), vonic_tcp::State::FinWait2);
 }
+
+#[test]
+fn payload_is_repeated_into_however_little_room() {
+    let mut rig = Rig::established();
+    rig.host_sends(5000);
+    rig.drain();
+    rig.window = 100;
+    rig.ack(1000);
+    rig.expire();
+    assert_eq!(rig.frames(), [(1000, 100)]);
+}
+
+#[test]
+fn a_peek_that_failed_is_tried_again_by_the_next_probe() {
+    let mut rig = closed();
+    rig.expire();
+    assert_eq!(rig.frames(), [(0, 1)]);
+    rig.ack(0);
+    let queued = std::mem::take(&mut rig.queued);
+    rig.expire();
+    assert_eq!(rig.drain(), []);
+    rig.queued = queued;
+    rig.expire();
+    assert_eq!(rig.frames(), [(0, 1)]);
+}
