@@ -37,13 +37,14 @@ fn bench() -> Result<()> {
     let config = TestConfig::default().vm("a", 2, "").vm("b", 3, "");
     let bed = Bed::start(&config)?;
     let guest = |name: &str, number| {
-        let config = GuestConfig { memory: 512, ..GuestConfig::new(name, number, &bed.vonicd.socket(name)).on(Vmm::Uml) };
+        let config =
+            GuestConfig { memory: 512, ..GuestConfig::new(name, number, &bed.vonicd.socket(name)).on(Vmm::Uml) };
         Guest::boot(&bed.lab, &bed.directory, &config)
     };
     let server = iperf_server(&bed.lab, &bed.directory, 5201)?;
     let mut vonic = Side { guest: guest("a", 2)?, _server: server };
     let mut other = guest("b", 3)?;
-    other.must("iperf3 -s -D", seconds(10))?;
+    other.must("TMPDIR=/run iperf3 -s -D", seconds(10))?;
 
     let directory = TempDir::new()?;
     let (_passt, socket) = passt(&lab, &directory)?;
@@ -86,14 +87,14 @@ fn version(lab: &Lab, directory: &TempDir) -> Result<String> {
 
 fn iperf_server(lab: &Lab, directory: &TempDir, port: u16) -> Result<Process> {
     let name = format!("iperf3-{port}");
-    let process = lab.start(&name, directory, Command::new("iperf3").args(["-s", "-p", &port.to_string()]))?;
+    let process = lab.start(&name, directory, Command::new("iperf3").args(["-s", "--forceflush", "-p", &port.to_string()]))?;
     wait_until("iperf3", seconds(10), || process.log().contains("listening"))?;
     Ok(process)
 }
 
 /// Received Gbit/s of one stream.
 fn iperf(guest: &mut Guest, to: &str, port: u16, more: &str) -> Result<f64> {
-    let text = guest.must(&format!("iperf3 -c {to} -p {port} -t {LENGTH} -O 1 -J {more}"), seconds(60))?;
+    let text = guest.must(&format!("TMPDIR=/run iperf3 -c {to} -p {port} -t {LENGTH} -O 1 -J {more}"), seconds(60))?;
     let report: Value = serde_json::from_str(&text).context("iperf3's report")?;
     let rate = report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3's rate")?;
     Ok(rate / 1e9)

@@ -110,10 +110,7 @@ fn a_bad_value_is_refused() {
 
 #[test]
 fn bad_memory_is_refused_and_named_in_the_log() {
-    let mut two = Two::start();
-    let memory = two.started();
-    let file = memory.regions()[0].file;
-    let whole: u64 = memory.regions().iter().map(|region| region.size).sum();
+    let whole: u64 = Two::start().b.regions().iter().map(|region| region.size).sum();
     let cases: [(&str, Vec<[u64; 4]>); 6] = [
         ("larger than its file", vec![[0, whole + MIB, 0, 0]]),
         ("an offset behind its file", vec![[0, MIB, 0, whole + MIB]]),
@@ -123,6 +120,9 @@ fn bad_memory_is_refused_and_named_in_the_log() {
         ("forty regions", (0..40).map(|index| [index * MIB, MIB, index * MIB, 0]).collect()),
     ];
     for (what, regions) in cases {
+        // A service for each, since its log about one VM is limited.
+        let mut two = Two::start();
+        let file = two.b.regions()[0].file;
         let mut a = MockFrontend::connect(&two.bed.socket("a"), MockConfig::default()).unwrap();
         a.negotiate().unwrap();
         let warnings = two.bed.vonicd.log().lines().count();
@@ -130,11 +130,12 @@ fn bad_memory_is_refused_and_named_in_the_log() {
         let reply =
             a.raw().ask(code::SET_MEM_TABLE, &table(&regions), &files).with_context(|| what.to_string()).unwrap();
         assert_ne!(reply.acknowledged(), Some(true), "{what} was accepted");
-        wait_until("a line in the log", seconds(5), || two.bed.vonicd.log().lines().count() > warnings).unwrap();
+        wait_until("a line in the log", seconds(5), || two.bed.vonicd.log().lines().count() > warnings)
+            .context(what)
+            .unwrap();
         drop(a);
         two.nothing_else_is_lost(what);
     }
-    drop(memory);
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn a_frame_to_nobody_goes_nowhere_and_a_broadcast_to_all_others() {
     let mut mocks = NAMES.map(|(name, _)| bed.mock(name, MockConfig::default()).unwrap());
     let [a, b, c] = &mut mocks;
     let lost = frames::ping((mac(2), mac(9)), ip4(2), ip4(9), 1, b"to nobody");
-    let all = frames::ethernet(frames::BROADCAST, mac(2), 0x88b5, b"to all");
+    let all = frames::ping((mac(2), frames::BROADCAST), ip4(2), ip4(255), 1, b"to all");
     let one = frames::ping((mac(2), mac(3)), ip4(2), ip4(3), 1, b"to b");
     for frame in [&lost, &all, &one] {
         assert_eq!(a.send_frame(&VnetHeader::default(), frame).unwrap(), 0);

@@ -212,3 +212,6 @@ fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     serde_json::from_slice(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
+
+#[cfg(test)]
+mod tests;

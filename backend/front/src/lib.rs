@@ -24,3 +24,6 @@ pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
+
+#[cfg(test)]
+mod testing;

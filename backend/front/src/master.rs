@@ -193,7 +193,9 @@ impl Master {
         let Some(entrance) = self.entrances.remove(name) else { return };
         self.watch.forget(ops, entrance.listener.as_raw_fd());
         log::info!("{name}: no longer listening at {}", entrance.listener.path().display());
-        if let Some(session) = entrance.session {
+        let session = entrance.session;
+        drop(entrance); // The file goes before anybody learns of the end.
+        if let Some(session) = session {
             self.end(session, &End::Fault("the VM is no longer served".into()), ops);
         }
     }

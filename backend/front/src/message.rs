@@ -257,3 +257,6 @@ impl Reader {
         Message { code, flags, body, fds: std::mem::take(&mut self.fds) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,7 @@ const DHCP_CLIENT: u16 = 68;
 /// Checks who a frame claims to come from.
 ///
 /// # Errors
-/// `SpoofedMac`, `SpoofedAddress`, `SpoofedArp`, `RogueServer`; `Unsupported` for IPv6, and for other protocols from a
-/// guest with an address, since nothing is known of whom they speak for.
+/// `SpoofedMac`, `SpoofedAddress`, `SpoofedArp`, `RogueServer`; `Unsupported` for IPv6.
 pub fn check_source(network: &Network, port: &PortSpec, frame: &Frame) -> Result<(), DropReason> {
     if frame.src != port.mac {
         return Err(DropReason::SpoofedMac);
@@ -20,7 +19,7 @@ pub fn check_source(network: &Network, port: &PortSpec, frame: &Frame) -> Result
         Content::Arp(arp) => check_arp(network, port, arp),
         Content::Ip(ip) => check_ip(network, port, ip),
         Content::Ipv6 => Err(DropReason::Unsupported),
-        Content::Other(_) if port.address4.is_some() => Err(DropReason::Unsupported),
+        // The MAC is all that other protocols have.
         Content::Other(_) => Ok(()),
     }
 }
@@ -116,7 +115,7 @@ mod tests {
             (frame(2, udp([0, 0, 0, 0], 68, 53)), Err(DropReason::SpoofedAddress)),
             (frame(2, udp([192, 0, 2, 2], 67, 68)), Err(DropReason::RogueServer)),
             (frame(2, Content::Ipv6), Err(DropReason::Unsupported)),
-            (frame(2, Content::Other(0x88cc)), Err(DropReason::Unsupported)),
+            (frame(2, Content::Other(0x88cc)), Ok(())),
         ];
         for (f, expected) in cases {
             assert_eq!(check_source(&net, &port, &f), expected, "{f:?}");

@@ -1,1 +1,109 @@
+use super::*;
+use crate::message::Request::*;
+use crate::testing::{CLOUD_HYPERVISOR, QEMU, UML, number, recorded_requests, ring, some_fd};
 
+/// A message by its request, its ring or number, and its descriptors' count.
+fn brief(message: &Message) -> (Request, u32, usize) {
+    (message.request().unwrap(), ring_of(message), message.fds.len())
+}
+
+fn journal_of(trace: &str) -> Journal {
+    let mut journal = Journal::default();
+    recorded_requests(trace).into_iter().for_each(|message| journal.note(message));
+    journal
+}
+
+/// The state of a backend that carries messages out, told without the journal's help.
+#[derive(Debug, Default, PartialEq)]
+struct State {
+    session: BTreeMap<Request, Vec<u8>>,
+    rings: BTreeMap<(u32, Request), Vec<u8>>,
+}
+
+impl State {
+    fn carry_out(&mut self, message: &Message) {
+        let ring = ring_of(message);
+        match message.request().unwrap() {
+            GetVringBase => {
+                for forgotten in [SetVringBase, SetVringAddr, SetVringKick, SetVringCall] {
+                    self.rings.remove(&(ring, forgotten));
+                }
+            }
+            request @ (SetOwner | SetFeatures | SetProtocolFeatures | SetMemTable | SetBackendReqFd) => {
+                self.session.insert(request, message.body.clone());
+            }
+            request if RING_ORDER.contains(&request) => {
+                self.rings.insert((ring, request), message.body.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn replaying_a_recording_brings_about_the_same_state() {
+    for (name, trace) in [("QEMU", QEMU), ("UML", UML), ("cloud-hypervisor", CLOUD_HYPERVISOR)] {
+        let requests = recorded_requests(trace);
+        for end in 0..=requests.len() {
+            let (mut recorded, mut replayed) = (State::default(), State::default());
+            requests[..end].iter().for_each(|message| recorded.carry_out(message));
+            let mut journal = Journal::default();
+            recorded_requests(trace).into_iter().take(end).for_each(|message| journal.note(message));
+            journal.replay().into_iter().for_each(|message| replayed.carry_out(message));
+            assert_eq!(recorded, replayed, "{name}, after {end} messages");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_ring_is_replayed_as_stopped() {
+    // The recording of QEMU ends after its guest was switched off: GET_VRING_BASE of both rings, then SET_VRING_ENABLE.
+    let replay: Vec<_> = journal_of(QEMU).replay().into_iter().map(brief).collect();
+    let session = [(SetOwner, 0, 0), (SetProtocolFeatures, 9, 0), (SetFeatures, 0x5000_9983, 0), (SetMemTable, 1, 1)];
+    assert_eq!(replay[..4], session);
+    let ring = |i| [(SetVringNum, i, 0), (SetVringErr, i, 1), (SetVringEnable, i, 0)];
+    assert_eq!(replay[4..], [ring(0), ring(1)].concat());
+}
+
+#[test]
+fn a_running_ring_gets_its_kick_after_all_that_a_start_needs() {
+    let running = QEMU.lines().take_while(|line| !line.starts_with("> code=11 ")).collect::<Vec<_>>().join("\n");
+    let replay: Vec<_> = journal_of(&running).replay().into_iter().map(brief).collect();
+    let ring = |i| {
+        [
+            (SetVringNum, 0),
+            (SetVringBase, 0),
+            (SetVringAddr, 0),
+            (SetVringErr, 1),
+            (SetVringCall, 1),
+            (SetVringKick, 1),
+            (SetVringEnable, 0),
+        ]
+        .map(|(request, fds)| (request, i, fds))
+    };
+    assert_eq!(replay[4..], [ring(0), ring(1)].concat());
+}
+
+#[test]
+fn the_last_value_counts_and_older_descriptors_are_closed() {
+    let (old, witness) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut journal = Journal::default();
+    journal.note(Message { fds: vec![old.into()], ..number(SetVringCall, 1) });
+    assert!(!crate::sys::hung_up(std::os::fd::AsFd::as_fd(&witness)));
+    journal.note(Message { fds: vec![some_fd()], ..number(SetVringCall, 1) });
+    assert!(crate::sys::hung_up(std::os::fd::AsFd::as_fd(&witness)));
+    journal.note(ring(SetVringEnable, 1, 1));
+    journal.note(ring(SetVringEnable, 1, 0));
+    let replay = journal.replay();
+    assert_eq!(replay.iter().map(|m| brief(m)).collect::<Vec<_>>(), [(SetVringCall, 1, 1), (SetVringEnable, 1, 0)]);
+    assert_eq!(replay[1].u32_at(4), Some(0));
+}
+
+#[test]
+fn questions_are_not_kept() {
+    let mut journal = Journal::default();
+    for request in [GetFeatures, GetProtocolFeatures, GetQueueNum, GetConfig, GetStatus] {
+        journal.note(number(request, 0));
+    }
+    assert!(journal.replay().is_empty());
+}

@@ -1,0 +1,129 @@
+//! What QEMU, UML and cloud-hypervisor really sent, replayed through front and session with memory files in place of theirs.
+use crate::support::{Bench, FEATURES, Manner, Seen, Vmm, event, memory_file, with_master};
+use std::os::fd::OwnedFd;
+use vonic_front::{Message, Request};
+
+const QEMU: &str = include_str!("../traces/qemu-11.1.txt");
+const UML: &str = include_str!("../traces/uml-7.2.txt");
+const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervisor-53.txt");
+
+/// One line: direction, code, flags, number of descriptors, body.
+struct Line {
+    from_vmm: bool,
+    message: Message,
+    fds: usize,
+}
+
+fn line(text: &str) -> Line {
+    let field = |name: &str| text.split(' ').find_map(|word| word.strip_prefix(name)).unwrap();
+    let hex = field("body=").as_bytes().chunks(2);
+    let body = hex.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
+    let flags = u32::from_str_radix(field("flags=0x"), 16).unwrap();
+    let code = field("code=").parse().unwrap();
+    let fds = field("fds=").parse().unwrap();
+    Line { from_vmm: text.starts_with('>'), message: Message { code, flags, body, fds: Vec::new() }, fds }
+}
+
+/// Memory as large as the recorded table asks for, events for all else.
+fn descriptors(line: &Line) -> Vec<OwnedFd> {
+    if line.message.request() != Some(Request::SetMemTable) {
+        return (0..line.fds).map(|_| event()).collect();
+    }
+    let word = |region: usize, i: usize| line.message.u64_at(8 + region * 32 + i * 8).unwrap();
+    (0..line.fds).map(|region| memory_file(word(region, 1) + word(region, 3))).collect()
+}
+
+/// Sends what the VMM sent and checks each answer; the engine's events.
+fn replay(bench: &Bench, vmm: &mut Vmm, trace: &str) {
+    let lines: Vec<Line> = trace.lines().map(line).collect();
+    for (i, line) in lines.iter().enumerate().filter(|(_, line)| line.from_vmm) {
+        let Message { code, flags, body, .. } = &line.message;
+        let message = Message { code: *code, flags: *flags, body: body.clone(), fds: descriptors(line) };
+        let (asks, request) = (message.needs_reply(), message.request().unwrap());
+        message.send(&vmm.0).unwrap();
+        if !asks && !request.has_reply() {
+            continue;
+        }
+        let (answered, answer) = vmm.receive().unwrap_or_else(|| panic!("ended at line {i}: {request:?}"));
+        assert_eq!(answered, *code, "line {i}");
+        let recorded = lines.get(i + 1).filter(|next| !next.from_vmm).map(|next| &next.message.body);
+        match request {
+            // A session may offer more than the recorded backend did; a ring's position is its own.
+            Request::GetProtocolFeatures => assert_eq!(u64::from_ne_bytes(answer.try_into().unwrap()) & 0x209, 0x209),
+            Request::GetVringBase => assert_eq!((&answer[..4], &answer[4..]), (&body[..4], &[0; 4][..])),
+            // QEMU asks for a byte more than the recorded backend had.
+            Request::GetConfig => {
+                assert_eq!(answer[12..18.min(answer.len())], recorded.unwrap()[12..18.min(answer.len())])
+            }
+            _ => assert_eq!(&answer, recorded.unwrap_or(&vec![0; 8]), "line {i}: {request:?}"),
+        }
+    }
+    vmm.lives();
+    assert!(bench.seen.try_recv().is_ok());
+}
+
+fn events_of(trace: &str) -> Vec<Seen> {
+    let mut events = Vec::new();
+    with_master(Manner::Serve, |bench| {
+        bench.listen("vm");
+        let mut vmm = bench.connect("vm");
+        replay(bench, &mut vmm, trace);
+        drop(vmm);
+        loop {
+            match bench.next() {
+                Seen::Disconnected(1) => break,
+                event => events.push(event),
+            }
+        }
+    });
+    events
+}
+
+#[test]
+fn qemu_with_its_early_enabling() {
+    let events = events_of(QEMU);
+    assert_eq!(events[0], Seen::Features(0x1_5000_9983));
+    assert_eq!(events[1], Seen::Memory);
+    // Call descriptors came before the start, so the rings start with them; enabled, because that was held back.
+    for index in [0, 1] {
+        let started = Seen::Ring { index, size: 256, enabled: true, kick: true, call: true };
+        assert!(events.contains(&started), "{events:?}");
+        assert!(events.contains(&Seen::RingStopped(index)), "{events:?}");
+    }
+    let stopped = events.iter().rposition(|e| matches!(e, Seen::RingStopped(_)));
+    let started = events.iter().rposition(|e| matches!(e, Seen::Ring { .. }));
+    assert!(stopped > started, "nothing starts after the last stop: {events:?}");
+}
+
+#[test]
+fn user_mode_linux() {
+    let events = events_of(UML);
+    assert_eq!(events[..2], [Seen::Features(FEATURES), Seen::Memory]);
+    for index in [0, 1] {
+        assert!(events.contains(&Seen::Ring { index, size: 256, enabled: true, kick: true, call: true }), "{events:?}");
+        let last = events.iter().rfind(|e| matches!(e, Seen::Ring { index: i, .. } if *i == index)).unwrap();
+        assert!(
+            matches!(last, Seen::Ring { enabled: false, .. }),
+            "its driver disabled the rings at the end: {last:?}"
+        );
+    }
+}
+
+#[test]
+fn cloud_hypervisor_which_only_asks() {
+    let events = events_of(CLOUD_HYPERVISOR);
+    assert!(!events.iter().any(|e| matches!(e, Seen::Ring { .. } | Seen::Memory)), "{events:?}");
+}
+
+#[test]
+fn one_after_the_other_on_the_same_socket() {
+    with_master(Manner::Serve, |bench| {
+        bench.listen("vm");
+        for (session, trace) in [QEMU, UML, CLOUD_HYPERVISOR, UML].into_iter().enumerate() {
+            let mut vmm = bench.connect("vm");
+            replay(bench, &mut vmm, trace);
+            drop(vmm);
+            bench.until(&Seen::Disconnected(session as u64 + 1));
+        }
+    });
+}
