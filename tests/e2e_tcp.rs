@@ -188,3 +188,17 @@ fn a_destination_beyond_the_host_is_reached_with_its_own_address() {
     let own = guest.run("VONIC_PEER_TIMEOUT=3 vonic-peer send 198.51.100.1:7 1 1", seconds(10)).unwrap();
     assert_eq!(own.status, 1, "{own:?}");
 }
+
+/// A peer's kernel takes a port again a second after it was closed (tcp_tw_reuse, the default on loopback); vonic's leg of the last
+/// connection is still in TIME-WAIT then, and has to make room (RFC 9293 §3.6.1, RFC 6191).
+#[test]
+fn a_peers_port_can_be_used_again_soon() {
+    let mut pair = Pair::start(Vmm::Uml, "");
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003").unwrap();
+    for round in 0..3 {
+        let result = pair.world_opens(&["connections", "2"], 2);
+        assert_eq!(result["connections"], 2, "round {round}: {result}");
+        std::thread::sleep(std::time::Duration::from_millis(1300));
+    }
+    pair.nothing_is_left();
+}

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,14 +23,17 @@ pub struct PeerServer {
 }
 
 impl PeerServer {
-    /// Starts one on `address` (port 0: any free one), in `netns` or the current namespace; its reports go to `NAME.log` in `directory`.
+    /// Starts one on `address` (port 0: any free one), in `netns` or the current namespace; its reports go to a log in `directory`.
     ///
     /// # Errors
     /// If it does not listen within ten seconds.
     pub fn start(name: &str, directory: &Path, address: &str, netns: Option<&Netns>) -> Result<PeerServer> {
         let mut command = Command::new(lab::peer_program()?);
         command.args(["serve", address]);
-        let mut process = Process::start(name, &mut command, netns, &directory.join(format!("{name}.log")))?;
+        // A test may start several of one name, one after the other: each has its own log.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let log = directory.join(format!("{name}-{}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let mut process = Process::start(name, &mut command, netns, &log)?;
         let address = wait_for("the peer server", Duration::from_secs(10), || {
             let log = process.log();
             if let Some(status) = process.ended() {

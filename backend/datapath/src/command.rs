@@ -122,6 +122,11 @@ pub enum Notice {
         /// Why.
         error: QueueError,
     },
+    /// The VMM has truncated the memory that it shared: the port is out of service until its VMM connects again.
+    MemoryLost {
+        /// Which port.
+        port: PortId,
+    },
     /// A descriptor cannot be watched: what comes by it goes unseen.
     WatchFailed {
         /// Which port.

@@ -1,5 +1,6 @@
 //! Master and engine as two processes. The engine's clone wants a process with one thread, so this has no test harness: it
 //! starts itself as the service, watches from outside, and fails by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 #![allow(clippy::print_stdout, reason = "a test without harness reports for itself")]
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vmm_sys_util::tempdir::TempDir;
-use vonic_front::{EngineLink, MasterConfig, Message, Request, ToEngine, ToMaster, run};
+use vonic_front::{EngineLink, MasterConfig, Message, Request, ToEngine, ToMaster, run, run_standalone};
 use vonic_session::{EventSink, PortEvent, SessionEvent, SessionSpec};
 
 const FEATURES: u64 = 1 << 32 | 1 << 30;
@@ -26,13 +27,14 @@ fn main() {
     if arguments.iter().any(|a| a == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("terminated, it stops in order", terminated_it_stops_in_order),
         ("an interrupt for the whole group is the master's", interrupted_as_a_group),
         ("a hang-up asks for a reload", hang_up_asks_for_a_reload),
         ("a killed engine ends the master with an error", killed_engine_ends_the_master),
         ("a killed master takes the engine along", killed_master_takes_the_engine_along),
         ("an engine that does not stop is killed", stubborn_engine_is_killed),
+        ("standalone, it stops in order as well", standalone_stops_in_order),
         ("an engine's own exit code is the service's", exit_code_is_the_engines),
         ("what the engine opens is open in the master", one_descriptor_table),
     ];
@@ -57,7 +59,8 @@ impl EventSink for Sink {
 
 fn service(manner: &str, dir: &Path) -> i32 {
     let config = MasterConfig { engine_pid_file: Some(dir.join("engine.pid")) };
-    match run(config, |link| engine(manner, dir, &link)) {
+    let engine = |link: EngineLink| engine(manner, dir, &link);
+    match if manner == "standalone" { run_standalone(config, engine) } else { run(config, engine) } {
         Ok(code) => code,
         Err(error) => {
             std::fs::write(dir.join("error"), error.to_string()).unwrap();
@@ -270,6 +273,19 @@ fn stubborn_engine_is_killed() {
     ask_features(&vmm);
     assert_eq!(service.wait().code(), Some(70));
     assert!((4..8).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(service.left_behind(), Vec::<String>::new());
+}
+
+fn standalone_stops_in_order() {
+    let mut service = Service::ready("standalone");
+    let vmm = service.vmm();
+    assert_eq!(service.engine(), service.child.id());
+    service.signal_master("HUP");
+    until(|| service.path("reloaded").exists(), "the engine is told to reload");
+    ask_features(&vmm);
+    service.signal_master("TERM");
+    assert_eq!(service.wait().code(), Some(0));
+    ended(&vmm);
     assert_eq!(service.left_behind(), Vec::<String>::new());
 }
 

@@ -26,4 +26,4 @@ pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
 pub use payload::copy_payload;
 pub use ring::{Direction, RingSetup, SplitRing};
-pub use sys::MemoryMap;
+pub use sys::{MemoryMap, survive_truncation};

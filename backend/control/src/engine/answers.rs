@@ -116,12 +116,12 @@ fn row(entry: &Entry) -> VmRow {
 
 fn detail(entry: &Entry) -> VmDetail {
     let session = entry.session.as_ref();
-    let rings = session.iter().flat_map(|s| &s.rings).map(|(index, (size, enabled))| RingRow {
+    let rings = session.iter().flat_map(|s| &s.rings).map(|(index, ring)| RingRow {
         index: *index,
         direction: if index.is_multiple_of(2) { Way::HostToGuest } else { Way::GuestToHost }.name().into(),
-        size: *size,
-        enabled: *enabled,
-        state: "started".into(),
+        size: ring.size,
+        enabled: ring.enabled,
+        state: ring.broken.clone().unwrap_or_else(|| if ring.enabled { "running" } else { "stopped" }.into()),
     });
     VmDetail {
         row: row(entry),

@@ -83,6 +83,7 @@ pub fn run(engine: EngineConfig, link: EngineLink) -> i32 {
 
 fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<Input>), String> {
     let config = config::load(&engine.config_dir).map_err(|errors| errors.to_string())?;
+    vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig { poll: poll(config.service.poll), peek_mode: engine.peek_mode };
     let notices = sender.clone();

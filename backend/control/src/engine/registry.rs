@@ -244,13 +244,31 @@ impl Registry {
 
     /// What the worker tells of its own accord.
     pub(super) fn notice(&mut self, notice: Notice) {
-        let (port, message) = match notice {
+        match notice {
             Notice::RingBroken { port, index, error } => {
-                (port, format!("queue {index} is broken and stands still until its driver resets it: {error}"))
+                let why = format!("broken: {error}");
+                if let Some(entry) = self.vms.values_mut().find(|e| e.port == port)
+                    && let Some(ring) = entry.session.as_mut().and_then(|s| s.rings.get_mut(&index))
+                {
+                    ring.broken = Some(why.clone());
+                }
+                self.complain(port, format!("queue {index} stands still until its driver resets it: {why}"));
             }
-            Notice::AcceptFailed { port, error } => (port, format!("a forward cannot accept connections: {error}")),
-            Notice::WatchFailed { port, error } => (port, format!("a descriptor cannot be watched: {error}")),
-        };
+            Notice::MemoryLost { port } => {
+                let message = "its VMM has truncated the memory that it shared: out of service until it connects again";
+                self.complain(port, message.into());
+            }
+            Notice::AcceptFailed { port, error } => {
+                self.complain(port, format!("a forward cannot accept connections: {error}"));
+            }
+            Notice::WatchFailed { port, error } => {
+                self.complain(port, format!("a descriptor cannot be watched: {error}"));
+            }
+        }
+    }
+
+    /// Logs an error of a VM and keeps it; the same one again is not logged.
+    fn complain(&mut self, port: PortId, message: String) {
         if let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| e.port == port)
             && entry.last_error.as_ref() != Some(&message)
         {

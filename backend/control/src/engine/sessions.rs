@@ -14,14 +14,22 @@ pub(super) struct SessionState {
     session: Session,
     /// Acknowledged virtio bits, once the driver has spoken.
     pub features: Option<u64>,
-    /// Rings that were started: size and enabled flag.
-    pub rings: BTreeMap<u16, (u16, bool)>,
+    /// Rings that were started.
+    pub rings: BTreeMap<u16, RingState>,
+}
+
+/// A started ring.
+pub(super) struct RingState {
+    pub size: u16,
+    pub enabled: bool,
+    /// Why it stands still, if it does.
+    pub broken: Option<String>,
 }
 
 impl SessionState {
     /// Whether both rings of a driver run.
     pub fn driver_ready(&self) -> bool {
-        self.rings.values().filter(|(_, enabled)| *enabled).count() >= 2
+        self.rings.values().filter(|ring| ring.enabled && ring.broken.is_none()).count() >= 2
     }
 
     /// Ends the session. Its thread may be waiting for an answer from this one, so it is joined elsewhere.
@@ -97,7 +105,7 @@ impl Registry {
             }
             PortEvent::Memory(map, done) => self.order(Command::Memory { port, map, done }),
             PortEvent::Ring { index, setup, kick, call, enabled } => {
-                state.rings.insert(index, (setup.size, enabled));
+                state.rings.insert(index, RingState { size: setup.size, enabled, broken: None });
                 let ring = RingCommand { port, index, setup, kick, call, enabled };
                 self.order(Command::Ring(Box::new(ring)));
             }

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
-use vonic_tcp::{Config, Leg, Segment, Seq};
+use vonic_tcp::{Config, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket};
 
@@ -152,9 +152,10 @@ impl Worker {
             peer
         };
         let key = FlowKey { port: port_id, guest: SocketAddr::new(address.into(), guest_port), remote };
-        if !port.rx.is_live() || self.flows.find(&key).is_some() {
+        if !port.rx.is_live() || !self.make_way(&key) {
             return socket.abort();
         }
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
         if let Err(reason) = port.usage.admit(&port.spec.limits, now) {
             port.dropped_to_guest(reason);
             return socket.abort();
@@ -166,6 +167,17 @@ impl Worker {
         flow.connecting = true;
         let id = self.register(flow);
         self.flows.make_ready(id);
+    }
+
+    /// Whether a connection of this name may begin: one that only waits for old segments gives way, since the peer's kernel
+    /// has judged the port to be free (RFC 6191).
+    fn make_way(&mut self, key: &FlowKey) -> bool {
+        let Some(id) = self.flows.find(key) else { return true };
+        let over = self.flows.get_mut(id).is_some_and(|f| f.leg.state() == State::TimeWait);
+        if over {
+            self.finish(id);
+        }
+        over
     }
 
     /// Adds a connection to the table and its socket to epoll.

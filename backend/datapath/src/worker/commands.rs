@@ -157,6 +157,15 @@ impl Worker {
         port.rx_burst.clear();
     }
 
+    /// Takes a port whose memory has gone out of service.
+    pub(crate) fn check_memory(&mut self, id: PortId) {
+        let port = Worker::port_mut(&mut self.ports, id);
+        if port.is_some_and(|p| p.map.as_ref().is_some_and(|map| map.is_lost())) {
+            self.disconnect(id);
+            (self.notify)(crate::Notice::MemoryLost { port: id });
+        }
+    }
+
     /// The VMM is gone: what its guest had open is reset towards the world.
     fn disconnect(&mut self, id: PortId) {
         for flow in self.flows_of(|key| key.port == id) {

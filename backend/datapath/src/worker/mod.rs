@@ -184,6 +184,7 @@ impl Worker {
         let mut worked = std::mem::take(&mut self.woken);
         for id in 0..self.ports.len() as PortId {
             worked |= self.guest_burst(id);
+            self.check_memory(id);
             self.report_broken(id);
             self.feed(id);
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
 
+use super::truncation::Watch;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// A contiguous range of guest-physical memory and where it is mapped.
@@ -36,6 +37,8 @@ impl Region {
 /// descriptor tables have to lie in one region each.
 pub struct MemoryMap {
     regions: Box<[Region]>,
+    /// Given back before the mappings go: fields are dropped in order.
+    watches: Box<[Watch]>,
     /// Keeps the mappings alive.
     _memory: GuestMemoryMmap<()>,
 }
@@ -50,7 +53,14 @@ impl MemoryMap {
             .map(|region| Region { start: region.start_addr().0, len: region.len(), host: region.as_ptr() })
             .collect();
         regions.sort_by_key(|region| region.start);
-        MemoryMap { regions: regions.into_boxed_slice(), _memory: memory }
+        let watches = regions.iter().filter_map(|region| Watch::new(region.host, region.len)).collect();
+        MemoryMap { regions: regions.into_boxed_slice(), watches, _memory: memory }
+    }
+
+    /// Whether the VMM has truncated the memory: what the guest has there is gone, and reads as zeros. Known only after
+    /// an access, and with [`survive_truncation`](crate::survive_truncation) in force.
+    pub fn is_lost(&self) -> bool {
+        self.watches.iter().any(Watch::is_lost)
     }
 
     /// The region by its number; an empty one if there is none.

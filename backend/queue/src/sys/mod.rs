@@ -12,8 +12,10 @@ mod bulk;
 mod map;
 mod ring;
 mod segments;
+mod truncation;
 
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table};
 pub(crate) use ring::RingMemory;
 pub(crate) use segments::{Appender, IoVecBuffer, MAX_IOVECS, Refusal, Segments};
+pub use truncation::survive_truncation;

@@ -9,4 +9,5 @@ mod handover;
 mod malformed;
 mod payload;
 mod setup;
+mod truncation;
 mod wrap;
