@@ -87,7 +87,8 @@ fn version(lab: &Lab, directory: &TempDir) -> Result<String> {
 
 fn iperf_server(lab: &Lab, directory: &TempDir, port: u16) -> Result<Process> {
     let name = format!("iperf3-{port}");
-    let process = lab.start(&name, directory, Command::new("iperf3").args(["-s", "--forceflush", "-p", &port.to_string()]))?;
+    let process =
+        lab.start(&name, directory, Command::new("iperf3").args(["-s", "--forceflush", "-p", &port.to_string()]))?;
     wait_until("iperf3", seconds(10), || process.log().contains("listening"))?;
     Ok(process)
 }

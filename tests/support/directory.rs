@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,8 @@ impl TempDir {
     /// If /tmp takes no directory.
     pub fn new() -> Result<TempDir> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(remove_leftovers);
         let path = PathBuf::from(format!("/tmp/vonic-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
         // Peers that drop their privileges put sockets here too.
@@ -59,8 +62,35 @@ impl TempDir {
     }
 }
 
+/// Removes directories of test processes that were killed before they could.
+fn remove_leftovers() {
+    for entry in std::fs::read_dir("/tmp").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process =
+            name.to_str().and_then(|name| name.strip_prefix("vonic-")?.split_once('-')?.0.parse::<u32>().ok());
+        if process.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
 impl Drop for TempDir {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_of_the_dead_go_and_directories_of_the_living_stay() {
+        let mine = TempDir::new().unwrap();
+        // No process has this number: PID_MAX_LIMIT is 2^22.
+        let leftover = Path::new("/tmp/vonic-99999999-0");
+        std::fs::create_dir_all(leftover.join("run")).unwrap();
+        remove_leftovers();
+        assert!(mine.path().exists() && !leftover.exists());
     }
 }

@@ -88,6 +88,32 @@ pub fn ping(link: (Mac, Mac), source: Ipv4Addr, destination: Ipv4Addr, sequence:
     ethernet(link.1, link.0, 0x0800, &ipv4(source, destination, 1, &message))
 }
 
+/// What the transport checksum of a segment of `length` bytes covers before the segment itself (RFC 9293 §3.1, RFC 768).
+pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: usize) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&source.octets());
+    bytes[4..8].copy_from_slice(&destination.octets());
+    bytes[9] = protocol;
+    bytes[10..].copy_from_slice(&(length as u16).to_be_bytes());
+    bytes
+}
+
+/// A UDP datagram (RFC 768) in an Ethernet frame, with a right checksum.
+pub fn udp(link: (Mac, Mac), source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16), data: &[u8]) -> Vec<u8> {
+    let length = 8 + data.len();
+    let mut datagram = Vec::with_capacity(length);
+    for field in [ports.0, ports.1, length as u16, 0] {
+        datagram.extend(field.to_be_bytes());
+    }
+    datagram.extend(data);
+    let sum = match checksum(&[&pseudo_header(source, destination, 17, length)[..], &datagram].concat()) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    ethernet(link.1, link.0, 0x0800, &ipv4(source, destination, 17, &datagram))
+}
+
 /// A TCP segment (RFC 9293) in an Ethernet frame, with a right checksum.
 #[derive(Debug, Clone, Default)]
 pub struct Tcp {
@@ -101,15 +127,21 @@ pub struct Tcp {
     pub flags: u8,
     /// SEG.WND.
     pub window: u16,
+    /// Options, padded by the caller to whole words, at most 40 bytes.
+    pub options: Vec<u8>,
     /// SEG.TEXT.
     pub text: Vec<u8>,
 }
 
 impl Tcp {
+    /// FIN.
+    pub const FIN: u8 = 1;
     /// SYN.
     pub const SYN: u8 = 2;
     /// RST.
     pub const RST: u8 = 4;
+    /// PSH.
+    pub const PSH: u8 = 8;
     /// ACK.
     pub const ACK: u8 = 16;
 
@@ -120,13 +152,12 @@ impl Tcp {
         segment.extend(self.ports.1.to_be_bytes());
         segment.extend(self.sequence.to_be_bytes());
         segment.extend(self.acknowledgment.to_be_bytes());
-        segment.extend([0x50, self.flags]);
+        segment.extend([(20 + self.options.len() as u8) << 2, self.flags]);
         segment.extend(self.window.to_be_bytes());
         segment.extend([0; 4]);
+        segment.extend(&self.options);
         segment.extend(&self.text);
-        let length = (segment.len() as u16).to_be_bytes();
-        let pseudo = [&source.octets()[..], &destination.octets(), &[0, 6], &length, &segment].concat();
-        let sum = checksum(&pseudo);
+        let sum = checksum(&[&pseudo_header(source, destination, 6, segment.len())[..], &segment].concat());
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
         ethernet(link.1, link.0, 0x0800, &ipv4(source, destination, 6, &segment))
     }
@@ -148,6 +179,7 @@ impl Tcp {
             acknowledgment: word(8),
             flags: segment[13],
             window: half(14),
+            options: segment.get(20..offset)?.to_vec(),
             text: segment.get(offset..)?.to_vec(),
         })
     }

@@ -17,8 +17,10 @@ mod server;
 mod skip;
 mod sys;
 pub mod trace;
+mod verify;
 mod vonicd;
 mod wait;
+pub mod wire;
 
 pub use anyhow::{Context, Error, Result};
 pub use bed::Bed;
@@ -30,6 +32,8 @@ pub use netns::{Netns, ip, isolate};
 pub use process::Process;
 pub use server::{PeerServer, peer};
 pub use skip::skipped;
+pub use sys::CountingAllocator;
+pub use verify::verify;
 pub use vonicd::{TestConfig, Vonicd};
 pub use wait::{wait_for, wait_until};
 

@@ -3,8 +3,8 @@
 //! Everything in the child between fork and exec is system calls on memory prepared before the fork (signal-safety(7)).
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
-use std::ffi::CString;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A root file system to run in: `root` read-only, the machine's /proc, /sys and /dev, and `tmp` as /tmp.
@@ -109,6 +110,15 @@ pub(crate) fn unshare_network() -> io::Result<()> {
 pub(crate) fn set_network(fd: &OwnedFd) -> io::Result<()> {
     // SAFETY: no memory is passed.
     check(unsafe { libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Has a socket reset its peer when it is closed (SO_LINGER with 0 seconds, socket(7)).
+pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: the option's value lives through the call, and its size is given.
+    check(unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size) })
+        .map(drop)
 }
 
 /// The real user id.
@@ -222,4 +232,51 @@ pub(crate) fn interrupt(tid: i32) -> io::Result<()> {
 pub(crate) fn detach(tid: i32) -> io::Result<()> {
     // SAFETY: address and data are numbers for this request.
     check(unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0usize, 0usize) as libc::c_int }).map(drop)
+}
+
+/// The system's allocator, which counts what one thread allocates: a test makes it its global allocator.
+pub struct CountingAllocator {
+    count: AtomicU64,
+    thread: &'static CStr,
+}
+
+impl CountingAllocator {
+    /// Counts the allocations of threads of this name (15 bytes at most, prctl(2)).
+    pub const fn of_thread(thread: &'static CStr) -> CountingAllocator {
+        CountingAllocator { count: AtomicU64::new(0), thread }
+    }
+
+    /// Allocations so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn note(&self) {
+        let mut name = [0u8; 16];
+        // SAFETY: PR_GET_NAME writes at most 16 bytes.
+        unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+        if CStr::from_bytes_until_nul(&name).is_ok_and(|found| found == self.thread) {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+// SAFETY: everything is passed on to the system's allocator; `note` allocates nothing.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        self.note();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(place, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(place, layout) }
+    }
 }

@@ -63,7 +63,11 @@ impl TestConfig {
         self
     }
 
-    fn write(&self, directory: &TempDir) -> Result<()> {
+    /// Writes the files below `etc` in `directory`; sockets will be in `run`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, directory: &TempDir) -> Result<()> {
         let runtime = directory.path().join("run");
         let mut service = format!("runtime_dir = \"{}\"\n{}\n", runtime.display(), self.service);
         if !self.network.is_empty() {

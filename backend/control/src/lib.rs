@@ -4,6 +4,8 @@
 //! * [`api`]: HTTP/1 with JSON over a Unix socket, on a thread of its own that knows nothing of the engine.
 //! * [`client`]: the command `vonic`, which speaks to that API.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod client;
 pub mod config;

@@ -1,8 +1,7 @@
-// NOTE TO THE FRONT HELPER (02:02, from the lead): the lead wrote this crate while you were at the experiment; it is final. Do not rewrite it. Build backend/front now, its public API first.
 //! One VM's vhost-user session in the engine.
 //!
 //! `vhost-user-backend`'s daemon keeps the protocol and the memory map; it starts no workers of its own. Its ring objects
-//! are [`ring::Ring`]s, which turn each message about a ring into a [`PortEvent`]. Where the VMM must not go on before the
+//! are `ring::Ring`s, which turn each message about a ring into a [`PortEvent`]. Where the VMM must not go on before the
 //! data path has let go of something, the daemon's thread waits for the event's [`Done`].
 #![deny(unsafe_code)]
 

@@ -72,24 +72,18 @@ impl<S: EventSink> Ring<S> {
         let enabled = state.is_enabled();
         drop(state);
         let signals = self.signals();
-        let copy = |file: &Option<File>| file.as_ref().and_then(|f| f.try_clone().ok()).map(OwnedFd::from);
-        let (kick, call) = (copy(&signals.kick), copy(&signals.call));
+        let (kick, call) = (keep(&signals.kick).map(OwnedFd::from), keep(&signals.call).map(OwnedFd::from));
         drop(signals);
         self.port.emit(PortEvent::Ring { index: self.index, setup, kick, call, enabled });
     }
 }
 
-/// Neither a kick read by somebody else nor a full call descriptor may block the data path.
-fn non_blocking(file: &File) {
-    if let Err(error) = set_non_blocking(file.as_fd()) {
-        log::warn!("an event descriptor cannot be made non-blocking: {error}");
-    }
-}
-
+/// A duplicate for the data path, non-blocking: neither a kick that somebody else has read nor a full call descriptor may
+/// hold the worker up.
 fn keep(file: &Option<File>) -> Option<File> {
     let file = file.as_ref()?;
-    non_blocking(file);
-    file.try_clone().ok()
+    let copy = set_non_blocking(file.as_fd()).and_then(|()| file.try_clone());
+    copy.inspect_err(|error| log::warn!("an event descriptor cannot be used, its ring will stand still: {error}")).ok()
 }
 
 impl<'a, S: 'a> VringStateGuard<'a, Memory> for Ring<S> {
@@ -153,7 +147,8 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
     /// The answer to GET_VRING_BASE. Completion is in order, so the used index in guest memory is where the next backend
     /// starts; the data path has let go of the ring by now.
     fn queue_next_avail(&self) -> u16 {
-        self.inner.queue_used_idx().unwrap_or(0)
+        let unset = self.inner.get_ref().get_queue().used_ring() == 0;
+        if unset { 0 } else { self.inner.queue_used_idx().unwrap_or(0) }
     }
 
     fn set_queue_next_avail(&self, base: u16) {

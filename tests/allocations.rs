@@ -1,0 +1,137 @@
+//! Does the data path allocate once it is warm? Master, engine and two mock guests run in this process, whose allocator counts what the
+//! worker's thread asks for.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use vonic_control::client;
+use vonic_control::engine::{self, EngineConfig};
+use vonic_tests::frames::{self, Mac, Tcp, ip4, mac};
+use vonic_tests::mock::{MockConfig, MockFrontend, VnetHeader};
+use vonic_tests::{CountingAllocator, TempDir, TestConfig, isolate, seconds, wait_until};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::of_thread(c"worker-0");
+
+/// The host's address as the guests see it.
+const HOST: u8 = 1;
+
+/// A guest's TCP connection to an echo server on the host, by hand: one segment at a time.
+struct Connection {
+    link: (Mac, Mac),
+    ports: (u16, u16),
+    sequence: u32,
+    acknowledgment: u32,
+}
+
+impl Connection {
+    fn send(&self, mock: &mut MockFrontend, flags: u8, text: &[u8]) {
+        let segment = Tcp {
+            ports: self.ports,
+            sequence: self.sequence,
+            acknowledgment: self.acknowledgment,
+            flags,
+            window: 60_000,
+            text: text.to_vec(),
+            ..Tcp::default()
+        };
+        mock.send_frame(&VnetHeader::default(), &segment.frame(self.link, ip4(2), ip4(HOST))).unwrap();
+    }
+
+    fn receive(&self, mock: &mut MockFrontend, wanted: impl Fn(&Tcp) -> bool) -> Tcp {
+        let ours = |frame: &[u8]| {
+            Tcp::parse(frame).is_some_and(|tcp| tcp.ports == (self.ports.1, self.ports.0) && wanted(&tcp))
+        };
+        let (_, frame) = mock.expect_frame("a segment", seconds(5), ours).unwrap();
+        Tcp::parse(&frame).unwrap()
+    }
+
+    fn open(mock: &mut MockFrontend, server: SocketAddr) -> Connection {
+        let gateway = mock.gateway_answers(2).unwrap();
+        let mut connection =
+            Connection { link: (mac(2), gateway), ports: (4000, server.port()), sequence: 1000, acknowledgment: 0 };
+        connection.send(mock, Tcp::SYN, &[]);
+        let answer = connection.receive(mock, |tcp| tcp.flags & Tcp::SYN != 0);
+        connection.sequence += 1;
+        connection.acknowledgment = answer.sequence.wrapping_add(1);
+        connection.send(mock, Tcp::ACK, &[]);
+        connection
+    }
+
+    /// Text goes to the host and comes back.
+    fn echo(&mut self, mock: &mut MockFrontend, text: &[u8]) {
+        self.send(mock, Tcp::ACK, text);
+        self.sequence = self.sequence.wrapping_add(text.len() as u32);
+        let answer = self.receive(mock, |tcp| !tcp.text.is_empty() && tcp.sequence == self.acknowledgment);
+        assert_eq!(answer.text, text);
+        self.acknowledgment = self.acknowledgment.wrapping_add(text.len() as u32);
+        self.send(mock, Tcp::ACK, &[]);
+    }
+}
+
+fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = stream.read(&mut buffer) {
+            stream.write_all(&buffer[..n]).unwrap();
+        }
+    });
+    address
+}
+
+/// Master and engine as threads of this process; they end with it.
+fn vonicd(directory: &Path) {
+    let config = EngineConfig { config_dir: directory.join("etc"), peek_mode: None };
+    std::thread::spawn(move || {
+        vonic_front::run_standalone(vonic_front::MasterConfig::default(), |link| engine::run(config, link))
+    });
+}
+
+fn traffic(a: &mut MockFrontend, b: &mut MockFrontend, connection: &mut Connection, rounds: u16) {
+    for round in 0..rounds {
+        let text = vec![round as u8; 1 + usize::from(round) * 7 % 1400];
+        connection.echo(a, &text);
+        let frame = frames::ping((mac(2), mac(3)), ip4(2), ip4(3), round, &text);
+        a.send_frame(&VnetHeader::default(), &frame).unwrap();
+        b.expect_frame("the ping", seconds(5), |got| got == frame).unwrap();
+        let gateway = frames::ping(connection.link, ip4(2), ip4(HOST), round, &text);
+        a.send_frame(&VnetHeader::default(), &gateway).unwrap();
+        a.expect_frame("the answer", seconds(5), |got| {
+            got[12..14] == [8, 0] && got[34] == 0 && got[38..42] == gateway[38..42]
+        })
+        .unwrap();
+        // Nobody's: dropped and counted.
+        a.send_frame(&VnetHeader::default(), &frames::ethernet([2; 6], mac(2), 0x88b5, &text)).unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_allocated_per_frame_once_warm() {
+    isolate().unwrap();
+    let directory = TempDir::new().unwrap();
+    TestConfig::default().vm("a", 2, "").vm("b", 3, "").write(&directory).unwrap();
+    vonicd(directory.path());
+    let socket = |name: &str| directory.path().join(format!("run/{name}.sock"));
+    wait_until("the sockets", seconds(10), || socket("a").exists() && socket("b").exists()).unwrap();
+    let mut a = MockFrontend::start(&socket("a"), MockConfig::default()).unwrap();
+    let mut b = MockFrontend::start(&socket("b"), MockConfig::default()).unwrap();
+    let mut connection = Connection::open(&mut a, echo_server());
+    traffic(&mut a, &mut b, &mut connection, 200);
+
+    let warm = ALLOCATOR.count();
+    assert!(warm > 0, "the worker's thread was not counted at all");
+    traffic(&mut a, &mut b, &mut connection, 1000);
+    assert_eq!(ALLOCATOR.count() - warm, 0, "allocations of the worker in 4,000 frames and their answers");
+
+    // What is not per frame may allocate, and is then seen: a list of connections.
+    let socket = socket("api").display().to_string();
+    let (mut out, mut errors) = (Vec::new(), Vec::new());
+    client::run(["vonic", "--socket", &socket, "conns"], &mut out, &mut errors);
+    assert!(ALLOCATOR.count() > warm, "{}", String::from_utf8_lossy(&errors));
+}
