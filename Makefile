@@ -6,7 +6,7 @@ PEER_TARGET := x86_64-unknown-linux-gnu
 PEER_BUILD := RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_LTO=off \
 	cargo build --quiet --release -p vonic-peer --target $(PEER_TARGET) --target-dir $(TARGET)/guest
 
-.PHONY: build testbed fmt lint test demo
+.PHONY: build testbed fmt lint test demo bench
 
 build:
 	cargo build --release -p vonic-daemon
@@ -32,3 +32,8 @@ test: testbed lint build
 demo: testbed build
 	cargo build --quiet --release -p vonic-tests --bin vonic-demo
 	sh tests/support/root.sh $(TARGET)/release/vonic-demo
+
+# vonic beside passt, on user-mode Linux guests.
+bench: testbed build
+	cargo build --quiet --release -p vonic-bench
+	sh tests/support/root.sh $(TARGET)/release/vonic-bench
