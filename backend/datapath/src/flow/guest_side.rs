@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use vonic_frame::{DropReason, Envelope, Ip, PROTOCOL_TCP, Sum, TCP_CHECKSUM, Tcp, TcpFields, VnetHeader, tcp_headers};
 use vonic_queue::Burst;
 use vonic_tcp::{Effect, Event, Flags, Header, Segment, Seq, reset_for};
+use vonic_uplink::PeekMode;
 
 /// Where a segment lies.
 #[derive(Clone, Copy)]
@@ -64,6 +65,10 @@ impl Worker {
         let tcp = &port.spec.stats.tcp;
         let lost = discard(flow, effect.acked);
         tcp.bytes_host_to_guest.add(u64::from(effect.acked));
+        if effect.acked > 0 && self.peek_mode == PeekMode::Scratch {
+            // Over scratch memory the end of the stream shows only once nothing is queued in front of it.
+            flow.leg.host_readable();
+        }
         let offered = effect.payload.as_ref().map_or(0, |p| p.end - p.start);
         if offered > 0 || effect.fin {
             let taken = offer(flow, &effect, burst, place);

@@ -5,7 +5,7 @@ use crate::flow::policy::{self, Route, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::worker::Worker;
 use crate::worker::events::Token;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
@@ -222,9 +222,7 @@ impl Worker {
 
     /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3).
     fn initial_sequence(&self, key: &FlowKey) -> Seq {
-        let mut hasher = self.secret.build_hasher();
-        key.hash(&mut hasher);
-        Seq((hasher.finish() as u32).wrapping_add((self.now.0 / 4) as u32))
+        Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32))
     }
 }
 
