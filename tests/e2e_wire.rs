@@ -114,7 +114,6 @@ fn denied_destinations_are_dropped_and_counted() {
     let forward = "[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:18080\"\nport = 80\n\
         [[egress]]\naction = \"deny\"\nto = \"203.0.113.0/24\"\nports = \"1-1023\"\n\
         [[egress]]\naction = \"allow\"\nto = \"0.0.0.0/1\"\n[[egress]]\naction = \"allow\"\nto = \"128.0.0.0/1\"\n";
-    isolate().unwrap();
     let (bed, mut guest) = start(forward);
     ip("addr add 198.51.100.1/32 dev lo").unwrap();
     let (_listener, port) = listen().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -139,19 +139,35 @@ impl Vonicd {
         self.directory.join("run").join(format!("{vm}.sock"))
     }
 
+    /// Runs `vonic ARGUMENTS` against this service, whatever comes of it.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn vonic_output(&self, arguments: &[&str]) -> Result<Output> {
+        let program = lab::built("VONIC_BIN_DIR", "release", "vonic")?;
+        let socket = self.directory.join("run/api.sock");
+        Command::new(program).arg("--socket").arg(&socket).args(arguments).output().context("running vonic")
+    }
+
     /// Runs `vonic ARGUMENTS` against this service and returns what it printed.
     ///
     /// # Errors
     /// If it fails; with its message.
     pub fn vonic_text(&self, arguments: &[&str]) -> Result<String> {
-        let program = lab::built("VONIC_BIN_DIR", "release", "vonic")?;
-        let socket = self.directory.join("run/api.sock");
-        let output =
-            Command::new(program).arg("--socket").arg(&socket).args(arguments).output().context("running vonic")?;
+        let output = self.vonic_output(arguments)?;
         if !output.status.success() {
             bail!("vonic {arguments:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs `vonicd --check` over the configuration folder `folder`.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn check(folder: &Path) -> Result<Output> {
+        let program = lab::built("VONIC_BIN_DIR", "release", "vonicd")?;
+        Command::new(program).arg("--check").arg("--config-dir").arg(folder).output().context("running vonicd --check")
     }
 
     /// As [`Vonicd::vonic_text`], for arguments with `--json`.

@@ -84,18 +84,25 @@ impl RawConnection {
     /// # Errors
     /// As [`RawConnection::ask`].
     pub fn ask_sized(&mut self, request: u32, size: u32, body: &[u8], files: &[RawFd]) -> Result<Reply> {
+        if self.tell(request, size, body, files)? { self.reply(request) } else { Ok(Reply::Closed) }
+    }
+
+    /// A message that asks for a reply, which is not waited for; false if the backend has closed the connection.
+    ///
+    /// # Errors
+    /// Of the socket.
+    pub fn tell(&mut self, request: u32, size: u32, body: &[u8], files: &[RawFd]) -> Result<bool> {
         let mut message = Vec::with_capacity(12 + body.len());
         for word in [request, VERSION | NEED_REPLY, size] {
             message.extend_from_slice(&word.to_le_bytes());
         }
         message.extend_from_slice(body);
         match self.stream.send_with_fds(&[&message[..]], files) {
-            Ok(sent) if sent == message.len() => {}
+            Ok(sent) if sent == message.len() => Ok(true),
             Ok(sent) => bail!("{sent} of {} bytes were sent", message.len()),
-            Err(error) if error.errno() == libc::EPIPE => return Ok(Reply::Closed),
+            Err(error) if error.errno() == libc::EPIPE => Ok(false),
             Err(error) => bail!("sending: {error}"),
         }
-        self.reply(request)
     }
 
     /// The reply to `request`.

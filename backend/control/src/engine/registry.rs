@@ -190,9 +190,15 @@ impl Registry {
 
     /// Reads the configuration again and applies what changed, VM by VM.
     pub(super) fn reload(&mut self) -> ReloadReport {
-        let config::Reloaded { config, errors } = config::reload(&self.config_dir, &self.config);
+        let config::Reloaded { mut config, errors } = config::reload(&self.config_dir, &self.config);
         let changes = config::diff(&self.config, &config);
         let mut report = ReloadReport { errors: errors.0.iter().map(FileError::from).collect(), ..Default::default() };
+        if config.service != self.config.service {
+            let file = self.config_dir.join("vonic.toml").display().to_string();
+            let message = "runtime_dir, workers and poll_us are read at the start only: restart vonicd to change them";
+            report.errors.push(FileError { file, line: None, message: message.into() });
+            config.service = self.config.service.clone();
+        }
         let old = std::mem::replace(&mut self.config, config);
         for change in config::diff_networks(&old, &self.config) {
             match change {

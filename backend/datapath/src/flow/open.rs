@@ -36,8 +36,8 @@ impl Worker {
                 return Ok(());
             }
         };
-        policy::admit_destination(&self.flows, port, to)?;
         port.usage.admit(&port.spec.limits, now)?;
+        policy::admit_destination(&self.flows, port, to)?;
         let config = leg_config(port.spec.mtu);
         match HostSocket::connect(to, self.peek_mode) {
             Ok((socket, state)) => {

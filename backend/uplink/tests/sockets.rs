@@ -1,0 +1,87 @@
+//! Host sockets against the kernel's loopback. What moves payload is tested with guests, where guest memory is.
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+use vonic_uplink::classify::{ConnectError, connect_error};
+use vonic_uplink::{Connecting, HostSocket, Listener, PeekMode, host_addresses};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn any_port() -> SocketAddr {
+    SocketAddr::new(LOOPBACK, 0)
+}
+
+/// Waits for what a non-blocking call has set going.
+fn eventually<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within five seconds");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_listener_takes_connections_and_says_who_came() {
+    let listener = Listener::bind(any_port(), None).unwrap();
+    let address = listener.local().unwrap();
+    assert!(listener.accept().unwrap().is_none());
+    let client = TcpStream::connect(address).unwrap();
+    let accepted = eventually(|| listener.accept().unwrap());
+    assert_eq!((accepted.peer, accepted.local), (client.local_addr().unwrap(), address));
+    let taken = Listener::bind(address, None).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_an_error() {
+    assert!(Listener::bind(any_port(), Some("no-such-if")).is_err());
+    Listener::bind(any_port(), Some("lo")).unwrap();
+}
+
+#[test]
+fn a_connect_ends_well_or_is_refused() {
+    let server = TcpListener::bind(any_port()).unwrap();
+    let address = server.local_addr().unwrap();
+    let (socket, state) = HostSocket::connect(address, PeekMode::Offset).unwrap();
+    assert!(matches!(state, Connecting::Done | Connecting::InProgress));
+    server.accept().unwrap();
+    socket.connect_result().unwrap();
+    assert!(socket.send_room().unwrap() > 4096);
+    drop(server);
+    let refused = match HostSocket::connect(address, PeekMode::Offset) {
+        Err(error) => error,
+        Ok((socket, _)) => eventually(|| socket.connect_result().err()),
+    };
+    assert_eq!(connect_error(&refused), ConnectError::Refused);
+}
+
+#[test]
+fn an_abort_is_a_reset_and_a_close_is_an_end() {
+    let server = TcpListener::bind(any_port()).unwrap();
+    let connect = || HostSocket::connect(server.local_addr().unwrap(), PeekMode::Offset).unwrap().0;
+    let (aborted, mut peer) = (connect(), server.accept().unwrap().0);
+    aborted.abort();
+    assert_eq!(peer.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let (closed, mut peer) = (connect(), server.accept().unwrap().0);
+    drop(closed);
+    assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
+fn errors_of_connect_have_a_meaning_for_the_guest() {
+    let of = |code| connect_error(&io::Error::from_raw_os_error(code));
+    assert_eq!(of(libc::ECONNREFUSED), ConnectError::Refused);
+    assert_eq!(of(libc::EHOSTUNREACH), ConnectError::Unreachable(1));
+    assert_eq!(of(libc::ENETUNREACH), ConnectError::Unreachable(0));
+    assert_eq!(of(libc::EPERM), ConnectError::Unreachable(13));
+    assert_eq!(of(libc::ETIMEDOUT), ConnectError::TimedOut);
+    assert_eq!(of(libc::EMFILE), ConnectError::Exhausted);
+}
+
+#[test]
+fn the_hosts_addresses_are_known() {
+    assert!(host_addresses().unwrap().contains(&LOOPBACK));
+}
