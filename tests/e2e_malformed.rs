@@ -252,6 +252,8 @@ fn a_ring_is_lost(what: &str, index: usize, lie: impl FnOnce(&mut MockFrontend))
     assert!(two.bed.vonicd.vm("a").unwrap()["last_error"].is_string(), "{what}: last_error");
 
     drop(two.a);
+    let gone = || two.bed.vonicd.vm("a").unwrap()["connected"] == false;
+    wait_until("the end of the old connection", seconds(5), gone).unwrap();
     two.a = two.bed.mock("a", MockConfig::default()).unwrap();
     two.both_work(what);
 }

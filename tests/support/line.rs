@@ -23,7 +23,7 @@ pub struct Line {
 
 /// Bytes `at`.. of the stream: a period that is prime to every size in use, so that a lost or repeated block shows.
 fn text(at: usize, length: usize) -> Vec<u8> {
-    (at..at + length).map(|at| (at % 65_521 * 7 >> 3) as u8).collect()
+    (at..at + length).map(|at| ((at % 65_521 * 7) >> 3) as u8).collect()
 }
 
 impl Line {

@@ -1,7 +1,9 @@
 //! A guest's TCP made by hand: every segment is the test's own, every answer is checked as it lies in guest memory.
 
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -141,6 +143,16 @@ impl Conn {
         self.synchronize(&answer)?;
         self.ack(guest)?;
         Ok(self)
+    }
+
+    /// Opens to a host socket of its own, which is the other result; the remote's port in [`Conn::ports`] is set.
+    ///
+    /// # Errors
+    /// Of [`Conn::open`] and [`accept`].
+    pub fn connect(self, guest: &mut HandGuest) -> Result<(Conn, TcpStream)> {
+        let (listener, port) = listen()?;
+        let conn = Conn { ports: (self.ports.0, port), ..self }.open(guest)?;
+        Ok((conn, accept(&listener)?))
     }
 
     /// Takes a SYN-ACK over.
@@ -303,6 +315,15 @@ fn with_limits(stream: TcpStream) -> Result<TcpStream> {
     stream.set_read_timeout(Some(seconds(10)))?;
     stream.set_write_timeout(Some(seconds(10)))?;
     Ok(stream)
+}
+
+/// Writes `bytes` from a thread of its own, since a socket's buffer may be smaller. The socket stays open.
+///
+/// # Errors
+/// If the socket cannot be shared.
+pub fn write_behind(stream: &TcpStream, bytes: Vec<u8>) -> Result<JoinHandle<io::Result<()>>> {
+    let mut stream = stream.try_clone()?;
+    Ok(thread::spawn(move || stream.write_all(&bytes)))
 }
 
 /// Closes by a reset (SO_LINGER with 0 seconds).

@@ -14,7 +14,12 @@ pub enum Command {
     /// Creates a port without a session.
     Attach(Box<PortSpec>),
     /// Replaces a port's policy: forwards, egress, limits. Its session and its connections go on.
-    Reconfigure(Box<PortSpec>),
+    Reconfigure {
+        /// The new policy.
+        spec: Box<PortSpec>,
+        /// When the listeners that nobody has any more are closed.
+        done: Done,
+    },
     /// Removes a port: its connections are reset.
     Detach {
         /// Which.

@@ -54,7 +54,8 @@ impl Registry {
     }
 
     fn stats(&self) -> Stats {
-        let mut copied: BTreeMap<String, u64> = BTreeMap::new();
+        let gone = CopyPath::ALL.iter().zip(self.copied_by_gone);
+        let mut copied: BTreeMap<String, u64> = gone.map(|(path, bytes)| (path.name().to_string(), bytes)).collect();
         for entry in self.vms.values() {
             for (path, bytes) in copied_bytes(&entry.stats) {
                 *copied.entry(path).or_default() += bytes;

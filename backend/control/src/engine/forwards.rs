@@ -1,13 +1,13 @@
 //! Listening sockets of forwards, kept over reloads: a forward that stays is never closed.
 use crate::config::{Forward, ListenHost, Vm};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use vonic_datapath::ForwardSpec;
 use vonic_uplink::Listener;
 
 /// Where a listener listens: address and, for an interface, its name.
-type Place = (SocketAddr, Option<String>);
+pub(super) type Place = (SocketAddr, Option<String>);
 
 /// The listeners in use.
 #[derive(Default)]
@@ -25,14 +25,29 @@ impl Forwards {
         let mut specs = Vec::new();
         let mut errors = Vec::new();
         for forward in &vm.forwards {
-            for (i, port) in forward.listen.ports.clone().enumerate() {
-                match self.listener(place(forward, port)) {
-                    Ok(listener) => specs.push(ForwardSpec { listener, guest_port: forward.port + i as u16 }),
+            for (place, guest_port) in ports(forward) {
+                let port = place.0.port();
+                match self.listener(place) {
+                    Ok(listener) => specs.push(ForwardSpec { listener, guest_port }),
                     Err(error) => errors.push(explain(&forward.listen.to_string(), port, &error)),
                 }
             }
         }
         (specs, errors)
+    }
+
+    /// The listeners in use at `wanted` places.
+    pub fn hold(&self, wanted: &HashSet<Place>) -> Vec<Arc<Listener>> {
+        wanted.iter().filter_map(|place| self.open.get(place)?.upgrade()).collect()
+    }
+
+    /// A VM's forwards in use at `wanted` places; nothing is opened.
+    pub fn kept(&self, vm: &Vm, wanted: &HashSet<Place>) -> Vec<ForwardSpec> {
+        let kept = |(place, guest_port): (Place, u16)| {
+            let listener = self.open.get(&place).filter(|_| wanted.contains(&place))?.upgrade()?;
+            Some(ForwardSpec { listener, guest_port })
+        };
+        vm.forwards.iter().flat_map(ports).filter_map(kept).collect()
     }
 
     fn listener(&mut self, place: Place) -> std::io::Result<Arc<Listener>> {
@@ -43,6 +58,16 @@ impl Forwards {
         self.open.insert(place, Arc::downgrade(&listener));
         Ok(listener)
     }
+}
+
+/// Every place at which VMs listen.
+pub(super) fn places<'a>(vms: impl IntoIterator<Item = &'a Vm>) -> HashSet<Place> {
+    vms.into_iter().flat_map(|vm| &vm.forwards).flat_map(ports).map(|(place, _)| place).collect()
+}
+
+/// Each port of a forward: where it listens, and the guest's port.
+fn ports(forward: &Forward) -> impl Iterator<Item = (Place, u16)> {
+    forward.listen.ports.clone().enumerate().map(|(i, port)| (place(forward, port), forward.port + i as u16))
 }
 
 fn place(forward: &Forward, port: u16) -> Place {

@@ -5,6 +5,7 @@
 mod answers;
 mod forwards;
 mod registry;
+mod reload;
 mod sessions;
 
 use crate::api::{self, Handler, Reply, Request};
@@ -178,12 +179,8 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Listening { name, result } => registry.listening(&name, result.err()),
         ToEngine::Connected { name, session } => registry.connected(&name, session),
         ToEngine::Disconnected { session } => registry.disconnected(session),
-        ToEngine::Reload => {
-            let report = registry.reload();
-            for error in &report.errors {
-                log::error!("{}:{}: {}", error.file, error.line.unwrap_or(0), error.message);
-            }
-        }
+        // What is wrong is in the log.
+        ToEngine::Reload => drop(registry.reload()),
         ToEngine::Stop => {}
     }
 }

@@ -1,25 +1,28 @@
 //! The VMs that the engine serves, and how a configuration becomes commands.
 use super::Input;
-use super::forwards::Forwards;
+use super::forwards::{self, Forwards};
 use super::sessions::SessionState;
-use crate::api::types::{FileError, ReloadReport};
-use crate::config::{self, Action, Change, Config, Network, NetworkChange, Protocol, Uplink, Vm, gateway_mac};
+use crate::config::{self, Action, Config, Network, Protocol, Uplink, Vm, gateway_mac};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, EgressRule, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats, WorkerHandle,
+    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
+    WorkerHandle,
 };
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_front::{API, EngineLink, ToMaster};
 use vonic_queue::handover;
+use vonic_uplink::Listener;
 
 /// Only the owner speaks to vonicd's sockets; who else may is the administrator's decision.
 const SOCKET_MODE: u32 = 0o600;
 /// How long a full command ring is waited for: far longer than a worker's round.
 const ORDER_LIMIT: Duration = Duration::from_secs(10);
+/// How long an order may take that is waited for: a round of the worker's takes microseconds.
+const ROUND_LIMIT: Duration = Duration::from_secs(2);
 
 /// One VM.
 pub(super) struct Entry {
@@ -28,11 +31,13 @@ pub(super) struct Entry {
     pub stats: Arc<PortStats>,
     pub session: Option<SessionState>,
     pub last_error: Option<String>,
+    /// Some of its forwards could not be opened.
+    pub incomplete: bool,
 }
 
 /// Everything that the engine knows.
 pub struct Registry {
-    config_dir: PathBuf,
+    pub(super) config_dir: PathBuf,
     pub(super) config: Config,
     pub(super) vms: BTreeMap<String, Entry>,
     networks: Vec<String>,
@@ -41,6 +46,8 @@ pub struct Registry {
     link: EngineLink,
     sender: Sender<Input>,
     pub(super) started: Instant,
+    /// Bytes copied for VMs that are gone, in the order of [`CopyPath::ALL`].
+    pub(super) copied_by_gone: [u64; CopyPath::ALL.len()],
 }
 
 impl Registry {
@@ -61,6 +68,7 @@ impl Registry {
             link,
             sender,
             started: Instant::now(),
+            copied_by_gone: [0; CopyPath::ALL.len()],
         }
     }
 
@@ -109,7 +117,7 @@ impl Registry {
         place as NetworkId
     }
 
-    fn set_network(&mut self, network: &Network) {
+    pub(super) fn set_network(&mut self, network: &Network) {
         let spec = NetworkSpec {
             network: self.network_id(&network.name),
             gateway_mac: gateway_mac(&network.name),
@@ -123,58 +131,97 @@ impl Registry {
         self.order(Command::Network(Box::new(spec)));
     }
 
-    fn add(&mut self, vm: Vm) {
+    pub(super) fn add(&mut self, vm: Vm) {
+        self.add_with(vm, Arc::default());
+    }
+
+    fn add_with(&mut self, vm: Vm, stats: Arc<PortStats>) {
         let taken: Vec<PortId> = self.vms.values().map(|e| e.port).collect();
         let port = (0..).find(|p| !taken.contains(p)).unwrap_or_default();
-        let stats = Arc::<PortStats>::default();
-        let (spec, errors) = self.spec(&vm, port, &stats);
+        let (forwards, errors) = self.forwards.open(&vm);
+        let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
         let path = self.config.service.vm_socket(&vm.name);
         self.tell(&ToMaster::Listen { name: vm.name.clone(), path, mode: SOCKET_MODE });
         let last_error = report(&vm.name, &errors);
-        self.vms.insert(vm.name.clone(), Entry { vm, port, stats, session: None, last_error });
+        let incomplete = last_error.is_some();
+        self.vms.insert(vm.name.clone(), Entry { vm, port, stats, session: None, last_error, incomplete });
     }
 
-    fn remove(&mut self, name: &str) {
-        let Some(mut entry) = self.vms.remove(name) else { return };
+    /// Takes a VM out of service; its counters, which count no further.
+    fn take_out(&mut self, name: &str) -> Option<Arc<PortStats>> {
+        let mut entry = self.vms.remove(name)?;
         self.tell(&ToMaster::Unlisten { name: name.into() });
         if let Some(session) = entry.session.take() {
             session.close();
         }
-        let (done, _) = handover();
+        let (done, detached) = handover();
         self.order(Command::Detach { port: entry.port, done });
+        if !detached.wait(ROUND_LIMIT) {
+            log::warn!("{name}: the worker did not let go of it within {ROUND_LIMIT:?}");
+        }
+        Some(entry.stats)
     }
 
-    /// A changed VM keeps its session if only its policy differs; else its VMM has to connect again.
-    fn change(&mut self, vm: Vm) {
+    pub(super) fn remove(&mut self, name: &str) {
+        if let Some(stats) = self.take_out(name) {
+            for (total, path) in self.copied_by_gone.iter_mut().zip(CopyPath::ALL) {
+                *total += stats.copied(path).get();
+            }
+        }
+    }
+
+    /// A changed VM keeps its session if only its policy differs; else its VMM has to connect again. Its counters go on.
+    pub(super) fn change(&mut self, vm: Vm) {
         let Some(entry) = self.vms.get(&vm.name) else { return self.add(vm) };
         let old = &entry.vm;
         let same_device = (old.mac, &old.network, old.address4, old.mtu, old.queue_pairs, old.features)
             == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features);
         if !same_device {
-            let name = vm.name.clone();
-            self.remove(&name);
-            return self.add(vm);
+            let stats = self.take_out(&vm.name).unwrap_or_default();
+            return self.add_with(vm, stats);
         }
         let (port, stats) = (entry.port, Arc::clone(&entry.stats));
-        let (spec, errors) = self.spec(&vm, port, &stats);
-        self.order(Command::Reconfigure(Box::new(spec)));
+        let (forwards, errors) = self.forwards.open(&vm);
+        let spec = self.spec(&vm, port, &stats, forwards);
+        let (done, _) = handover();
+        self.order(Command::Reconfigure { spec: Box::new(spec), done });
         let last_error = report(&vm.name, &errors);
         if let Some(entry) = self.vms.get_mut(&vm.name) {
             entry.vm = vm;
+            entry.incomplete = last_error.is_some();
             entry.last_error = last_error;
         }
     }
 
-    fn spec(&mut self, vm: &Vm, port: PortId, stats: &Arc<PortStats>) -> (PortSpec, Vec<String>) {
-        let (forwards, errors) = self.forwards.open(vm);
+    /// Closes listeners that the new configuration has not: one that it has instead may overlap them, as `*:80` does
+    /// `127.0.0.1:80`. Returns those that stay, so that none is closed while it changes hands.
+    pub(super) fn release_listeners(&mut self, new: &Config) -> Vec<Arc<Listener>> {
+        let wanted = forwards::places(new.vms.values());
+        let held = self.forwards.hold(&wanted);
+        let releases = |e: &&Entry| !forwards::places([&e.vm]).is_subset(&wanted);
+        let vms: Vec<(Vm, PortId, Arc<PortStats>)> =
+            self.vms.values().filter(releases).map(|e| (e.vm.clone(), e.port, Arc::clone(&e.stats))).collect();
+        for (vm, port, stats) in vms {
+            let kept = self.forwards.kept(&vm, &wanted);
+            let spec = self.spec(&vm, port, &stats, kept);
+            let (done, closed) = handover();
+            self.order(Command::Reconfigure { spec: Box::new(spec), done });
+            if !closed.wait(ROUND_LIMIT) {
+                log::warn!("{}: the worker did not close its listeners within {ROUND_LIMIT:?}", vm.name);
+            }
+        }
+        held
+    }
+
+    fn spec(&mut self, vm: &Vm, port: PortId, stats: &Arc<PortStats>, forwards: Vec<ForwardSpec>) -> PortSpec {
         let limits = Limits {
             connections: vm.limits.connections,
             pending: vm.limits.pending,
             pending_per_destination: vm.limits.pending_per_destination,
             new_per_second: vm.limits.new_per_second,
         };
-        let spec = PortSpec {
+        PortSpec {
             port,
             mac: vm.mac,
             network: self.network_id(&vm.network),
@@ -184,68 +231,7 @@ impl Registry {
             egress: vm.egress.iter().map(rule).collect(),
             forwards,
             stats: Arc::clone(stats),
-        };
-        (spec, errors)
-    }
-
-    /// Reads the configuration again and applies what changed, VM by VM.
-    pub(super) fn reload(&mut self) -> ReloadReport {
-        let config::Reloaded { mut config, errors } = config::reload(&self.config_dir, &self.config);
-        let changes = config::diff(&self.config, &config);
-        let mut report = ReloadReport { errors: errors.0.iter().map(FileError::from).collect(), ..Default::default() };
-        if config.service != self.config.service {
-            let file = self.config_dir.join("vonic.toml").display().to_string();
-            let message = "runtime_dir, workers and poll_us are read at the start only: restart vonicd to change them";
-            report.errors.push(FileError { file, line: None, message: message.into() });
-            config.service = self.config.service.clone();
         }
-        let old = std::mem::replace(&mut self.config, config);
-        for change in config::diff_networks(&old, &self.config) {
-            match change {
-                NetworkChange::Added(network) | NetworkChange::Changed(network) => self.set_network(&network),
-                // Nobody is in it any more.
-                NetworkChange::Removed(_) => {}
-            }
-        }
-        for change in changes {
-            match change {
-                Change::Added(vm) => {
-                    report.added.push(vm.name.clone());
-                    self.add(*vm);
-                }
-                Change::Removed(name) => {
-                    self.remove(&name);
-                    report.removed.push(name);
-                }
-                Change::Changed(vm) => {
-                    report.changed.push(vm.name.clone());
-                    self.change(*vm);
-                }
-            }
-        }
-        report.unchanged = self.vms.len() - report.added.len() - report.changed.len();
-        self.add_forward_errors(&mut report);
-        log::info!(
-            "reload: {} added, {} changed, {} removed, {} unchanged, {} errors",
-            report.added.len(),
-            report.changed.len(),
-            report.removed.len(),
-            report.unchanged,
-            report.errors.len()
-        );
-        report
-    }
-
-    fn add_forward_errors(&self, report: &mut ReloadReport) {
-        let touched = report.added.iter().chain(&report.changed);
-        let failed = touched.filter_map(|name| Some((name, self.vms.get(name)?.last_error.clone()?)));
-        let errors: Vec<FileError> = failed
-            .map(|(name, message)| {
-                let file = self.config_dir.join("vms.d").join(format!("{name}.toml")).display().to_string();
-                FileError { file, line: None, message }
-            })
-            .collect();
-        report.errors.extend(errors);
     }
 
     /// What the worker tells of its own accord.

@@ -26,7 +26,10 @@ impl Worker {
             match command {
                 Command::Network(spec) => self.set_network(*spec),
                 Command::Attach(spec) => self.attach(*spec),
-                Command::Reconfigure(spec) => self.reconfigure(*spec),
+                Command::Reconfigure { spec, done } => {
+                    self.reconfigure(*spec);
+                    done.done();
+                }
                 Command::Detach { port, done } => {
                     self.detach(port);
                     done.done();

@@ -1,0 +1,88 @@
+//! Reading the configuration again while VMs run.
+use super::registry::Registry;
+use crate::api::types::{FileError, ReloadReport};
+use crate::config::{self, Change, NetworkChange};
+use std::collections::BTreeSet;
+
+impl Registry {
+    /// Reads the configuration again and applies what changed, VM by VM. What is wrong is logged and reported.
+    pub(super) fn reload(&mut self) -> ReloadReport {
+        let config::Reloaded { mut config, errors } = config::reload(&self.config_dir, &self.config);
+        let changes = config::diff(&self.config, &config);
+        let mut report = ReloadReport { errors: errors.0.iter().map(FileError::from).collect(), ..Default::default() };
+        if config.service != self.config.service {
+            let file = self.config_dir.join("vonic.toml").display().to_string();
+            let message = "runtime_dir, workers and poll_us are read at the start only: restart vonicd to change them";
+            report.errors.push(FileError { file, line: None, message: message.into() });
+            config.service = self.config.service.clone();
+        }
+        report.errors.iter().for_each(log_error);
+        let held = self.release_listeners(&config);
+        let old = std::mem::replace(&mut self.config, config);
+        for change in config::diff_networks(&old, &self.config) {
+            match change {
+                NetworkChange::Added(network) | NetworkChange::Changed(network) => self.set_network(&network),
+                // Nobody is in it any more.
+                NetworkChange::Removed(_) => {}
+            }
+        }
+        for change in changes {
+            self.apply(change, &mut report);
+        }
+        report.unchanged = self.vms.len() - report.added.len() - report.changed.len();
+        self.retry_forwards(&report);
+        drop(held);
+        self.add_forward_errors(&mut report);
+        log::info!(
+            "reload: {} added, {} changed, {} removed, {} unchanged, {} errors",
+            report.added.len(),
+            report.changed.len(),
+            report.removed.len(),
+            report.unchanged,
+            report.errors.len()
+        );
+        report
+    }
+
+    fn apply(&mut self, change: Change, report: &mut ReloadReport) {
+        match change {
+            Change::Added(vm) => {
+                report.added.push(vm.name.clone());
+                self.add(*vm);
+            }
+            Change::Removed(name) => {
+                self.remove(&name);
+                report.removed.push(name);
+            }
+            Change::Changed(vm) => {
+                report.changed.push(vm.name.clone());
+                self.change(*vm);
+            }
+        }
+    }
+
+    /// Opens the forwards of unchanged VMs that could not be opened before: the port may be free by now.
+    fn retry_forwards(&mut self, report: &ReloadReport) {
+        let touched: BTreeSet<&String> = report.added.iter().chain(&report.changed).collect();
+        let missing = self.vms.iter().filter(|(name, entry)| entry.incomplete && !touched.contains(name));
+        let vms: Vec<_> = missing.map(|(_, entry)| entry.vm.clone()).collect();
+        vms.into_iter().for_each(|vm| self.change(vm));
+    }
+
+    /// Forwards that cannot be opened; they are in the log already.
+    fn add_forward_errors(&self, report: &mut ReloadReport) {
+        let failed = self.vms.iter().filter(|(_, entry)| entry.incomplete);
+        let error = |(name, entry): (&String, &super::registry::Entry)| {
+            let file = self.config_dir.join("vms.d").join(format!("{name}.toml")).display().to_string();
+            Some(FileError { file, line: None, message: entry.last_error.clone()? })
+        };
+        report.errors.extend(failed.filter_map(error));
+    }
+}
+
+fn log_error(error: &FileError) {
+    match error.line {
+        Some(line) => log::error!("{}:{line}: {}", error.file, error.message),
+        None => log::error!("{}: {}", error.file, error.message),
+    }
+}
