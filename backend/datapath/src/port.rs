@@ -32,6 +32,9 @@ pub const FRAME_MAX: u32 = 65535 + 14;
 /// Chains of one frame to a guest: 64 KiB in buffers of 256 bytes.
 const RX_CHAINS: usize = 256;
 
+/// Faulty chains that are returned on the way to one frame's buffers; a driver that posts more waits for the next.
+const FAULTS_A_FRAME: u32 = 64;
+
 /// What the driver acknowledged, as the data path uses it.
 #[derive(Clone, Copy, Debug)]
 pub struct Negotiated {
@@ -128,20 +131,22 @@ impl Port {
         self.spec.stats.dropped(Way::HostToGuest, reason);
     }
 
-    /// Fetches chains for up to `bytes` with the virtio-net header; returns the bytes that they hold, 0 if none is posted.
-    pub fn reserve(&mut self, bytes: u32) -> u32 {
+    /// Fetches chains for up to `most` bytes with the virtio-net header; returns the bytes that they hold, or 0 if there are
+    /// not `least`. Chains that can never hold `least` are completed empty, so that they are not looked at again.
+    pub fn reserve(&mut self, least: u32, most: u32) -> u32 {
         self.rx_burst.clear();
-        let mut room = 0;
-        while room < bytes && (self.negotiated.mergeable || self.rx_burst.is_empty()) {
+        let (mut room, mut faults) = (0, 0);
+        while room < most && (self.negotiated.mergeable || self.rx_burst.is_empty()) && faults < FAULTS_A_FRAME {
             if self.rx.fetch(&mut self.rx_burst, 1) == 0 {
                 break;
             }
-            let last = self.rx_burst.len() - 1;
+            let Some(last) = self.rx_burst.len().checked_sub(1) else { break };
             let chain = *self.rx_burst.chain(last);
             match chain.fault {
                 None => room += chain.len,
                 // Used-ring order is fetch order: a bad chain goes back alone, or waits for the frame before it.
                 Some(reason) if last == 0 => {
+                    faults += 1;
                     self.rx.push_used(chain.head, 0);
                     self.dropped_to_guest(reason);
                     self.rx_burst.clear();
@@ -153,7 +158,23 @@ impl Port {
                 }
             }
         }
-        room
+        if room >= least && !self.rx_burst.is_empty() {
+            return room;
+        }
+        let full = if self.negotiated.mergeable { RX_CHAINS } else { 1 };
+        if self.rx_burst.len() >= full {
+            self.discard();
+        }
+        0
+    }
+
+    /// Completes reserved chains that are too small, with nothing in them.
+    fn discard(&mut self) {
+        for chain in self.rx_burst.chains() {
+            self.rx.push_used(chain.head, 0);
+            self.spec.stats.dropped(Way::HostToGuest, DropReason::SmallBuffer);
+        }
+        self.rx_burst.clear();
     }
 
     /// Gives reserved chains back.
@@ -201,7 +222,7 @@ impl Port {
         let payload_len = payload.map_or(0, |p| p.len);
         let before = self.negotiated.header_len + headers.len() as u32;
         let total = before + payload_len;
-        if self.reserve(total) < total {
+        if self.reserve(total, total) == 0 {
             self.release();
             return Err(DropReason::NoRoom);
         }

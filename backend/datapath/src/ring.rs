@@ -3,6 +3,7 @@ use crate::command::RingCommand;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use vonic_queue::{Burst, Direction, MemoryMap, QueueError, SplitRing};
 
@@ -11,6 +12,8 @@ use vonic_queue::{Burst, Direction, MemoryMap, QueueError, SplitRing};
 pub struct Ring {
     split: Option<SplitRing>,
     kick: Option<File>,
+    /// The kick is a socket, as UML has it, and fills up if nobody reads; an eventfd's every write is news by itself.
+    kick_is_socket: bool,
     call: Option<File>,
     enabled: bool,
     unpublished: bool,
@@ -23,6 +26,8 @@ impl Ring {
     /// Takes over a ring's complete state. A ring that already runs at these addresses keeps its indices.
     pub fn start(&mut self, map: &Arc<MemoryMap>, command: RingCommand, direction: Direction) {
         self.kick = command.kick.map(File::from);
+        let kind = self.kick.as_ref().and_then(|kick| kick.metadata().ok());
+        self.kick_is_socket = kind.is_some_and(|kind| kind.file_type().is_socket());
         self.call = command.call.map(File::from);
         self.enabled = command.enabled;
         if self.split.as_ref().is_some_and(|s| *s.setup() == command.setup) {
@@ -71,11 +76,11 @@ impl Ring {
         self.kick.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// Empties the kick descriptor, so that it can signal again.
+    /// Empties the kick descriptor where it has to be, so that it can signal again.
     pub fn drain_kick(&mut self) {
-        if let Some(mut kick) = self.kick.as_ref() {
-            // An eventfd gives 8 bytes; a socket, as UML uses it, what there is. An error means there is nothing.
-            let _ = kick.read(&mut [0u8; 64]);
+        if let Some(mut kick) = self.kick.as_ref().filter(|_| self.kick_is_socket) {
+            // An error means that there is nothing.
+            let _ = kick.read(&mut [0u8; 512]);
         }
     }
 
@@ -138,11 +143,12 @@ impl Ring {
     pub fn arm(&mut self) -> bool {
         let enabled = self.enabled;
         match &mut self.split {
-            Some(split) if !self.armed => {
+            // Also if it is armed: what was fetched since has moved the index at which the driver is to signal.
+            Some(split) => {
                 self.armed = true;
                 split.arm() && enabled
             }
-            _ => self.available() > 0,
+            None => false,
         }
     }
 

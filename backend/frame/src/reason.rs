@@ -63,6 +63,8 @@ reasons! {
     Isolated = "isolated",
     /// No buffer posted in the destination's ring, or none large enough.
     NoRoom = "no_room",
+    /// A posted buffer that can hold no frame, returned empty.
+    SmallBuffer = "small_buffer",
     /// The destination guest's device is not started.
     PortDown = "port_down",
     /// A protocol that the network's uplink does not carry.

@@ -80,6 +80,7 @@ pub fn run(config: MasterConfig, engine: impl FnOnce(EngineLink) -> i32) -> Resu
     if threads != 1 {
         return Err(MasterError::Threads(threads));
     }
+    sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
     let parent = std::process::id() as i32;

@@ -5,8 +5,8 @@ use core::time::Duration;
 use crate::{Event, Instant, Leg, State};
 
 /// Maximum segment lifetime. RFC 9293 §3.4.2 takes two minutes for the whole Internet; towards a guest no segment
-/// outlives its ring. TIME-WAIT lasts twice this, as with other stacks' shortened ones.
-pub const MSL: Duration = Duration::from_secs(15);
+/// outlives its ring, and a guest that has not seen our last ACK repeats its FIN within its RTO. TIME-WAIT lasts twice this.
+pub const MSL: Duration = Duration::from_secs(2);
 /// R2 for payload and FIN (RFC 9293 §3.8.3: at least 100 s): so many retransmissions or unanswered window probes,
 /// which with [`MIN_RTO`](crate::MIN_RTO) take more than 8 minutes; then the leg gives up.
 pub const DATA_RETRIES: u8 = 15;

@@ -5,6 +5,7 @@
 mod socket;
 mod sys;
 
-pub use socket::{Connecting, HostSocket, PeekMode, Scratch, classify};
+pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};
+pub use sys::limit::descriptor_limit;
 pub use sys::listener::{Accepted, Listener};

@@ -44,6 +44,15 @@ pub enum Connecting {
     InProgress,
 }
 
+/// How full a socket's send buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that it can take now, the kernel's overhead included.
+    pub free: u32,
+    /// Whether the kernel calls it writable. While it does not, its EPOLLOUT is still to come.
+    pub writable: bool,
+}
+
 /// A TCP socket of the host. Closing it lets the kernel deliver what it has accepted; [`HostSocket::abort`] resets.
 #[derive(Debug)]
 pub struct HostSocket {
@@ -150,12 +159,14 @@ impl HostSocket {
         Ok(len - left)
     }
 
-    /// Bytes that the kernel's send buffer can take now.
+    /// The room in the kernel's send buffer.
     ///
     /// # Errors
     /// The system's.
-    pub fn send_room(&self) -> io::Result<u32> {
-        tcp::send_room(self.fd.as_fd())
+    pub fn send_room(&self) -> io::Result<Room> {
+        let (free, queued) = tcp::send_room(self.fd.as_fd())?;
+        // sk_stream_is_writeable (include/net/sock.h).
+        Ok(Room { free, writable: free >= queued / 2 })
     }
 
     /// Passes the guest's FIN on.
@@ -190,9 +201,9 @@ pub mod classify {
         Refused,
         /// ICMP destination unreachable, with this code (RFC 792): 0 net, 1 host, 13 prohibited.
         Unreachable(u8),
-        /// Nothing: the guest's own SYN will time out as the host's did.
+        /// The peer did not answer: RST, if the guest still waits.
         TimedOut,
-        /// The host is short of descriptors, ports or memory.
+        /// The host is short of descriptors, ports or memory: the guest's SYN comes again.
         Exhausted,
     }
 
@@ -200,10 +211,13 @@ pub mod classify {
     pub fn connect_error(error: &io::Error) -> ConnectError {
         match error.raw_os_error() {
             Some(libc::EHOSTUNREACH | libc::EHOSTDOWN) => ConnectError::Unreachable(1),
-            Some(libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL) => ConnectError::Unreachable(0),
+            Some(libc::ENETUNREACH | libc::ENETDOWN) => ConnectError::Unreachable(0),
             Some(libc::EACCES | libc::EPERM) => ConnectError::Unreachable(13),
             Some(libc::ETIMEDOUT) => ConnectError::TimedOut,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN) => ConnectError::Exhausted,
+            // EADDRNOTAVAIL and EAGAIN: no port is left (connect(2)).
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN | libc::EADDRNOTAVAIL) => {
+                ConnectError::Exhausted
+            }
             _ => ConnectError::Refused,
         }
     }

@@ -97,6 +97,9 @@ fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<I
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let mut registry = Registry::new(engine.config_dir, config, handle, link, sender);
+    // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
+    let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
+    registry.order(Command::Host(Box::new(HostView { addresses })));
     registry.open_everything();
     Ok((registry, inputs))
 }

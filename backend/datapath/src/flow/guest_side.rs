@@ -3,6 +3,7 @@ use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::offload::Inbound;
 use crate::port::Port;
 use crate::worker::Worker;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use vonic_frame::{DropReason, Envelope, Ip, PROTOCOL_TCP, Sum, TCP_CHECKSUM, Tcp, TcpFields, VnetHeader, tcp_headers};
 use vonic_queue::Burst;
@@ -63,7 +64,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         let effect = flow.leg.handle_segment(now, segment);
         let tcp = &port.spec.stats.tcp;
-        let lost = discard(flow, effect.acked);
+        let mut lost = discard(flow, effect.acked);
         tcp.bytes_host_to_guest.add(u64::from(effect.acked));
         if effect.acked > 0 && self.peek_mode == PeekMode::Scratch {
             // Over scratch memory the end of the stream shows only once nothing is queued in front of it.
@@ -71,7 +72,11 @@ impl Worker {
         }
         let offered = effect.payload.as_ref().map_or(0, |p| p.end - p.start);
         if offered > 0 || effect.fin {
-            let taken = offer(flow, &effect, burst, place);
+            let (taken, failed) = match offer(flow, &effect, burst, place) {
+                Ok(taken) => (taken, false),
+                Err(error) => (0, !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)),
+            };
+            lost |= failed;
             flow.bytes_guest_to_host += u64::from(taken);
             tcp.bytes_guest_to_host.add(u64::from(taken));
             if taken < offered {
@@ -83,12 +88,14 @@ impl Worker {
             {
                 // ENOTCONN: the peer has reset meanwhile; its event says so.
                 let _ = socket.shutdown_write();
+                flow.shut = true;
             }
         }
-        if lost {
-            flow.leg.abort();
-        }
         self.flows.make_ready(id);
+        if lost {
+            // A call that reports a reset consumes it: no event will tell again.
+            return self.reset_guest(id);
+        }
         match effect.event {
             Some(Event::Established) => self.established(id),
             Some(Event::Reset) => self.abort(id),
@@ -102,7 +109,7 @@ impl Worker {
         let tcp = &port.spec.stats.tcp;
         if flow.guest_opens { &tcp.guest_opened } else { &tcp.world_opened }.add(1);
         if std::mem::take(&mut flow.connecting) {
-            port.usage.pending -= 1;
+            port.usage.end(flow.destination());
         }
     }
 }
@@ -117,11 +124,10 @@ fn discard(flow: &mut Flow, acked: u32) -> bool {
 }
 
 /// Offers a segment's new payload to the host's socket, straight from guest memory; returns what it took.
-fn offer(flow: &Flow, effect: &Effect, burst: &mut Burst, place: Place) -> u32 {
-    let (Some(range), Some(socket)) = (&effect.payload, &flow.socket) else { return 0 };
+fn offer(flow: &Flow, effect: &Effect, burst: &mut Burst, place: Place) -> io::Result<u32> {
+    let (Some(range), Some(socket)) = (&effect.payload, &flow.socket) else { return Ok(0) };
     let vecs = burst.iovecs(place.chain..place.chain + 1, place.payload + range.start, range.end - range.start);
-    // A full buffer takes nothing; so does a failed socket, whose event comes by itself.
-    socket.send(&vecs).unwrap_or(0)
+    socket.send(&vecs)
 }
 
 /// The addresses of a frame from `key`'s remote end to its guest.

@@ -14,11 +14,12 @@ impl Worker {
             }
             return;
         }
-        if events.contains(EventSet::ERROR) {
-            // A reset, or a timeout of the peer: the guest gets a reset (RFC 9293 §3.10.7.4).
-            if flow.socket.as_ref().is_some_and(|s| s.connect_result().is_err()) {
-                return self.reset_guest(id);
-            }
+        // A reset, or a timeout of the peer: the guest gets a reset (RFC 9293 §3.10.7.4). Both directions are over without a
+        // FIN of ours only after a reset, whoever has taken the error.
+        let failed =
+            events.contains(EventSet::ERROR) && flow.socket.as_ref().is_some_and(|s| s.connect_result().is_err());
+        if failed || (events.contains(EventSet::HANG_UP) && !flow.shut) {
+            return self.reset_guest(id);
         }
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP) {
             flow.leg.host_readable();
@@ -73,6 +74,9 @@ impl Worker {
         }
         if over {
             self.finish(id);
+        } else if clean {
+            self.uncount(id);
+            self.flows.arm(id);
         } else {
             self.flows.arm(id);
         }

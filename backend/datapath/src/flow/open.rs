@@ -8,6 +8,7 @@ use crate::worker::events::Token;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
 use vonic_tcp::{Config, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
@@ -17,6 +18,8 @@ use vonic_uplink::{Accepted, Connecting, HostSocket};
 const WINDOW_SCALE: u8 = 7;
 /// Bytes of IPv4 and TCP headers without options: the MSS is the MTU less these (RFC 9293 §3.7.1).
 const FIXED_HEADERS: u16 = 40;
+/// How long a listener that could not accept is left alone.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Connections accepted of one listener in one round.
 const ACCEPT_BATCH: usize = 64;
 
@@ -36,15 +39,17 @@ impl Worker {
                 return Ok(());
             }
         };
-        port.usage.admit(&port.spec.limits, now)?;
-        policy::admit_destination(&self.flows, port, to)?;
+        if self.flows.len() >= self.connections_max {
+            return Err(DropReason::Limit);
+        }
+        port.usage.admit(&port.spec.limits, Some(to), now)?;
         let config = leg_config(port.spec.mtu);
         match HostSocket::connect(to, self.peek_mode) {
             Ok((socket, state)) => {
                 let mut flow = Flow::new(key, Leg::accept(&config, syn, iss, now), socket, to, now);
                 flow.guest_opens = true;
                 flow.connecting = true;
-                port.usage.pending += 1;
+                port.usage.begin(Some(to));
                 let id = self.register(flow);
                 if state == Connecting::Done {
                     self.connect_ended(id);
@@ -89,7 +94,7 @@ impl Worker {
         flow.connecting = false;
         let key = flow.key;
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
-        port.usage.pending -= 1;
+        port.usage.end(flow.destination());
         match result {
             Ok(()) => {
                 flow.leg.host_connected(now);
@@ -124,14 +129,22 @@ impl Worker {
                 Ok(Some(accepted)) => self.open_from_world(port_id, guest_port, accepted),
                 Ok(None) => return,
                 Err(error) => {
-                    // Edge-triggered: what still waits is taken at the next round.
-                    self.accept_again.push((port_id, index));
+                    self.accept_again(port_id, index);
+                    self.accept_at = Some(self.now + ACCEPT_RETRY);
                     (self.notify)(Notice::AcceptFailed { port: port_id, error });
                     return;
                 }
             }
         }
-        self.accept_again.push((port_id, index));
+        self.accept_again(port_id, index);
+        self.woken = true;
+    }
+
+    /// Edge-triggered: what still waits at a listener is taken in a later round.
+    fn accept_again(&mut self, port: u32, index: usize) {
+        if !self.accept_again.contains(&(port, index)) {
+            self.accept_again.push((port, index));
+        }
     }
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
@@ -156,11 +169,12 @@ impl Worker {
             return socket.abort();
         }
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
-        if let Err(reason) = port.usage.admit(&port.spec.limits, now) {
-            port.dropped_to_guest(reason);
+        let room = self.flows.len() < self.connections_max;
+        if !room || port.usage.admit(&port.spec.limits, None, now).is_err() {
+            port.dropped_to_guest(DropReason::Limit);
             return socket.abort();
         }
-        port.usage.pending += 1;
+        port.usage.begin(None);
         let config = leg_config(port.spec.mtu);
         let iss = self.initial_sequence(&key);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
@@ -212,12 +226,24 @@ impl Worker {
     pub(crate) fn finish(&mut self, id: FlowId) -> Option<&mut crate::port::Port> {
         let flow = self.flows.remove(id)?;
         let port = Worker::port_mut(&mut self.ports, flow.key.port)?;
-        port.usage.connections -= 1;
-        if flow.connecting {
-            port.usage.pending -= 1;
+        if flow.counted {
+            port.usage.connections -= 1;
+            port.spec.stats.tcp.one_closed();
         }
-        port.spec.stats.tcp.one_closed();
+        if flow.connecting {
+            port.usage.end(flow.destination());
+        }
         Some(port)
+    }
+
+    /// A connection in TIME-WAIT holds nothing that the guest's limit is about.
+    pub(crate) fn uncount(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id).filter(|f| f.counted) else { return };
+        flow.counted = false;
+        if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
+            port.usage.connections -= 1;
+            port.spec.stats.tcp.one_closed();
+        }
     }
 
     /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3).

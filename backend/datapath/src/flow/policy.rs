@@ -1,8 +1,7 @@
 //! Where a guest may connect to, and how much of it.
-use crate::flow::table::FlowTable;
-use crate::port::Port;
 use crate::spec::{Action, HostView, Limits, PortSpec};
 use crate::switch::Network;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use vonic_frame::{DropReason, PROTOCOL_TCP};
 use vonic_tcp::Instant;
@@ -68,32 +67,38 @@ fn egress(port: &PortSpec, to: Ipv4Addr, to_port: u16) -> Result<(), DropReason>
     }
 }
 
-/// How much of its limits one port has used.
+/// How much of its limits one port has used. What the guest opens and what the world opens have limits of their own, so
+/// that neither can shut the other out.
 #[derive(Debug, Default)]
 pub struct Usage {
-    /// Connections in the table.
+    /// Connections in the table, those in TIME-WAIT not counted.
     pub connections: u32,
-    /// Connects in progress.
-    pub pending: u32,
+    guest: Opening,
+    world: Opening,
+    /// Connects of the guest in progress, by destination.
+    destinations: HashMap<SocketAddr, u32>,
+}
+
+/// Connections being opened by one side.
+#[derive(Debug, Default)]
+struct Opening {
+    /// Handshakes in progress.
+    pending: u32,
     /// New connections that may still start, in millionths.
     tokens: u64,
     refilled: Option<Instant>,
 }
 
-impl Usage {
-    /// Whether one more connection may start now; takes a token for it.
-    ///
-    /// # Errors
-    /// `Limit`.
-    pub fn admit(&mut self, limits: &Limits, now: Instant) -> Result<(), DropReason> {
+impl Opening {
+    fn admit(&mut self, limits: &Limits, now: Instant) -> Result<(), DropReason> {
         let rate = u64::from(limits.new_per_second);
         let full = rate * 1_000_000;
         self.tokens = match self.refilled {
-            Some(then) => (self.tokens + now.0.saturating_sub(then.0).saturating_mul(rate)).min(full),
+            Some(then) => self.tokens.saturating_add(now.0.saturating_sub(then.0).saturating_mul(rate)).min(full),
             None => full,
         };
         self.refilled = Some(now);
-        if self.connections >= limits.connections || self.pending >= limits.pending || self.tokens < 1_000_000 {
+        if self.pending >= limits.pending || self.tokens < 1_000_000 {
             return Err(DropReason::Limit);
         }
         self.tokens -= 1_000_000;
@@ -101,18 +106,47 @@ impl Usage {
     }
 }
 
-/// Whether one more connect to `host` may be in progress.
-///
-/// # Errors
-/// `Limit`.
-pub fn admit_destination(flows: &FlowTable, port: &Port, host: SocketAddr) -> Result<(), DropReason> {
-    // Few enough to count only when there are many of them.
-    if port.usage.pending < port.spec.limits.pending_per_destination {
-        return Ok(());
+impl Usage {
+    /// Whether one more connection may start now: of the guest's to `destination`, or of the world's.
+    ///
+    /// # Errors
+    /// `Limit`.
+    pub fn admit(&mut self, limits: &Limits, destination: Option<SocketAddr>, now: Instant) -> Result<(), DropReason> {
+        if self.connections >= limits.connections {
+            return Err(DropReason::Limit);
+        }
+        let Some(to) = destination else { return self.world.admit(limits, now) };
+        if self.destinations.get(&to).is_some_and(|n| *n >= limits.pending_per_destination) {
+            return Err(DropReason::Limit);
+        }
+        self.guest.admit(limits, now)
     }
-    let same = |f: &crate::flow::table::Flow| f.connecting && f.key.port == port.spec.port && f.host == host;
-    let pending = flows.iter().filter(|(_, f)| same(f)).count();
-    if pending >= port.spec.limits.pending_per_destination as usize { Err(DropReason::Limit) } else { Ok(()) }
+
+    /// A handshake begins.
+    pub fn begin(&mut self, destination: Option<SocketAddr>) {
+        match destination {
+            Some(to) => {
+                self.guest.pending += 1;
+                *self.destinations.entry(to).or_default() += 1;
+            }
+            None => self.world.pending += 1,
+        }
+    }
+
+    /// A handshake that began has ended, well or not.
+    pub fn end(&mut self, destination: Option<SocketAddr>) {
+        let Some(to) = destination else {
+            self.world.pending = self.world.pending.saturating_sub(1);
+            return;
+        };
+        self.guest.pending = self.guest.pending.saturating_sub(1);
+        if let Some(n) = self.destinations.get_mut(&to) {
+            *n -= 1;
+            if *n == 0 {
+                self.destinations.remove(&to);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -177,11 +211,30 @@ mod tests {
     fn the_rate_of_new_connections_is_a_bucket_of_one_second() {
         let limits = Limits { connections: 1000, pending: 10, pending_per_destination: 10, new_per_second: 5 };
         let mut usage = Usage::default();
-        let count = |usage: &mut Usage, at| (0..100).filter(|_| usage.admit(&limits, Instant(at)).is_ok()).count();
-        assert_eq!(count(&mut usage, 0), 5);
-        assert_eq!(count(&mut usage, 400_000), 2);
-        assert_eq!(count(&mut usage, 10_000_000), 5);
-        usage.pending = 10;
-        assert_eq!(count(&mut usage, 20_000_000), 0);
+        let to: SocketAddr = "203.0.113.7:80".parse().unwrap();
+        let count =
+            |usage: &mut Usage, to, at| (0..100).filter(|_| usage.admit(&limits, to, Instant(at)).is_ok()).count();
+        assert_eq!(count(&mut usage, Some(to), 0), 5);
+        assert_eq!(count(&mut usage, None, 0), 5, "the world has tokens of its own");
+        assert_eq!(count(&mut usage, Some(to), 400_000), 2);
+        assert_eq!(count(&mut usage, Some(to), 10_000_000), 5);
+        (0..10).for_each(|_| usage.begin(Some(to)));
+        assert_eq!(count(&mut usage, Some("203.0.113.8:80".parse().unwrap()), 20_000_000), 0, "ten are pending");
+        assert_eq!(count(&mut usage, None, 20_000_000), 5, "but none of the world's");
+        usage.end(Some(to));
+        assert_eq!(count(&mut usage, Some(to), 30_000_000), 5);
+        usage.connections = 1000;
+        assert_eq!(count(&mut usage, Some(to), 40_000_000), 0);
+    }
+
+    #[test]
+    fn one_destination_cannot_take_all_pending_connects() {
+        let limits = Limits { connections: 1000, pending: 10, pending_per_destination: 2, new_per_second: 1000 };
+        let mut usage = Usage::default();
+        let [a, b]: [SocketAddr; 2] = ["203.0.113.7:80", "203.0.113.7:81"].map(|a| a.parse().unwrap());
+        let mut open = |to| usage.admit(&limits, Some(to), Instant(0)).map(|()| usage.begin(Some(to)));
+        assert_eq!([open(a), open(a), open(a), open(b)], [Ok(()), Ok(()), Err(DropReason::Limit), Ok(())]);
+        usage.end(Some(a));
+        assert_eq!(usage.admit(&limits, Some(a), Instant(0)), Ok(()));
     }
 }

@@ -18,8 +18,9 @@ const FRAMES_A_TURN: usize = 16;
 const DATA_HEADERS: u32 = ETHERNET_LEN as u32 + 20 + 20;
 /// Payload of the largest frame: IPv4's total length has 16 bits.
 const LARGEST_PAYLOAD: u32 = 65535 - 40;
-/// Below so much room in the socket, or two segments, its next EPOLLOUT is asked for.
-const LOW_ROOM: u32 = 32 * 1024;
+
+/// Entries of ended connections that a list of waiting ones may hold before it is cleaned.
+const STARVED_SLACK: usize = 64;
 
 /// What became of one planned frame.
 enum Sent {
@@ -65,8 +66,22 @@ impl Worker {
     /// Puts a connection in its port's list of those that wait for buffers.
     fn starve(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
-        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
-        if !std::mem::replace(&mut flow.starved, true) {
+        let port_id = flow.key.port;
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
+        if std::mem::replace(&mut flow.starved, true) {
+            return;
+        }
+        if port.starved.len() > STARVED_SLACK + 2 * self.flows.len() {
+            // Most of them have ended since.
+            let port = port.spec.port;
+            let flows = &mut self.flows;
+            let waits = |id: &FlowId| flows.get_mut(*id).is_some_and(|f| f.starved && f.key.port == port);
+            if let Some(port) = Worker::port_mut(&mut self.ports, port) {
+                port.starved.retain(waits);
+                port.starved.dedup();
+            }
+        }
+        if let Some(port) = Worker::port_mut(&mut self.ports, port_id) {
             port.starved.push(id);
             port.spec.stats.tcp.starved.add(1);
         }
@@ -90,11 +105,11 @@ impl Worker {
 /// Asks the socket for its room; true if its EPOLLOUT is to be watched for from now on.
 fn refresh_window(flow: &mut Flow) -> bool {
     let Some(socket) = flow.socket.as_ref().filter(|_| !(flow.connecting && flow.guest_opens)) else { return false };
+    // A socket that failed says so by its event.
+    let Ok(room) = socket.send_room() else { return false };
     // The kernel counts the overhead of each buffer too: a quarter is kept for it.
-    let room = socket.send_room().map_or(0, |room| room - room / 4);
-    flow.leg.set_window(room);
-    let low = room < LOW_ROOM.max(2 * u32::from(flow.leg.mss()));
-    low && !std::mem::replace(&mut flow.watching_room, true)
+    flow.leg.set_window(room.free - room.free / 4);
+    !room.writable && !std::mem::replace(&mut flow.watching_room, true)
 }
 
 /// Sends one frame; `None` if the leg has nothing more.
@@ -138,7 +153,7 @@ fn send_data(
     scratch: &mut Scratch,
 ) -> Sent {
     let before = port.negotiated.header_len + DATA_HEADERS;
-    let room = port.reserve(before + plan.max);
+    let room = port.reserve(before + 1, before + plan.max);
     let Some(socket) = flow.socket.as_mut().filter(|_| room > before) else {
         port.release();
         return Sent::Starved;

@@ -36,6 +36,10 @@ pub struct Flow {
     pub connecting: bool,
     /// When it was opened.
     pub opened: Instant,
+    /// The guest's FIN was passed on.
+    pub shut: bool,
+    /// It counts towards the guest's limit: until TIME-WAIT.
+    pub counted: bool,
     /// The window is to be asked of the host socket before the next segment.
     pub window_stale: bool,
     /// The socket is nearly full: the next EPOLLOUT is news.
@@ -51,6 +55,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Where the guest's connect leads; `None` for what the world opened.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.guest_opens.then_some(self.host)
+    }
+
     /// A connection that starts now.
     pub fn new(key: FlowKey, leg: Leg, socket: HostSocket, host: SocketAddr, opened: Instant) -> Flow {
         Flow {
@@ -61,6 +70,8 @@ impl Flow {
             guest_opens: false,
             connecting: false,
             opened,
+            shut: false,
+            counted: true,
             window_stale: true,
             watching_room: false,
             starved: false,
@@ -137,6 +148,11 @@ impl FlowTable {
         {
             self.ready.push_back(id);
         }
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.index.len()
     }
 
     /// How many connections are ready.

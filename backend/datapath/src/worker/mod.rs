@@ -29,8 +29,8 @@ use vonic_uplink::{PeekMode, Scratch};
 const COMMANDS: usize = 1024;
 /// Connections pumped in one round before the guests' rings are looked at again.
 const PUMPS_A_ROUND: usize = 128;
-/// Milliseconds until a listener that could not accept is tried again.
-const ACCEPT_RETRY: i32 = 50;
+/// Descriptors that connections leave to VMM connections, listeners and the API.
+const DESCRIPTORS_KEPT: u64 = 512;
 
 /// How long the worker looks for work before it sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,12 @@ impl WorkerHandle {
     }
 }
 
+/// How many connections a process with so many descriptors may have: an eighth, and some, are kept for everything else.
+fn connections_max(descriptors: u64) -> usize {
+    let most = (descriptors - descriptors / 8).saturating_sub(DESCRIPTORS_KEPT.min(descriptors / 2));
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
 /// Where a worker's notices go; called on its thread, so it must not block.
 pub type Notify = Box<dyn Fn(Notice) + Send>;
 
@@ -81,7 +87,11 @@ pub struct Worker {
     pub(crate) notify: Notify,
     pub(crate) host: HostView,
     pub(crate) listen_addresses: Vec<SocketAddr>,
+    /// Listeners at which connections may still wait, and when they are looked at if not at once.
     pub(crate) accept_again: Vec<(PortId, usize)>,
+    pub(crate) accept_at: Option<Instant>,
+    /// Connections of all ports together: descriptors are shared by everybody.
+    pub(crate) connections_max: usize,
     pub(crate) now: Instant,
     pub(crate) scratch: Scratch,
     pub(crate) peek_mode: PeekMode,
@@ -117,6 +127,8 @@ impl Worker {
             host: HostView::default(),
             listen_addresses: Vec::new(),
             accept_again: Vec::new(),
+            accept_at: None,
+            connections_max: connections_max(vonic_uplink::descriptor_limit()?),
             now: clock.now(),
             scratch: Scratch::new(peek_mode),
             peek_mode,
@@ -195,8 +207,11 @@ impl Worker {
             worked = true;
         }
         self.flush();
-        for (port, index) in std::mem::take(&mut self.accept_again) {
-            self.accept_from_world(port, index);
+        if self.accept_at.is_none_or(|at| at <= self.now) {
+            self.accept_at = None;
+            for (port, index) in std::mem::take(&mut self.accept_again) {
+                self.accept_from_world(port, index);
+            }
         }
         worked
     }
@@ -228,12 +243,11 @@ impl Worker {
         if worked || polling || self.flows.ready_len() > 0 || self.arm() {
             return 0;
         }
-        let timer = self.flows.next_due().map(|at| {
+        let next = self.flows.next_due().into_iter().chain(self.accept_at).min();
+        next.map_or(-1, |at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
             i32::try_from(ms).unwrap_or(i32::MAX)
-        });
-        let retry = (!self.accept_again.is_empty()).then_some(ACCEPT_RETRY);
-        timer.into_iter().chain(retry).min().unwrap_or(-1)
+        })
     }
 
     /// Asks every driver for notifications; true if one has work already. Of the receive queue only those who wait for

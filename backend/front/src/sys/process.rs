@@ -68,6 +68,16 @@ pub(crate) fn no_core_dump() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) }).map(drop)
 }
 
+/// As many descriptors as the hard limit allows: each connection of each VM takes one, and the soft limit is mostly 1024.
+pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the place for the answer is valid.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` outlives the call, which only reads it.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// A descriptor that becomes readable when the process ends (Linux 5.3).
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes two integers and returns a new descriptor (close-on-exec by itself).
