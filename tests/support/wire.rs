@@ -33,7 +33,15 @@ impl HandGuest {
     /// # Errors
     /// If the service refuses it, or the gateway does not answer.
     pub fn start(bed: &Bed, name: &str, number: u8, features: u64) -> Result<HandGuest> {
-        let mut mock = bed.mock(name, MockConfig { features, ..MockConfig::default() })?;
+        HandGuest::start_configured(bed, name, number, MockConfig { features, ..MockConfig::default() })
+    }
+
+    /// The same with rings as `config` says.
+    ///
+    /// # Errors
+    /// As [`HandGuest::start`].
+    pub fn start_configured(bed: &Bed, name: &str, number: u8, config: MockConfig) -> Result<HandGuest> {
+        let mut mock = bed.mock(name, config)?;
         let gateway = mock.gateway_answers(number)?;
         Ok(HandGuest { mock, gateway, number })
     }
