@@ -7,7 +7,7 @@ use vonic_frame::{
 use vonic_queue::Burst;
 
 /// A frame as a guest sent it. Its leading bytes were copied once; decisions look only at those.
-pub struct Inbound<'a> {
+pub struct Inbound<'a, 'h> {
     /// The burst that holds its chain.
     pub burst: &'a Burst,
     /// Which chain.
@@ -17,12 +17,12 @@ pub struct Inbound<'a> {
     /// What its virtio-net header says.
     pub vnet: VnetHeader,
     /// Its leading bytes.
-    pub head: &'a [u8],
+    pub head: &'h [u8],
     /// What they say.
     pub frame: Frame,
 }
 
-impl Inbound<'_> {
+impl Inbound<'_, '_> {
     /// The frame's bytes from `offset` on, as payload to be copied.
     fn payload<'a>(&'a self, offset: u32, len: u32, copied: &'a Counter) -> Source<'a> {
         Source { burst: self.burst, chain: self.chain, offset: self.start + offset, len, copied }
@@ -33,7 +33,7 @@ impl Inbound<'_> {
 ///
 /// # Errors
 /// Why the frame, or its first segment that did not fit, was dropped.
-pub fn forward(inbound: &Inbound<'_>, to: &mut Port, copied: &Counter) -> Result<(), DropReason> {
+pub fn forward(inbound: &Inbound<'_, '_>, to: &mut Port, copied: &Counter) -> Result<(), DropReason> {
     check_size(inbound, to)?;
     let can = to.negotiated.to_guest;
     match (inbound.vnet.gso, inbound.vnet.partial) {
@@ -55,13 +55,13 @@ pub fn forward(inbound: &Inbound<'_>, to: &mut Port, copied: &Counter) -> Result
     }
 }
 
-fn chain(inbound: &Inbound<'_>) -> std::ops::Range<usize> {
+fn chain(inbound: &Inbound<'_, '_>) -> std::ops::Range<usize> {
     inbound.chain..inbound.chain + 1
 }
 
 /// The checked leading bytes that are written as headers: of a TCP frame exactly its headers; the rest is payload. They end
 /// an even number of bytes behind the start of the checksum.
-fn leading(inbound: &Inbound<'_>, partial: Option<PartialChecksum>) -> HeaderBytes {
+fn leading(inbound: &Inbound<'_, '_>, partial: Option<PartialChecksum>) -> HeaderBytes {
     let mut cut = inbound.head.len();
     if let Content::Ip(ip) = inbound.frame.content
         && let Transport::Tcp(tcp) = ip.transport
@@ -77,7 +77,7 @@ fn leading(inbound: &Inbound<'_>, partial: Option<PartialChecksum>) -> HeaderByt
 }
 
 /// No packet beyond the receiver's MTU; of a large frame each segment counts.
-fn check_size(inbound: &Inbound<'_>, to: &Port) -> Result<(), DropReason> {
+fn check_size(inbound: &Inbound<'_, '_>, to: &Port) -> Result<(), DropReason> {
     let packet = match (inbound.vnet.gso, inbound.frame.content) {
         (Some(gso), Content::Ip(ip)) => {
             let Transport::Tcp(tcp) = ip.transport else { return Err(DropReason::BadVnetHeader) };
@@ -94,7 +94,7 @@ fn check_size(inbound: &Inbound<'_>, to: &Port) -> Result<(), DropReason> {
 }
 
 /// Software segmentation: each segment is a frame of its own.
-fn segment(inbound: &Inbound<'_>, gso: Gso, to: &mut Port, copied: &Counter) -> Result<(), DropReason> {
+fn segment(inbound: &Inbound<'_, '_>, gso: Gso, to: &mut Port, copied: &Counter) -> Result<(), DropReason> {
     let csum = to.negotiated.to_guest.csum;
     for mut s in Segmenter::new(inbound.head, &inbound.frame, gso)? {
         let vnet = if csum {
@@ -110,7 +110,7 @@ fn segment(inbound: &Inbound<'_>, gso: Gso, to: &mut Port, copied: &Counter) -> 
 }
 
 fn copy(
-    inbound: &Inbound<'_>,
+    inbound: &Inbound<'_, '_>,
     vnet: &VnetHeader,
     headers: &[u8],
     offset: u32,

@@ -32,6 +32,8 @@ pub const FRAME_MAX: u32 = 65535 + 14;
 /// Chains of one frame to a guest: 64 KiB in buffers of 256 bytes.
 const RX_CHAINS: usize = 256;
 
+/// Bytes of the smallest frame with payload and virtio-net header: less room than this is of no use to anybody.
+const SMALLEST_FRAME: u32 = 12 + 14 + 20 + 20 + 1;
 /// Faulty chains that are returned on the way to one frame's buffers; a driver that posts more waits for the next.
 const FAULTS_A_FRAME: u32 = 64;
 
@@ -132,7 +134,7 @@ impl Port {
     }
 
     /// Fetches chains for up to `most` bytes with the virtio-net header; returns the bytes that they hold, or 0 if there are
-    /// not `least`. Chains that can never hold `least` are completed empty, so that they are not looked at again.
+    /// not `least`. Chains that can hold no frame at all are completed empty, so that they are not looked at again.
     pub fn reserve(&mut self, least: u32, most: u32) -> u32 {
         self.rx_burst.clear();
         let (mut room, mut faults) = (0, 0);
@@ -162,7 +164,7 @@ impl Port {
             return room;
         }
         let full = if self.negotiated.mergeable { RX_CHAINS } else { 1 };
-        if self.rx_burst.len() >= full {
+        if self.rx_burst.len() >= full && room < SMALLEST_FRAME {
             self.discard();
         }
         0

@@ -116,6 +116,15 @@ impl Leg {
         }
     }
 
+    /// The host socket took less than was offered some time ago, and has room now: duplicate ACKs make the guest send the rest at
+    /// once (RFC 5681 §3.2) instead of after its timeout. One more than the three that count, since the first may carry
+    /// another window and then counts for none (RFC 5681 §2).
+    pub fn ask_again(&mut self) {
+        if self.state.receives() {
+            self.due.duplicates = 4;
+        }
+    }
+
     /// RFC 9293 §3.10.7.4, seventh and eighth: notes what is offered to the host socket, and acknowledges it by and by.
     pub(crate) fn offer(&mut self, payload: &Range<u32>, fin: bool) {
         self.rcv.offer = Some((payload.end - payload.start, fin));

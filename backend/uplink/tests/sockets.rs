@@ -30,7 +30,7 @@ fn a_listener_takes_connections_and_says_who_came() {
     assert!(listener.accept().unwrap().is_none());
     let client = TcpStream::connect(address).unwrap();
     let accepted = eventually(|| listener.accept().unwrap());
-    assert_eq!((accepted.peer, accepted.local), (client.local_addr().unwrap(), address));
+    assert_eq!(accepted.peer, client.local_addr().unwrap());
     let taken = Listener::bind(address, None).unwrap_err();
     assert_eq!(taken.kind(), ErrorKind::AddrInUse);
 }

@@ -81,6 +81,8 @@ impl Worker {
             tcp.bytes_guest_to_host.add(u64::from(taken));
             if taken < offered {
                 tcp.short_writes.add(1);
+                flow.refusals = flow.refusals.saturating_add(1);
+                flow.refused = true;
             }
             flow.window_stale = true;
             if flow.leg.taken(now, taken)
@@ -159,12 +161,12 @@ pub fn send_control(port: &mut Port, envelope: &Envelope, key: FlowKey, header: 
 ///
 /// # Errors
 /// `BadVnetHeader` where the partial checksum is not TCP's, `BadChecksum`.
-pub fn read<'a>(
+pub fn read<'h>(
     port: &Port,
-    inbound: &'a Inbound<'_>,
+    inbound: &Inbound<'_, 'h>,
     ip: &Ip,
     tcp: &Tcp,
-) -> Result<(FlowKey, Segment<'a>), DropReason> {
+) -> Result<(FlowKey, Segment<'h>), DropReason> {
     check_sum(inbound, ip)?;
     let start = usize::from(ip.transport_offset);
     let options = inbound.head.get(start + 20..start + usize::from(tcp.header_len)).ok_or(DropReason::Truncated)?;
@@ -185,7 +187,7 @@ pub fn read<'a>(
 }
 
 /// A partial checksum needs no check: the segment never left this machine's memory. A complete one is summed up.
-fn check_sum(inbound: &Inbound<'_>, ip: &Ip) -> Result<(), DropReason> {
+fn check_sum(inbound: &Inbound<'_, '_>, ip: &Ip) -> Result<(), DropReason> {
     if let Some(partial) = inbound.vnet.partial {
         let right = partial.start == ip.transport_offset && usize::from(partial.offset) == TCP_CHECKSUM;
         return if right { Ok(()) } else { Err(DropReason::BadVnetHeader) };

@@ -27,6 +27,9 @@ impl Worker {
         if events.contains(EventSet::OUT) {
             flow.window_stale = true;
             flow.watching_room = false;
+            if std::mem::take(&mut flow.refused) {
+                flow.leg.ask_again();
+            }
         }
         self.flows.make_ready(id);
     }

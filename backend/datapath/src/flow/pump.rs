@@ -107,8 +107,10 @@ fn refresh_window(flow: &mut Flow) -> bool {
     let Some(socket) = flow.socket.as_ref().filter(|_| !(flow.connecting && flow.guest_opens)) else { return false };
     // A socket that failed says so by its event.
     let Ok(room) = socket.send_room() else { return false };
-    // The kernel counts the overhead of each buffer too: a quarter is kept for it.
-    flow.leg.set_window(room.free - room.free / 4);
+    // The kernel counts the overhead of each segment's buffer too: a quarter is kept for it, and more of it where the
+    // guest's segments have turned out to be small.
+    let kept = room.free / 4 * u32::from(1 + flow.refusals.min(2));
+    flow.leg.set_window(room.free - kept);
     !room.writable && !std::mem::replace(&mut flow.watching_room, true)
 }
 
@@ -131,7 +133,8 @@ fn send_next(
             Ok(()) => Some(Sent::More),
             Err(reason) => {
                 port.dropped_to_guest(reason);
-                Some(Sent::Starved)
+                // In buffers that are too small it is lost; the leg's timers know what to do.
+                Some(if port.rx.available() == 0 { Sent::Starved } else { Sent::More })
             }
         },
         Transmit::Data(plan) => {

@@ -44,6 +44,10 @@ pub struct Flow {
     pub window_stale: bool,
     /// The socket is nearly full: the next EPOLLOUT is news.
     pub watching_room: bool,
+    /// How often the socket has refused part of a segment that was in the window.
+    pub refusals: u8,
+    /// It has since the last EPOLLOUT.
+    pub refused: bool,
     /// In the port's list of connections without buffers.
     pub starved: bool,
     /// Bytes that the host's socket took.
@@ -74,6 +78,8 @@ impl Flow {
             counted: true,
             window_stale: true,
             watching_room: false,
+            refusals: 0,
+            refused: false,
             starved: false,
             bytes_guest_to_host: 0,
             bytes_host_to_guest: 0,

@@ -14,7 +14,7 @@ const MESSAGE_MAX: usize = 1500;
 const OPTION_MTU: u8 = 26;
 
 /// Answers DISCOVER, REQUEST and INFORM of a guest that has an address.
-pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_>) -> Result<bool, DropReason> {
+pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> Result<bool, DropReason> {
     let Content::Ip(ip) = inbound.frame.content else { return Ok(false) };
     let Transport::Udp(udp) = ip.transport else { return Ok(false) };
     if !filter::is_dhcp_request(&ip) {

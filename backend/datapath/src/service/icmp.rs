@@ -10,7 +10,7 @@ use vonic_frame::{Content, DropReason, Envelope, Transport, VnetHeader, icmp_ech
 const ECHO_REQUEST: u8 = 8;
 
 /// Answers echo requests; the data is copied once, from the request's chain into the reply's.
-pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_>) -> Result<bool, DropReason> {
+pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> Result<bool, DropReason> {
     let Content::Ip(ip) = inbound.frame.content else { return Ok(false) };
     let (Transport::Icmp(icmp), IpAddr::V4(dst)) = (ip.transport, ip.dst) else { return Ok(false) };
     if icmp.kind != ECHO_REQUEST || !network.is_service(dst) {

@@ -11,7 +11,7 @@ use vonic_frame::DropReason;
 /// A service gets a frame that a guest sent to the gateway or to everybody.
 pub struct Service {
     /// Answers the frame if it is for this service. `Ok(false)`: it is not.
-    pub handle: fn(&Network, &mut Port, &Inbound<'_>) -> Result<bool, DropReason>,
+    pub handle: fn(&Network, &mut Port, &Inbound<'_, '_>) -> Result<bool, DropReason>,
 }
 
 /// Every service. The first that answers has the frame.

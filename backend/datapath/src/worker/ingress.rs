@@ -8,7 +8,9 @@ use crate::stats::{CopyPath, Way};
 use crate::switch::{Destination, Network, filter};
 use crate::worker::Worker;
 use std::sync::Arc;
-use vonic_frame::{Content, DropReason, ETHERNET_LEN, Frame, HEADER_MAX, Transport, VNET_HEADER_LEN, VnetHeader};
+use vonic_frame::{
+    Content, DropReason, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Tcp, Transport, VNET_HEADER_LEN, VnetHeader,
+};
 use vonic_queue::Burst;
 
 /// Frames taken of one port in one round; then it is the next one's turn.
@@ -70,30 +72,31 @@ impl Worker {
                 if serve(network, port, &inbound)? {
                     return Ok(());
                 }
-                let (ip, tcp) = match inbound.frame.content {
-                    Content::Arp(_) => return Ok(()),
-                    Content::Ip(ip) => match ip.transport {
-                        Transport::Tcp(tcp) => (ip, tcp),
-                        Transport::Fragment => return Err(DropReason::Fragment),
-                        _ => return Err(DropReason::Unsupported),
-                    },
-                    _ => return Err(DropReason::Unsupported),
-                };
+                let Some((ip, tcp)) = terminated(&inbound.frame)? else { return Ok(()) };
                 let (key, segment) = guest_side::read(port, &inbound, &ip, &tcp)?;
                 let payload = inbound.start + u32::from(ip.transport_offset) + u32::from(tcp.header_len);
-                // The options are all that the segment borrows; the burst is needed whole from here on.
-                let mut options = [0u8; 40];
-                let len = segment.options.len().min(options.len());
-                options[..len].copy_from_slice(&segment.options[..len]);
-                let segment = vonic_tcp::Segment { options: &options[..len], ..segment };
                 self.guest_segment(key, &segment, burst, Place { chain: i, payload })
             }
         }
     }
 }
 
+/// What of a frame to the gateway, that no service took, is terminated; `None`: nothing, and rightly so.
+fn terminated(frame: &Frame) -> Result<Option<(Ip, Tcp)>, DropReason> {
+    match frame.content {
+        // An answer, or a question about somebody else.
+        Content::Arp(_) => Ok(None),
+        Content::Ip(ip) => match ip.transport {
+            Transport::Tcp(tcp) => Ok(Some((ip, tcp))),
+            Transport::Fragment => Err(DropReason::Fragment),
+            _ => Err(DropReason::Unsupported),
+        },
+        _ => Err(DropReason::Unsupported),
+    }
+}
+
 /// Copies a frame's leading bytes, once, and reads them.
-fn read<'a>(port: &Port, burst: &'a Burst, i: usize, head: &'a mut [u8]) -> Result<Inbound<'a>, DropReason> {
+fn read<'a, 'h>(port: &Port, burst: &'a Burst, i: usize, head: &'h mut [u8]) -> Result<Inbound<'a, 'h>, DropReason> {
     let chain = burst.chain(i);
     if let Some(reason) = chain.fault {
         return Err(reason);
@@ -115,7 +118,7 @@ fn read<'a>(port: &Port, burst: &'a Burst, i: usize, head: &'a mut [u8]) -> Resu
 }
 
 /// Lets the services answer; true if one did.
-fn serve(network: &Network, port: &mut Port, inbound: &Inbound<'_>) -> Result<bool, DropReason> {
+fn serve(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> Result<bool, DropReason> {
     for service in SERVICES {
         match (service.handle)(network, port, inbound) {
             Ok(false) => {}
@@ -136,8 +139,12 @@ fn is_dhcp(frame: &Frame) -> bool {
 }
 
 /// Copies a frame into another guest's ring. What does not fit is dropped there, and counted there.
-fn deliver_to(ports: &mut [Option<Box<Port>>], to: PortId, inbound: &Inbound<'_>, from: &crate::PortStats) {
+fn deliver_to(ports: &mut [Option<Box<Port>>], to: PortId, inbound: &Inbound<'_, '_>, from: &crate::PortStats) {
     let Some(to) = Worker::port_mut(ports, to) else { return };
+    // Nobody misses a broadcast in a machine that is off.
+    if inbound.frame.dst.is_group() && !to.rx.is_live() {
+        return;
+    }
     if let Err(reason) = forward(inbound, to, from.copied(CopyPath::GuestToGuest)) {
         to.dropped_to_guest(reason);
     }

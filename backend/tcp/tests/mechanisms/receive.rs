@@ -75,6 +75,18 @@ fn a_hole_filled_within_the_burst_gets_one_ack() {
 }
 
 #[test]
+fn room_after_a_short_take_asks_for_the_rest_by_duplicate_acks() {
+    let mut rig = Rig::established();
+    rig.segment(0, 1000, Flags::ACK);
+    rig.leg.taken(rig.now, 400);
+    rig.drain();
+    rig.leg.ask_again();
+    let out = rig.drain();
+    assert_eq!(out.len(), 4, "three count beside the first, which may bring another window");
+    assert!(out.iter().all(|out| out.is(Flags::ACK) && out.acks() == 400));
+}
+
+#[test]
 fn short_take_is_acknowledged_as_far_as_it_went() {
     let mut rig = Rig::established();
     assert_eq!(rig.segment(0, 1000, Flags::ACK | Flags::FIN).payload, Some(0..1000));

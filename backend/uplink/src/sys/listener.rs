@@ -20,8 +20,6 @@ pub struct Accepted {
     pub(crate) fd: OwnedFd,
     /// Who connected.
     pub peer: SocketAddr,
-    /// The host's address and port that it connected to.
-    pub local: SocketAddr,
 }
 
 impl Listener {
@@ -72,8 +70,7 @@ impl Listener {
             // SAFETY: a fresh descriptor is owned by nobody else.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             let Some(peer) = from_kernel(&storage) else { continue };
-            let local = local_address(fd.as_fd())?;
-            return Ok(Some(Accepted { fd, peer, local }));
+            return Ok(Some(Accepted { fd, peer }));
         }
     }
 
