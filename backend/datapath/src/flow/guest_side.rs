@@ -70,6 +70,8 @@ impl Worker {
             // Over scratch memory the end of the stream shows only once nothing is queued in front of it.
             flow.leg.host_readable();
         }
+        // Also a probe of a closed window (RFC 9293 §3.8.6.1) is answered by what there is now.
+        flow.window_stale |= segment.len > 0;
         let offered = effect.payload.as_ref().map_or(0, |p| p.end - p.start);
         if offered > 0 || effect.fin {
             let (taken, failed) = match offer(flow, &effect, burst, place) {
@@ -81,10 +83,9 @@ impl Worker {
             tcp.bytes_guest_to_host.add(u64::from(taken));
             if taken < offered {
                 tcp.short_writes.add(1);
-                flow.refusals = flow.refusals.saturating_add(1);
+                flow.refused_ever = true;
                 flow.refused = true;
             }
-            flow.window_stale = true;
             if flow.leg.taken(now, taken)
                 && let Some(socket) = &flow.socket
             {

@@ -107,9 +107,9 @@ fn refresh_window(flow: &mut Flow) -> bool {
     let Some(socket) = flow.socket.as_ref().filter(|_| !(flow.connecting && flow.guest_opens)) else { return false };
     // A socket that failed says so by its event.
     let Ok(room) = socket.send_room() else { return false };
-    // The kernel counts the overhead of each segment's buffer too: a quarter is kept for it, and more of it where the
-    // guest's segments have turned out to be small.
-    let kept = room.free / 4 * u32::from(1 + flow.refusals.min(2));
+    // The kernel counts the overhead of each segment's buffer too: a quarter is kept for it, or half where the guest's
+    // segments have turned out to be small.
+    let kept = if flow.refused_ever { room.free / 2 } else { room.free / 4 };
     flow.leg.set_window(room.free - kept);
     !room.writable && !std::mem::replace(&mut flow.watching_room, true)
 }

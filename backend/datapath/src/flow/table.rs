@@ -44,8 +44,8 @@ pub struct Flow {
     pub window_stale: bool,
     /// The socket is nearly full: the next EPOLLOUT is news.
     pub watching_room: bool,
-    /// How often the socket has refused part of a segment that was in the window.
-    pub refusals: u8,
+    /// The socket has refused part of a segment that was in the window.
+    pub refused_ever: bool,
     /// It has since the last EPOLLOUT.
     pub refused: bool,
     /// In the port's list of connections without buffers.
@@ -78,7 +78,7 @@ impl Flow {
             counted: true,
             window_stale: true,
             watching_room: false,
-            refusals: 0,
+            refused_ever: false,
             refused: false,
             starved: false,
             bytes_guest_to_host: 0,
