@@ -61,6 +61,11 @@ pub enum Command {
         /// When it is done.
         done: Done,
     },
+    /// Nothing but an answer, when everything before it is in force.
+    Barrier {
+        /// When it is.
+        done: Done,
+    },
     /// The host's addresses changed.
     Host(Box<HostView>),
     /// Asks for a list of connections; `None`: of all ports.

@@ -103,6 +103,15 @@ impl Registry {
         }
     }
 
+    /// Waits until every order given so far is in force: who is told that a reload is done may rely on it.
+    pub(super) fn wait_for_worker(&mut self) {
+        let (done, waiter) = handover();
+        self.order(Command::Barrier { done });
+        if !waiter.wait(ROUND_LIMIT) {
+            log::warn!("the worker has not applied its orders within {ROUND_LIMIT:?}");
+        }
+    }
+
     pub(super) fn tell(&self, message: &ToMaster) {
         if let Err(error) = self.link.send(message) {
             log::error!("the master cannot be told {message:?}: {error}");

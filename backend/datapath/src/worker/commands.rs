@@ -52,6 +52,7 @@ impl Worker {
                     self.disconnect(port);
                     done.done();
                 }
+                Command::Barrier { done } => done.done(),
                 Command::Host(view) => self.host = *view,
                 Command::Connections { port, reply } => {
                     // Nobody waits any more: fine.
