@@ -77,6 +77,14 @@ requests! {
     GetConfig = 24,
     /// Write the configuration space.
     SetConfig = 25,
+    /// Back to the state before the driver: rings stopped, features forgotten, memory kept.
+    ResetDevice = 34,
+    /// How many memory regions there may be.
+    GetMaxMemSlots = 36,
+    /// One more memory region, with its file.
+    AddMemReg = 37,
+    /// One memory region less.
+    RemMemReg = 38,
     /// The device's status byte.
     SetStatus = 39,
     /// Asks for it.
@@ -93,6 +101,7 @@ impl Request {
                 | Request::GetProtocolFeatures
                 | Request::GetQueueNum
                 | Request::GetConfig
+                | Request::GetMaxMemSlots
                 | Request::GetStatus
         )
     }

@@ -29,6 +29,12 @@ pub(crate) fn table(regions: &[[u64; 4]], fds: Vec<OwnedFd>) -> Message {
     message(Request::SetMemTable, body, fds)
 }
 
+/// ADD_MEM_REG or REM_MEM_REG of a region as in [`table`].
+pub(crate) fn single(request: Request, region: [u64; 4], fds: Vec<OwnedFd>) -> Message {
+    let [guest, size, user, offset] = region;
+    message(request, [0, guest, size, user, offset].map(u64::to_ne_bytes).concat(), fds)
+}
+
 /// A ring's index and a number.
 pub(crate) fn ring(request: Request, index: u32, value: u32) -> Message {
     message(request, [index, value].map(u32::to_ne_bytes).concat(), Vec::new())

@@ -1,6 +1,9 @@
 use super::*;
 use crate::message::Request::*;
-use crate::testing::{CLOUD_HYPERVISOR, QEMU, UML, number, recorded_requests, ring, some_fd};
+use crate::testing::{
+    CLOUD_HYPERVISOR, QEMU, UML, memory_file, message, number, recorded_requests, ring, ring_addresses, single,
+    some_fd, table,
+};
 
 /// A message by its request, its ring or number, and its descriptors' count.
 fn brief(message: &Message) -> (Request, u32, usize) {
@@ -106,4 +109,46 @@ fn questions_are_not_kept() {
         journal.note(number(request, 0));
     }
     assert!(journal.replay().is_empty());
+}
+
+const MIB: u64 = 1 << 20;
+const USER: u64 = 0x7000_0000;
+
+/// Two regions, the second one added, and a ring in each.
+fn two_regions() -> Journal {
+    let mut journal = Journal::default();
+    journal.note(number(SetFeatures, 1 << 30));
+    journal.note(table(&[[0, MIB, USER, 0]], vec![memory_file(MIB)]));
+    journal.note(single(AddMemReg, [4 * MIB, MIB, USER + 4 * MIB, 0], vec![memory_file(MIB)]));
+    for index in [0, 1] {
+        let at = USER + u64::from(index) * 4 * MIB;
+        journal.note(ring(SetVringNum, index, 256));
+        journal.note(ring_addresses(index, 0, at, at + 0x3000, at + 0x2000));
+        journal.note(Message { fds: vec![some_fd()], ..number(SetVringKick, u64::from(index)) });
+        journal.note(ring(SetVringEnable, index, 1));
+    }
+    journal
+}
+
+#[test]
+fn a_ring_without_its_memory_is_replayed_as_not_started() {
+    let ring = |i: u32| vec![(SetVringNum, i, 0), (SetVringAddr, i, 0), (SetVringKick, i, 1), (SetVringEnable, i, 0)];
+    let rest = |i: u32| vec![(SetVringNum, i, 0), (SetVringEnable, i, 0)];
+    let replay = |journal: &Journal| journal.replay().into_iter().map(brief).collect::<Vec<_>>();
+    let mut journal = two_regions();
+    assert_eq!(replay(&journal)[1..], [vec![(SetMemTable, 2, 2)], ring(0), ring(1)].concat());
+    journal.note(single(RemMemReg, [4 * MIB, MIB, USER + 4 * MIB, 0], vec![]));
+    assert_eq!(replay(&journal)[1..], [vec![(SetMemTable, 1, 1)], ring(0), rest(1)].concat());
+    journal.note(single(RemMemReg, [0, MIB, USER, 0], vec![]));
+    assert_eq!(replay(&journal)[1..], [rest(0), rest(1)].concat());
+    journal.note(single(AddMemReg, [0, MIB, USER, 0], vec![memory_file(MIB)]));
+    assert_eq!(replay(&journal)[1..], [vec![(SetMemTable, 1, 1)], ring(0), rest(1)].concat());
+}
+
+#[test]
+fn after_a_reset_only_the_session_and_its_memory_are_left() {
+    let mut journal = two_regions();
+    journal.note(message(SetOwner, [], vec![]));
+    journal.note(message(ResetDevice, [], vec![]));
+    assert_eq!(journal.replay().into_iter().map(brief).collect::<Vec<_>>(), [(SetOwner, 0, 0), (SetMemTable, 2, 2)]);
 }

@@ -28,6 +28,7 @@ pub enum Seen {
     Memory,
     Ring { index: u16, size: u16, enabled: bool, kick: bool, call: bool },
     RingStopped(u16),
+    Reset,
     Closed(u64),
 }
 
@@ -49,7 +50,7 @@ impl EventSink for Sink {
                 done.done();
                 Seen::RingStopped(index)
             }
-            PortEvent::Reset => panic!("RESET_DEVICE is not offered"),
+            PortEvent::Reset => Seen::Reset,
             PortEvent::Closed => Seen::Closed(event.session),
         };
         let _ = self.0.lock().unwrap().send(seen);
