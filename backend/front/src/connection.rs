@@ -172,6 +172,7 @@ impl Connection {
         if message.is_reply() {
             return Err(End::Fault(format!("{} came as a reply; the front asked nothing", describe(&message))));
         }
+        log::trace!("{}: > {message}", self.log.name());
         let (code, asked) = (message.code, message.needs_reply());
         let own_reply = message.request().is_some_and(Request::has_reply);
         let log = self.log.clone();
@@ -257,6 +258,7 @@ impl Connection {
     }
 
     fn answer(&self, reply: &Message) -> Result<(), End> {
+        log::trace!("{}: < {reply}", self.log.name());
         match reply.send(&self.vmm) {
             Ok(()) => Ok(()),
             Err(e) if is_gone(&e) => Err(End::Vmm),

@@ -69,10 +69,13 @@ impl Journal {
         }
     }
 
-    /// RESET_DEVICE: ownership, protocol features and memory outlive it (vhost-user specification), nothing else does.
+    /// RESET_DEVICE: what belongs to the session outlives it (vhost-user specification): ownership, protocol features, memory,
+    /// and the error descriptors, which QEMU sends but once. What the driver made does not.
     fn reset(&mut self) {
         self.features = None;
-        self.rings.clear();
+        for messages in self.rings.values_mut() {
+            messages.retain(|&place, _| RING_ORDER.get(place) == Some(&Request::SetVringErr));
+        }
     }
 }
 

@@ -178,6 +178,14 @@ impl Message {
     }
 }
 
+/// As in the recordings of `tests/traces`: with `RUST_LOG=vonic_front=trace` the log of a session is such a recording.
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "code={} flags={:#x} fds={} body=", self.code, self.flags, self.fds.len())?;
+        self.body.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// Why nothing more can be read from a connection.
 #[derive(Debug)]
 pub(crate) enum ReadError {

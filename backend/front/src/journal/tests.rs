@@ -149,6 +149,8 @@ fn a_ring_without_its_memory_is_replayed_as_not_started() {
 fn after_a_reset_only_the_session_and_its_memory_are_left() {
     let mut journal = two_regions();
     journal.note(message(SetOwner, [], vec![]));
+    journal.note(Message { fds: vec![some_fd()], ..number(SetVringErr, 1) });
     journal.note(message(ResetDevice, [], vec![]));
-    assert_eq!(journal.replay().into_iter().map(brief).collect::<Vec<_>>(), [(SetOwner, 0, 0), (SetMemTable, 2, 2)]);
+    let left = [(SetOwner, 0, 0), (SetMemTable, 2, 2), (SetVringErr, 1, 1)];
+    assert_eq!(journal.replay().into_iter().map(brief).collect::<Vec<_>>(), left);
 }
