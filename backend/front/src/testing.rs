@@ -69,5 +69,7 @@ fn recorded(line: &str) -> Message {
 }
 
 pub(crate) const QEMU: &str = include_str!("../tests/traces/qemu-11.1.txt");
+/// With memory by ADD_MEM_REG, of which a DIMM was plugged in and out again, and RESET_DEVICE.
+pub(crate) const QEMU_SLOTS: &str = include_str!("../tests/traces/qemu-11.1-slots.txt");
 pub(crate) const UML: &str = include_str!("../tests/traces/uml-7.2.txt");
 pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../tests/traces/cloud-hypervisor-53.txt");

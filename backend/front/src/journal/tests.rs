@@ -1,9 +1,10 @@
 use super::*;
 use crate::message::Request::*;
 use crate::testing::{
-    CLOUD_HYPERVISOR, QEMU, UML, memory_file, message, number, recorded_requests, ring, ring_addresses, single,
-    some_fd, table,
+    CLOUD_HYPERVISOR, QEMU, QEMU_SLOTS, UML, memory_file, message, number, recorded_requests, ring, ring_addresses,
+    single, some_fd, table,
 };
+use std::collections::BTreeSet;
 
 /// A message by its request, its ring or number, and its descriptors' count.
 fn brief(message: &Message) -> (Request, u32, usize) {
@@ -20,19 +21,29 @@ fn journal_of(trace: &str) -> Journal {
 #[derive(Debug, Default, PartialEq)]
 struct State {
     session: BTreeMap<Request, Vec<u8>>,
+    /// Guest address, size, the VMM's address and file offset.
+    regions: BTreeSet<[u64; 4]>,
     rings: BTreeMap<(u32, Request), Vec<u8>>,
 }
 
 impl State {
     fn carry_out(&mut self, message: &Message) {
         let ring = ring_of(message);
+        let words = |at: usize| [0, 8, 16, 24].map(|word| message.u64_at(at + word).unwrap());
         match message.request().unwrap() {
             GetVringBase => {
                 for forgotten in [SetVringBase, SetVringAddr, SetVringKick, SetVringCall] {
                     self.rings.remove(&(ring, forgotten));
                 }
             }
-            request @ (SetOwner | SetFeatures | SetProtocolFeatures | SetMemTable | SetBackendReqFd) => {
+            ResetDevice => {
+                self.session.remove(&SetFeatures);
+                self.rings.retain(|(_, request), _| *request == SetVringErr);
+            }
+            SetMemTable => self.regions = (8..message.body.len()).step_by(32).map(words).collect(),
+            AddMemReg => drop(self.regions.insert(words(8))),
+            RemMemReg => drop(self.regions.remove(&words(8))),
+            request @ (SetOwner | SetFeatures | SetProtocolFeatures | SetBackendReqFd) => {
                 self.session.insert(request, message.body.clone());
             }
             request if RING_ORDER.contains(&request) => {
@@ -45,7 +56,8 @@ impl State {
 
 #[test]
 fn replaying_a_recording_brings_about_the_same_state() {
-    for (name, trace) in [("QEMU", QEMU), ("UML", UML), ("cloud-hypervisor", CLOUD_HYPERVISOR)] {
+    let all = [("QEMU", QEMU), ("slots", QEMU_SLOTS), ("UML", UML), ("cloud-hypervisor", CLOUD_HYPERVISOR)];
+    for (name, trace) in all {
         let requests = recorded_requests(trace);
         for end in 0..=requests.len() {
             let (mut recorded, mut replayed) = (State::default(), State::default());

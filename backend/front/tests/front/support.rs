@@ -15,7 +15,7 @@ use vonic_front::{EngineLink, MasterConfig, Message, Request, ToEngine, ToMaster
 use vonic_session::{EventSink, PortEvent, Session, SessionEvent, SessionSpec};
 
 /// VERSION_1, PROTOCOL_FEATURES, and what the recorded VMMs acknowledged.
-pub const FEATURES: u64 = 0x1_5000_99a3;
+pub const FEATURES: u64 = 0x1_7001_99ab;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happened in the engine, in order.
