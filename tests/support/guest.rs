@@ -64,6 +64,21 @@ pub struct GuestConfig {
     pub device: Option<String>,
     /// QEMU connects again after it lost the backend.
     pub reconnect: bool,
+    /// QEMU only.
+    pub qemu: QemuConfig,
+}
+
+/// What only QEMU can do. Its monitor listens at NAME.qmp in the test's directory: see [`Qmp`](crate::Qmp).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QemuConfig {
+    /// It listens on the vhost-user socket, and the backend connects.
+    pub listens: bool,
+    /// There is room for more memory, in four slots.
+    pub hotplug: bool,
+    /// A reset restarts it; without this it ends.
+    pub reboots: bool,
+    /// The NIC has its option ROM: the firmware knows the device before the kernel does.
+    pub option_rom: bool,
 }
 
 impl GuestConfig {
@@ -80,6 +95,7 @@ impl GuestConfig {
             memory: 256,
             device: None,
             reconnect: false,
+            qemu: QemuConfig::default(),
         }
     }
 
@@ -136,18 +152,30 @@ impl GuestConfig {
         std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
         let (accelerator, cpu) = if lab.kvm() { ("kvm", "host") } else { ("tcg,thread=multi", "max") };
         let memory = self.memory;
-        let reconnect = if self.reconnect { ",reconnect-ms=100" } else { "" };
+        let reconnect = match (self.reconnect, self.qemu.listens) {
+            (_, true) => ",server=on,wait=on",
+            (true, false) => ",reconnect-ms=100",
+            (false, false) => "",
+        };
+        let (slots, rom) = (
+            if self.qemu.hotplug { ",slots=4,maxmem=2G" } else { "" },
+            if self.qemu.option_rom { "" } else { ",romfile=" },
+        );
         let properties = self.device.as_ref().map_or(String::new(), |device| format!(",{device}"));
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-accel", accelerator, "-cpu", cpu, "-machine", "q35,memory-backend=m"]);
-        command.arg("-m").arg(memory.to_string());
+        command.arg("-m").arg(format!("{memory}{slots}"));
+        command.arg("-qmp").arg(format!("unix:/tmp/{}.qmp,server=on,wait=off", self.name));
         command.arg("-object").arg(format!("memory-backend-memfd,id=m,size={memory}M,share=on"));
-        command.args(["-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot", "-kernel", "/tmp/vmlinuz"]);
+        command.args(["-nographic", "-nodefaults", "-serial", "stdio", "-kernel", "/tmp/vmlinuz"]);
+        if !self.qemu.reboots {
+            command.arg("-no-reboot");
+        }
         command.arg("-initrd").arg(format!("/tmp/{initrd}"));
         command.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters()));
         command.arg("-chardev").arg(format!("socket,id=c,path={}{reconnect}", socket.display()));
         command.args(["-netdev", "vhost-user,id=n,chardev=c"]);
-        command.arg("-device").arg(format!("virtio-net-pci,netdev=n,romfile=,mac={}{properties}", self.mac));
+        command.arg("-device").arg(format!("virtio-net-pci,netdev=n{rom},mac={}{properties}", self.mac));
         Ok(command)
     }
 }
@@ -211,6 +239,33 @@ impl Guest {
             bail!("{} did not boot: {ready:?}\n{text}\n{}", self.name, self.process.log());
         }
         Ok(())
+    }
+
+    /// Waits until its shell is there for the `times`th time: after a reset.
+    ///
+    /// # Errors
+    /// If it does not boot so often.
+    pub fn wait_boot(&self, times: usize) -> Result<()> {
+        let booted = |text: &str| (text.matches("@@READY\n").count() >= times).then_some(());
+        let ready = self.console.expect(0, BOOT, booted);
+        ready.with_context(|| format!("{} did not boot {times} times:\n{}", self.name, self.console.text()))
+    }
+
+    /// Types text as it is, for what stands before the shell: the firmware.
+    ///
+    /// # Errors
+    /// If the VMM has ended.
+    pub fn type_text(&mut self, text: &str) -> Result<()> {
+        self.console.type_text(text)
+    }
+
+    /// Waits until the console shows `text`.
+    ///
+    /// # Errors
+    /// If it does not within `limit`; with what it shows.
+    pub fn wait_console(&self, text: &str, limit: Duration) -> Result<()> {
+        let shown = self.console.expect(0, limit, |heard| heard.contains(text).then_some(()));
+        shown.with_context(|| format!("{text:?} on the console of {}:\n{}", self.name, self.console.text()))
     }
 
     /// Runs a shell command, killed in the guest after `limit`.

@@ -27,9 +27,16 @@ pub enum ToMaster {
         /// The socket file's permissions, as in 0o600.
         mode: u32,
     },
-    /// Stop listening, remove the socket, and end the VMM's connection if there is one.
+    /// Connect to the VMM that listens at a path, as soon as there is one, and again whenever it has gone.
+    Connect {
+        /// A VM's name.
+        name: String,
+        /// Where the VMM's socket is.
+        path: PathBuf,
+    },
+    /// Stop listening and remove the socket, or stop connecting; and end the VMM's connection if there is one.
     Unlisten {
-        /// As in `Listen`.
+        /// As in `Listen` or `Connect`.
         name: String,
     },
     /// A session stands for a connection: the front's end of it, which is the master's from here on.

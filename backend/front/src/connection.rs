@@ -172,14 +172,15 @@ impl Connection {
         if message.is_reply() {
             return Err(End::Fault(format!("{} came as a reply; the front asked nothing", describe(&message))));
         }
+        log::trace!("{}: > {message}", self.log.name());
         let (code, asked) = (message.code, message.needs_reply());
         let own_reply = message.request().is_some_and(Request::has_reply);
         let log = self.log.clone();
         match self.front.judge(message, |text| log.warn(text)) {
-            Verdict::Forward(message) => {
-                let purpose = if asked || own_reply { Purpose::Relay } else { Purpose::Swallow };
-                self.queued.push_back((message, purpose));
-                self.send_queued(now)
+            Verdict::Forward(message) => self.pass_on(message, asked || own_reply, now),
+            Verdict::After(before, message) => {
+                self.queued.extend(before.into_iter().map(|message| (message, Purpose::Swallow)));
+                self.pass_on(message, asked || own_reply, now)
             }
             Verdict::Done if asked => self.acknowledge(code, 0),
             Verdict::Done => Ok(()),
@@ -197,6 +198,12 @@ impl Connection {
             }
             Verdict::Refuse(why) => Err(End::Fault(why)),
         }
+    }
+
+    /// To the engine, behind what is queued; the VMM gets the answer if it wants one.
+    fn pass_on(&mut self, message: Message, wanted: bool, now: Instant) -> Result<(), End> {
+        self.queued.push_back((message, if wanted { Purpose::Relay } else { Purpose::Swallow }));
+        self.send_queued(now)
     }
 
     fn answered(&mut self, reply: Message, now: Instant) -> Result<(), End> {
@@ -251,6 +258,7 @@ impl Connection {
     }
 
     fn answer(&self, reply: &Message) -> Result<(), End> {
+        log::trace!("{}: < {reply}", self.log.name());
         match reply.send(&self.vmm) {
             Ok(()) => Ok(()),
             Err(e) if is_gone(&e) => Err(End::Vmm),

@@ -1,4 +1,5 @@
 //! What a VMM's session consists of: enough to bring a fresh backend to the same state, without the VMM.
+use crate::memory::{Effective, Table};
 use crate::message::{Message, Request};
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ pub struct Journal {
     protocol: Option<Message>,
     backend_channel: Option<Message>,
     features: Option<Message>,
-    memory: Option<Message>,
+    memory: Effective,
     /// By ring, then by the message's place in [`RING_ORDER`].
     rings: BTreeMap<u32, BTreeMap<usize, Message>>,
 }
@@ -34,7 +35,10 @@ impl Journal {
             Some(Request::SetProtocolFeatures) => self.protocol = Some(message),
             Some(Request::SetBackendReqFd) => self.backend_channel = Some(message),
             Some(Request::SetFeatures) => self.features = Some(message),
-            Some(Request::SetMemTable) => self.memory = Some(message),
+            Some(Request::SetMemTable) => self.memory.set(message),
+            Some(Request::AddMemReg) => self.memory.add(message),
+            Some(Request::RemMemReg) => self.memory.remove(&message),
+            Some(Request::ResetDevice) => self.reset(),
             Some(Request::GetVringBase) => self.stop(ring_of(&message)),
             Some(request) => {
                 if let Some(place) = RING_ORDER.iter().position(|&r| r == request) {
@@ -48,20 +52,44 @@ impl Journal {
     /// The messages that bring a fresh backend to this state, in an order that it accepts. None is answered before
     /// GET_FEATURES and SET_PROTOCOL_FEATURES with REPLY_ACK have been sent: the replaying side begins as it does for
     /// every session, and then sends these.
+    ///
+    /// A ring whose memory was removed stands still, and no backend takes its addresses: it is replayed as not started.
     pub fn replay(&self) -> Vec<&Message> {
-        let session = [&self.owner, &self.protocol, &self.backend_channel, &self.features, &self.memory];
-        let rings = self.rings.values().flat_map(BTreeMap::values);
-        session.into_iter().flatten().chain(rings).collect()
+        let session = [&self.owner, &self.protocol, &self.backend_channel, &self.features].map(Option::as_ref);
+        let table = self.memory.table();
+        let rings = self.rings.values().flat_map(|ring| started(ring, &table));
+        session.into_iter().chain([self.memory.message()]).flatten().chain(rings).collect()
     }
 
     /// GET_VRING_BASE: the crates drop kick and call, and a VMM sets base and addresses anew before it starts the ring
     /// again. Size, error descriptor and the enabled flag stay.
     fn stop(&mut self, ring: u32) {
-        let stays = [Request::SetVringNum, Request::SetVringErr, Request::SetVringEnable];
         if let Some(messages) = self.rings.get_mut(&ring) {
-            messages.retain(|&place, _| RING_ORDER.get(place).is_some_and(|request| stays.contains(request)));
+            messages.retain(|&place, _| stays_when_stopped(place));
         }
     }
+
+    /// RESET_DEVICE: what belongs to the session outlives it (vhost-user specification): ownership, protocol features, memory,
+    /// and the error descriptors, which QEMU sends but once. What the driver made does not.
+    fn reset(&mut self) {
+        self.features = None;
+        for messages in self.rings.values_mut() {
+            messages.retain(|&place, _| RING_ORDER.get(place) == Some(&Request::SetVringErr));
+        }
+    }
+}
+
+fn stays_when_stopped(place: usize) -> bool {
+    let stays = [Request::SetVringNum, Request::SetVringErr, Request::SetVringEnable];
+    RING_ORDER.get(place).is_some_and(|request| stays.contains(request))
+}
+
+/// A ring's messages, or those of a stopped one if its addresses are in no memory region.
+fn started<'a>(ring: &'a BTreeMap<usize, Message>, table: &Table) -> impl Iterator<Item = &'a Message> {
+    let lost = ring
+        .values()
+        .any(|message| message.request() == Some(Request::SetVringAddr) && table.ring_fault(message).is_some());
+    ring.iter().filter(move |&(&place, _)| !lost || stays_when_stopped(place)).map(|(_, message)| message)
 }
 
 /// The ring that a ring message is about: a 32-bit index, or the low byte where descriptors come with it.

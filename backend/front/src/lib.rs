@@ -1,7 +1,7 @@
 //! The master: vhost-user front, journal, custody of descriptors, engine start.
 //!
 //! [`run`] creates the engine as a child that shares this process's descriptor table, and then serves until the engine
-//! ends. It listens for VMMs, passes their messages on to the engine's sessions, answers those that the crates' backend
+//! ends. It listens for VMMs or connects to them, passes their messages on to the engine's sessions, answers those that the crates' backend
 //! would take amiss, and remembers in a journal what a session consists of.
 //!
 //! What holds everywhere in this crate: nothing waits for a VMM or for the engine; no guest memory is mapped; no message
@@ -9,6 +9,7 @@
 
 mod channel;
 mod connection;
+mod connector;
 mod journal;
 mod limit;
 mod listener;

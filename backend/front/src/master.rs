@@ -1,8 +1,6 @@
 //! The master's loop: every event of its life, none of them waited for by another.
-use crate::channel::{API, MasterLink, ToEngine, ToMaster};
+use crate::channel::{MasterLink, ToEngine, ToMaster};
 use crate::connection::{Connection, End};
-use crate::limit::VmLog;
-use crate::listener::Listener;
 use crate::run::MasterError;
 use crate::sys::{self, Ended, Signals};
 use crate::watch::{Source, Watch};
@@ -10,30 +8,20 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 
+mod entrance;
+
+use entrance::Entrance;
+
 /// How many connections or messages of one source are taken before others get their turn.
 const TURN: usize = 32;
-/// How long a listener rests when the system has no room for another connection.
-const REST: Duration = Duration::from_secs(1);
 
 /// How long the engine may take to answer for a session, before that VMM's connection is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the engine may take to end after `Stop`, before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-
-/// A listener and the connections that came through it.
-struct Entrance {
-    listener: Listener,
-    log: VmLog,
-    /// The one live connection.
-    session: Option<u64>,
-    /// Not accepting before then.
-    resting: Option<Instant>,
-}
 
 /// Everything that outlives the engine.
 pub(crate) struct Master {
@@ -73,8 +61,8 @@ impl Master {
     /// The earliest thing that is due without an event.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let connections = self.connections.values().filter_map(Connection::due);
-        let resting = self.entrances.values().filter_map(|entrance| entrance.resting);
-        connections.chain(resting).chain(self.stopping).min()
+        let entrances = self.entrances.values().filter_map(Entrance::due);
+        connections.chain(entrances).chain(self.stopping).min()
     }
 
     /// Does what is due by now.
@@ -85,13 +73,7 @@ impl Master {
         for (session, end) in ends {
             self.end(session, &end, ops);
         }
-        for (name, entrance) in &mut self.entrances {
-            if entrance.resting.is_some_and(|until| until <= now) {
-                entrance.resting = None;
-                let source = Source::Listener(name.clone());
-                self.watch.set(ops, entrance.listener.as_raw_fd(), source, EventSet::IN);
-            }
-        }
+        self.tick_entrances(now, ops);
         if self.stopping.is_some_and(|limit| limit <= now) {
             self.stopping = None;
             log::error!("the engine did not stop within {:?}: it is killed", STOP_LIMIT);
@@ -162,41 +144,13 @@ impl Master {
                 }
                 self.link.send(&ToEngine::Listening { name, result });
             }
+            ToMaster::Connect { name, path } => self.connect(&name, &path, now, ops),
             ToMaster::Unlisten { name } => self.unlisten(&name, ops),
             ToMaster::Session { session, fd } => self.attach(session, fd, now, ops),
             ToMaster::SessionRefused { session } => {
                 self.end(session, &End::Fault("the engine has no session for this VM now".into()), ops);
             }
             ToMaster::Ready => log::info!("the engine serves"),
-        }
-    }
-
-    fn listen(&mut self, name: &str, path: &Path, mode: u32, ops: &mut EventOps) -> Result<RawFd, String> {
-        if let Some(entrance) = self.entrances.get(name) {
-            if entrance.listener.path() == path {
-                return Ok(entrance.listener.as_raw_fd());
-            }
-            return Err(format!("{name} is already served at {}", entrance.listener.path().display()));
-        }
-        let listener = Listener::bind(path, mode).map_err(|e| e.to_string())?;
-        let fd = listener.as_raw_fd();
-        if name != API {
-            self.watch.set(ops, fd, Source::Listener(name.into()), EventSet::IN);
-        }
-        log::info!("{name}: listening at {}", path.display());
-        let entrance = Entrance { listener, log: VmLog::new(name), session: None, resting: None };
-        self.entrances.insert(name.into(), entrance);
-        Ok(fd)
-    }
-
-    fn unlisten(&mut self, name: &str, ops: &mut EventOps) {
-        let Some(entrance) = self.entrances.remove(name) else { return };
-        self.watch.forget(ops, entrance.listener.as_raw_fd());
-        log::info!("{name}: no longer listening at {}", entrance.listener.path().display());
-        let session = entrance.session;
-        drop(entrance); // The file goes before anybody learns of the end.
-        if let Some(session) = session {
-            self.end(session, &End::Fault("the VM is no longer served".into()), ops);
         }
     }
 
@@ -216,48 +170,6 @@ impl Master {
         let Some(connection) = self.connections.get_mut(&session) else { return };
         let result = connection.attach(end, now);
         self.after(session, result, ops);
-    }
-
-    fn on_listener(&mut self, name: &str, now: Instant, ops: &mut EventOps) {
-        for _ in 0..TURN {
-            let Some(entrance) = self.entrances.get_mut(name) else { return };
-            match entrance.listener.accept() {
-                Ok(Some(vmm)) => self.admit(name, vmm, now, ops),
-                Ok(None) => return,
-                Err(e) => {
-                    entrance.log.warn(&format!("cannot accept a connection, trying again in {REST:?}: {e}"));
-                    entrance.resting = Some(now + REST);
-                    let source = Source::Listener(name.into());
-                    return self.watch.set(ops, entrance.listener.as_raw_fd(), source, EventSet::empty());
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, name: &str, vmm: UnixStream, now: Instant, ops: &mut EventOps) {
-        let Some(session) = self.entrances.get(name).map(|entrance| entrance.session) else { return };
-        if let Some(old) = session {
-            // A VMM that was restarted may be here before its old connection's end has been seen.
-            if self.connections.get(&old).is_some_and(|c| !sys::hung_up(c.vmm())) {
-                if let Some(entrance) = self.entrances.get(name) {
-                    entrance.log.warn("a second connection is turned away: the first one lives");
-                }
-                return;
-            }
-            self.end(old, &End::Vmm, ops);
-        }
-        let Some(entrance) = self.entrances.get_mut(name) else { return };
-        if self.link.is_crowded() {
-            return entrance.log.warn("turned away: the engine does not keep up");
-        }
-        self.last_session += 1;
-        let session = self.last_session;
-        entrance.session = Some(session);
-        log::info!("{name}: a VMM connected (session {session})");
-        let connection = Connection::new(vmm, entrance.log.clone(), PATIENCE, now);
-        self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
-        self.connections.insert(session, connection);
-        self.link.send(&ToEngine::Connected { name: name.into(), session });
     }
 
     fn on_vmm(&mut self, session: u64, events: EventSet, now: Instant, ops: &mut EventOps) {
@@ -307,6 +219,7 @@ impl Master {
             && entrance.session == Some(session)
         {
             entrance.session = None;
+            entrance.door.ended(Instant::now());
         }
         self.link.send(&ToEngine::Disconnected { session });
     }

@@ -6,10 +6,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Most regions in one table: the crates take no more descriptors with one message.
-const MAX_REGIONS: u32 = 32;
+mod effective;
+
+pub(crate) use effective::Effective;
+
+/// Most regions: the crates take no more descriptors with one message, and a table that grew by ADD_MEM_REG is replayed as
+/// one SET_MEM_TABLE.
+pub(crate) const MAX_REGIONS: u32 = 32;
 const TABLE_HEADER: usize = 8;
 const REGION: usize = 32;
+/// ADD_MEM_REG and REM_MEM_REG: padding, then the region (vhost-user specification, "Single memory region description").
+const SINGLE_HEADER: usize = 8;
 /// mmap(2) wants offsets in whole pages; the smallest page that any supported host has.
 const PAGE: u64 = 4096;
 
@@ -36,6 +43,9 @@ pub(crate) enum MemoryError {
     Length { bytes: usize, regions: u32 },
     Region { region: Region, why: Fault },
     Overlap(Region, Region),
+    Single { bytes: usize, fds: usize },
+    Full(Region),
+    Unknown(Region),
 }
 
 /// What is wrong with one region.
@@ -64,6 +74,15 @@ impl fmt::Display for MemoryError {
                     "memory regions at {:#x} and {:#x} overlap (the first has {:#x} bytes)",
                     a.guest, b.guest, a.size
                 )
+            }
+            MemoryError::Single { bytes, fds } => {
+                write!(f, "one memory region in {bytes} bytes with {fds} files: 40 bytes and one file are it")
+            }
+            MemoryError::Full(region) => {
+                write!(f, "memory region at {:#x}: all {MAX_REGIONS} slots are taken", region.guest)
+            }
+            MemoryError::Unknown(region) => {
+                write!(f, "there is no memory region at {:#x} of {:#x} bytes to remove", region.guest, region.size)
             }
             MemoryError::Region { region, why } => {
                 write!(
@@ -106,18 +125,64 @@ impl Table {
         regions.sort_by_key(|(region, _)| region.guest);
         let mut sealed = true;
         for (region, file) in &regions {
-            let checked = check(region, file).map_err(|why| MemoryError::Region { region: *region, why })?;
-            sealed &= checked;
-        }
-        for pair in regions.windows(2) {
-            if let [(low, _), (high, _)] = pair
-                && low.guest + low.size > high.guest
-            {
-                return Err(MemoryError::Overlap(*low, *high));
-            }
+            sealed &= examine(region, file)?;
         }
         let (regions, fds): (Vec<Region>, Vec<OwnedFd>) = regions.into_iter().unzip();
+        apart(&regions)?;
         Ok((Message { code, flags, body: table(&regions), fds }, Table(regions), sealed))
+    }
+
+    /// Checks ADD_MEM_REG and takes its region in, if this table has room for it. True: its file is sealed as in
+    /// [`Table::sort`].
+    pub(crate) fn add(&mut self, message: &Message) -> Result<bool, MemoryError> {
+        let ([file], Some(region)) = (message.fds.as_slice(), single(message)) else {
+            return Err(MemoryError::Single { bytes: message.body.len(), fds: message.fds.len() });
+        };
+        let sealed = examine(&region, file)?;
+        if self.0.len() >= MAX_REGIONS as usize {
+            return Err(MemoryError::Full(region));
+        }
+        let place = self.0.partition_point(|r| r.guest < region.guest);
+        let mut regions = self.0.clone();
+        regions.insert(place, region);
+        apart(&regions)?;
+        self.0 = regions;
+        Ok(sealed)
+    }
+
+    /// Takes out the region that REM_MEM_REG names: by guest address, size and the VMM's address. The file offset does not
+    /// count: QEMU sends 0 for it.
+    pub(crate) fn remove(&mut self, message: &Message) -> Result<(), MemoryError> {
+        let Some(region) = single(message) else {
+            return Err(MemoryError::Single { bytes: message.body.len(), fds: message.fds.len() });
+        };
+        let place = self.0.iter().position(|r| r.is(&region)).ok_or(MemoryError::Unknown(region))?;
+        self.0.remove(place);
+        Ok(())
+    }
+
+    /// What is wrong with SET_VRING_ADDR: index, flags, descriptor table, used ring, available ring, log; the three are the
+    /// VMM's addresses.
+    pub(crate) fn ring_fault(&self, message: &Message) -> Option<String> {
+        // Alignment: virtio 1.3 §2.7. Of each area the first bytes must lie in guest memory, which is what the crate
+        // translates and reads; the worker checks the rest when the ring starts.
+        for (what, at, align, length) in
+            [("descriptor table", 8, 16, 16), ("used ring", 16, 4, 4), ("available ring", 24, 2, 4)]
+        {
+            let user = message.u64_at(at)?;
+            let Some(guest) = self.guest_address(user, length) else {
+                return Some(format!("its {what} at {user:#x} is in no memory region"));
+            };
+            if user % align != 0 || guest % align != 0 {
+                return Some(format!("its {what} at {user:#x} is not aligned to {align} bytes"));
+            }
+        }
+        None
+    }
+
+    /// The table of a SET_MEM_TABLE that has been checked.
+    fn of(message: &Message) -> Table {
+        Table(message.body.get(TABLE_HEADER..).into_iter().flat_map(|b| b.chunks_exact(REGION)).map(region).collect())
     }
 
     /// The guest-physical address of `length` bytes at the VMM's address `user`, if one region holds them all.
@@ -125,6 +190,31 @@ impl Table {
         let region = self.0.iter().find(|r| user >= r.user && user - r.user < r.size)?;
         let offset = user - region.user;
         (length <= region.size - offset).then(|| region.guest + offset)
+    }
+}
+
+impl Region {
+    /// Does REM_MEM_REG mean this one?
+    fn is(&self, other: &Region) -> bool {
+        (self.guest, self.size, self.user) == (other.guest, other.size, other.user)
+    }
+}
+
+/// The region of ADD_MEM_REG and REM_MEM_REG.
+fn single(message: &Message) -> Option<Region> {
+    let bytes = message.body.get(SINGLE_HEADER..)?;
+    (bytes.len() == REGION).then(|| region(bytes))
+}
+
+fn examine(region: &Region, file: &OwnedFd) -> Result<bool, MemoryError> {
+    check(region, file).map_err(|why| MemoryError::Region { region: *region, why })
+}
+
+/// No two of the regions, which are in order, may overlap in the guest.
+fn apart(regions: &[Region]) -> Result<(), MemoryError> {
+    match regions.windows(2).find(|pair| matches!(pair, [low, high] if low.guest + low.size > high.guest)) {
+        Some([low, high]) => Err(MemoryError::Overlap(*low, *high)),
+        _ => Ok(()),
     }
 }
 

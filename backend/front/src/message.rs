@@ -77,6 +77,14 @@ requests! {
     GetConfig = 24,
     /// Write the configuration space.
     SetConfig = 25,
+    /// Back to the state before the driver: rings stopped, features forgotten, memory kept.
+    ResetDevice = 34,
+    /// How many memory regions there may be.
+    GetMaxMemSlots = 36,
+    /// One more memory region, with its file.
+    AddMemReg = 37,
+    /// One memory region less.
+    RemMemReg = 38,
     /// The device's status byte.
     SetStatus = 39,
     /// Asks for it.
@@ -93,6 +101,7 @@ impl Request {
                 | Request::GetProtocolFeatures
                 | Request::GetQueueNum
                 | Request::GetConfig
+                | Request::GetMaxMemSlots
                 | Request::GetStatus
         )
     }
@@ -166,6 +175,14 @@ impl Message {
         let sent = socket.send_with_fds(&[bytes.as_slice()], &fds);
         let sent = sent.map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
         if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+}
+
+/// As in the recordings of `tests/traces`: with `RUST_LOG=vonic_front=trace` the log of a session is such a recording.
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "code={} flags={:#x} fds={} body=", self.code, self.flags, self.fds.len())?;
+        self.body.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The crates' backend answers a message that it does not like by ending the session. Whatever it would not like is
 //! therefore found out here, and refused alone where the VMM asked for an answer.
-use crate::memory::Table;
+use crate::memory::{MAX_REGIONS, MemoryError, Table};
 use crate::message::{Message, Request};
 use crate::sys;
 use std::collections::BTreeMap;
@@ -12,11 +12,13 @@ use std::os::fd::AsFd;
 const LOG_ALL: u64 = 1 << 26;
 /// VHOST_USER_F_PROTOCOL_FEATURES: with it, rings start disabled and SET_VRING_ENABLE counts.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// VHOST_USER_PROTOCOL_F_LOG_SHMFD, _REPLY_ACK, _BACKEND_REQ, _CONFIG.
+/// VHOST_USER_PROTOCOL_F_LOG_SHMFD, _REPLY_ACK, _BACKEND_REQ, _CONFIG, _RESET_DEVICE, _CONFIGURE_MEM_SLOTS.
 const LOG_SHMFD: u64 = 1 << 1;
 const REPLY_ACK: u64 = 1 << 3;
 const BACKEND_REQ: u64 = 1 << 5;
 const CONFIG: u64 = 1 << 9;
+const RESET_DEVICE: u64 = 1 << 13;
+const MEM_SLOTS: u64 = 1 << 15;
 /// In SET_VRING_KICK, _CALL and _ERR: no descriptor comes with the message.
 const NO_FD: u64 = 1 << 8;
 /// The longest ring, as the engine's sessions have it.
@@ -30,6 +32,8 @@ const CONFIG_HEADER: usize = 12;
 pub(crate) enum Verdict {
     /// Send it to the engine.
     Forward(Message),
+    /// Send these to the engine first, then the last one, which is the VMM's.
+    After(Vec<Message>, Message),
     /// The front did it: acknowledge if the VMM asked.
     Done,
     /// Send this body back, whether or not the VMM asked.
@@ -118,7 +122,12 @@ impl Front {
             Request::SetLogBase => Verdict::Done,
             Request::SetFeatures => self.judge_features(message),
             Request::SetProtocolFeatures => self.judge_protocol_features(message),
-            Request::SetMemTable => self.judge_memory(message, warn),
+            Request::GetMaxMemSlots => Verdict::Answer(u64::from(MAX_REGIONS).to_ne_bytes().to_vec()),
+            Request::AddMemReg | Request::RemMemReg if self.protocol & MEM_SLOTS == 0 => {
+                Verdict::Decline(format!("{request:?} without its protocol feature"))
+            }
+            Request::SetMemTable | Request::AddMemReg | Request::RemMemReg => self.judge_memory(request, message, warn),
+            Request::ResetDevice => self.judge_reset(message),
             Request::SetVringNum
             | Request::SetVringBase
             | Request::GetVringBase
@@ -139,6 +148,12 @@ impl Front {
         match message.request() {
             Some(Request::SetOwner) => self.owned = true,
             Some(Request::SetProtocolFeatures) => self.protocol = message.u64_at(0).unwrap_or(0),
+            // Enabling is held back again until the next SET_FEATURES.
+            Some(Request::ResetDevice) => {
+                self.features = None;
+                self.held.clear();
+                self.status = 0;
+            }
             Some(Request::SetFeatures) => {
                 let features = message.u64_at(0).unwrap_or(0);
                 self.features = Some(features);
@@ -173,18 +188,37 @@ impl Front {
         Verdict::Forward(message)
     }
 
-    fn judge_memory(&mut self, message: Message, warn: impl FnOnce(&str)) -> Verdict {
-        match Table::sort(message) {
-            Ok((message, table, sealed)) => {
-                // The engine's answer is not awaited here: if it refuses, the session ends.
+    fn judge_memory(&mut self, request: Request, message: Message, warn: impl FnOnce(&str)) -> Verdict {
+        // The engine's answer is not awaited for the table: if it refuses, the session ends.
+        let checked = match request {
+            Request::AddMemReg => self.table.add(&message).map(|sealed| (message, sealed)),
+            Request::RemMemReg => self.table.remove(&message).map(|()| (message, true)),
+            _ => Table::sort(message).map(|(message, table, sealed)| {
                 self.table = table;
+                (message, sealed)
+            }),
+        };
+        match checked {
+            Ok((message, sealed)) => {
                 if !sealed && !std::mem::replace(&mut self.warned_of_seals, true) {
                     warn("guest memory is not sealed against shrinking (F_SEAL_SHRINK): the VMM must not truncate it");
                 }
                 Verdict::Forward(message)
             }
+            // What is not there need not go.
+            Err(e @ MemoryError::Unknown(_)) => Verdict::Decline(e.to_string()),
             Err(e) => Verdict::Refuse(e.to_string()),
         }
+    }
+
+    /// The crate disables the rings at RESET_DEVICE but does not stop them; a ring that is not stopped would come up again
+    /// with its old state at the next message about it. GET_VRING_BASE stops them, and waits for the worker.
+    fn judge_reset(&self, message: Message) -> Verdict {
+        if self.protocol & RESET_DEVICE == 0 {
+            return Verdict::Decline("RESET_DEVICE without its protocol feature".into());
+        }
+        let stop = |ring: u32| Message::new(Request::GetVringBase, [ring, 0].map(u32::to_ne_bytes).concat());
+        Verdict::After((0..self.rings).map(stop).collect(), message)
     }
 
     fn judge_ring(&mut self, request: Request, message: Message) -> Verdict {
@@ -196,7 +230,10 @@ impl Front {
             Request::SetVringNum if !value.is_power_of_two() || value > MAX_RING => Verdict::Refuse(format!(
                 "ring {ring} with {value} descriptors: a power of two up to {MAX_RING} is possible"
             )),
-            Request::SetVringAddr => match self.address_fault(&message) {
+            Request::SetVringAddr if value & !1 != 0 => {
+                Verdict::Refuse(format!("ring {ring}: unknown flags in SET_VRING_ADDR"))
+            }
+            Request::SetVringAddr => match self.table.ring_fault(&message) {
                 Some(fault) => Verdict::Refuse(format!("ring {ring}: {fault}")),
                 None => Verdict::Forward(message),
             },
@@ -216,27 +253,6 @@ impl Front {
             },
             _ => Verdict::Forward(message),
         }
-    }
-
-    /// SET_VRING_ADDR: index, flags, descriptor table, used ring, available ring, log; the three are the VMM's addresses.
-    fn address_fault(&self, message: &Message) -> Option<String> {
-        if message.u32_at(4)? & !1 != 0 {
-            return Some("unknown flags in SET_VRING_ADDR".into());
-        }
-        // Alignment: virtio 1.3 §2.7. Of each area the first bytes must lie in guest memory, which is what the crate
-        // translates and reads; the worker checks the rest when the ring starts.
-        for (what, at, align, length) in
-            [("descriptor table", 8, 16, 16), ("used ring", 16, 4, 4), ("available ring", 24, 2, 4)]
-        {
-            let user = message.u64_at(at)?;
-            let Some(guest) = self.table.guest_address(user, length) else {
-                return Some(format!("its {what} at {user:#x} is in no memory region"));
-            };
-            if user % align != 0 || guest % align != 0 {
-                return Some(format!("its {what} at {user:#x} is not aligned to {align} bytes"));
-            }
-        }
-        None
     }
 
     fn judge_ring_fd(&self, request: Request, message: Message) -> Verdict {
@@ -297,7 +313,7 @@ fn fixed_length(request: Request) -> Option<usize> {
         | Request::SetVringErr
         | Request::SetStatus => Some(8),
         Request::SetVringAddr => Some(40),
-        Request::SetOwner => Some(0),
+        Request::SetOwner | Request::ResetDevice => Some(0),
         _ => None,
     }
 }
@@ -306,6 +322,7 @@ fn takes_fd(request: Request) -> bool {
     matches!(
         request,
         Request::SetMemTable
+            | Request::AddMemReg
             | Request::SetVringKick
             | Request::SetVringCall
             | Request::SetVringErr

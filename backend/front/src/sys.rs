@@ -11,7 +11,7 @@ pub(crate) use process::{
 };
 pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{
-    adopt, bind, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive, seqpacket_pair,
+    adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive, seqpacket_pair,
 };
 
 use std::io;

@@ -29,6 +29,12 @@ pub(crate) fn table(regions: &[[u64; 4]], fds: Vec<OwnedFd>) -> Message {
     message(Request::SetMemTable, body, fds)
 }
 
+/// ADD_MEM_REG or REM_MEM_REG of a region as in [`table`].
+pub(crate) fn single(request: Request, region: [u64; 4], fds: Vec<OwnedFd>) -> Message {
+    let [guest, size, user, offset] = region;
+    message(request, [0, guest, size, user, offset].map(u64::to_ne_bytes).concat(), fds)
+}
+
 /// A ring's index and a number.
 pub(crate) fn ring(request: Request, index: u32, value: u32) -> Message {
     message(request, [index, value].map(u32::to_ne_bytes).concat(), Vec::new())
@@ -63,5 +69,7 @@ fn recorded(line: &str) -> Message {
 }
 
 pub(crate) const QEMU: &str = include_str!("../tests/traces/qemu-11.1.txt");
+/// With memory by ADD_MEM_REG, of which a DIMM was plugged in and out again, and RESET_DEVICE.
+pub(crate) const QEMU_SLOTS: &str = include_str!("../tests/traces/qemu-11.1-slots.txt");
 pub(crate) const UML: &str = include_str!("../tests/traces/uml-7.2.txt");
 pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../tests/traces/cloud-hypervisor-53.txt");

@@ -36,7 +36,8 @@ pub struct Region {
 }
 
 impl Region {
-    pub(super) fn info(&self) -> VhostUserMemoryRegionInfo {
+    /// The same as the vhost crate has it.
+    pub fn info(&self) -> VhostUserMemoryRegionInfo {
         VhostUserMemoryRegionInfo {
             guest_phys_addr: self.guest,
             memory_size: self.size,

@@ -26,6 +26,9 @@ pub mod code {
     pub const SEND_RARP: u32 = 19;
     pub const NET_SET_MTU: u32 = 20;
     pub const GET_CONFIG: u32 = 24;
+    pub const RESET_DEVICE: u32 = 34;
+    pub const ADD_MEM_REG: u32 = 37;
+    pub const REM_MEM_REG: u32 = 38;
 }
 
 const VERSION: u32 = 1;

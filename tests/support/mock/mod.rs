@@ -116,6 +116,14 @@ impl MockFrontend {
     /// If nobody listens there.
     pub fn connect(socket: &Path, config: MockConfig) -> Result<MockFrontend> {
         let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+        MockFrontend::over(stream, config)
+    }
+
+    /// As [`MockFrontend::connect`], for a backend that connects itself: over a connection that was accepted.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn over(stream: UnixStream, config: MockConfig) -> Result<MockFrontend> {
         let limit = Some(Duration::from_secs(10));
         stream.set_read_timeout(limit)?;
         stream.set_write_timeout(limit)?;
@@ -140,8 +148,11 @@ impl MockFrontend {
     /// # Errors
     /// If the backend refuses, or lacks REPLY_ACK.
     pub fn negotiate(&mut self) -> Result<()> {
-        let wanted =
-            VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIG;
+        let wanted = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         self.frontend.set_owner().context("SET_OWNER")?;
         let offered = self.frontend.get_features().context("GET_FEATURES")?;
         let protocol = self.frontend.get_protocol_features().context("GET_PROTOCOL_FEATURES")?;
@@ -245,6 +256,11 @@ impl MockFrontend {
     /// One ring, for raw access.
     pub fn ring(&mut self, index: usize) -> &mut DriverRing {
         &mut self.rings[index]
+    }
+
+    /// The vhost crate's frontend, for what this type does not do by itself.
+    pub fn frontend(&mut self) -> &mut Frontend {
+        &mut self.frontend
     }
 
     /// The same connection without the vhost crate's manners: any message, any descriptor.

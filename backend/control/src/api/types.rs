@@ -50,6 +50,10 @@ pub struct VmDetail {
     pub row: VmRow,
     /// The largest IP packet in bytes.
     pub mtu: u16,
+    /// The path of its vhost-user socket.
+    pub socket: String,
+    /// Who listens there: `server`, that is vonic, or `client`: the VMM, to which vonic connects.
+    pub socket_mode: String,
     /// The operator's labels.
     pub labels: BTreeMap<String, String>,
     /// Names of the virtio features offered.

@@ -107,6 +107,8 @@ pub struct Vm {
     pub queue_pairs: u16,
     /// The largest IP packet in bytes, 576 to 65520.
     pub mtu: u16,
+    /// Who listens on the VM's socket.
+    pub socket_mode: SocketMode,
     /// The operator's own labels.
     pub labels: BTreeMap<String, String>,
     /// The virtio features offered.
@@ -117,6 +119,25 @@ pub struct Vm {
     pub forwards: Vec<Forward>,
     /// What the guest may reach: the first match wins; with rules and no match: deny; without rules: allow.
     pub egress: Vec<EgressRule>,
+}
+
+/// Who listens on a VM's socket and who connects to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketMode {
+    /// vonic listens.
+    Server,
+    /// The VMM listens; vonic connects as soon as it is there, and again after its end.
+    Client,
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SocketMode::Server => "server",
+            SocketMode::Client => "client",
+        })
+    }
 }
 
 /// Bounds on what one VM may hold. All are at least 1.

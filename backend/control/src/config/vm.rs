@@ -11,7 +11,7 @@ use super::keys::{EGRESS, FEATURE_SWITCHES, FORWARD, LIMITS, VM};
 use super::listen;
 use super::reader::{Places, Source, Table, Wrong, choice, flag, number, parsed, text};
 use super::service::address4;
-use super::{Action, EgressRule, Features, Forward, Limits, Protocol, Vm};
+use super::{Action, EgressRule, Features, Forward, Limits, Protocol, SocketMode, Vm};
 
 /// The largest number that a limit may be.
 const LIMIT: u32 = 1_000_000;
@@ -62,6 +62,7 @@ pub(super) fn blank(name: &str) -> Vm {
         address4: None,
         queue_pairs: 1,
         mtu: 1500,
+        socket_mode: SocketMode::Server,
         labels: BTreeMap::new(),
         features: Features::default(),
         limits: Limits::default(),
@@ -80,7 +81,8 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
     vm.address4 = table.read("address4", address4);
     vm.queue_pairs = table.read("queue_pairs", number(1..=1)).unwrap_or(vm.queue_pairs);
     vm.mtu = table.read("mtu", number(576..=65520)).unwrap_or(vm.mtu);
-    table.read("socket_mode", choice(&[("server", ())]));
+    let modes = choice(&[("server", SocketMode::Server), ("client", SocketMode::Client)]);
+    vm.socket_mode = table.read("socket_mode", modes).unwrap_or(vm.socket_mode);
     table.read("ack", choice(&[("kernel", ())]));
     table.read("failover", flag);
     for (label, line, value) in table.named("labels") {

@@ -4,6 +4,7 @@ use crate::api::types::{ConnectionRow, Drops, Health, Opener, RingRow, Stats, Tr
 use crate::api::{ApiError, Reply, Request, Response};
 use crate::config::feature_names;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use vonic_datapath::{Command, ConnectionView, CopyPath, PortStats, Way};
@@ -18,7 +19,7 @@ impl Registry {
         let response = match request {
             Request::Vms => Response::Vms(self.vms.values().map(row).collect()),
             Request::Vm(name) => match self.vms.get(&name) {
-                Some(entry) => Response::Vm(Box::new(detail(entry))),
+                Some(entry) => Response::Vm(Box::new(detail(entry, self.config.service.vm_socket(&name)))),
                 None => Response::Error(ApiError::no_such_vm(&name)),
             },
             Request::Connections { vm } => self.connections(vm),
@@ -115,7 +116,7 @@ fn row(entry: &Entry) -> VmRow {
     }
 }
 
-fn detail(entry: &Entry) -> VmDetail {
+fn detail(entry: &Entry, socket: PathBuf) -> VmDetail {
     let session = entry.session.as_ref();
     let rings = session.iter().flat_map(|s| &s.rings).map(|(index, ring)| RingRow {
         index: *index,
@@ -127,6 +128,8 @@ fn detail(entry: &Entry) -> VmDetail {
     VmDetail {
         row: row(entry),
         mtu: entry.vm.mtu,
+        socket: socket.display().to_string(),
+        socket_mode: entry.vm.socket_mode.to_string(),
         labels: entry.vm.labels.clone(),
         features_offered: feature_names(entry.vm.features.virtio_bits()),
         features_negotiated: session.and_then(|s| s.features).map(feature_names).unwrap_or_default(),

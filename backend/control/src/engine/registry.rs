@@ -2,7 +2,7 @@
 use super::Input;
 use super::forwards::{self, Forwards};
 use super::sessions::SessionState;
-use crate::config::{self, Action, Config, Network, Protocol, Uplink, Vm, gateway_mac};
+use crate::config::{self, Action, Config, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,8 +150,11 @@ impl Registry {
         let (forwards, errors) = self.forwards.open(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
-        let path = self.config.service.vm_socket(&vm.name);
-        self.tell(&ToMaster::Listen { name: vm.name.clone(), path, mode: SOCKET_MODE });
+        let (name, path) = (vm.name.clone(), self.config.service.vm_socket(&vm.name));
+        self.tell(&match vm.socket_mode {
+            SocketMode::Server => ToMaster::Listen { name, path, mode: SOCKET_MODE },
+            SocketMode::Client => ToMaster::Connect { name, path },
+        });
         let last_error = report(&vm.name, &errors);
         let incomplete = last_error.is_some();
         self.vms.insert(vm.name.clone(), Entry { vm, port, stats, session: None, last_error, incomplete });
@@ -185,7 +188,8 @@ impl Registry {
         let Some(entry) = self.vms.get(&vm.name) else { return self.add(vm) };
         let old = &entry.vm;
         let same_device = (old.mac, &old.network, old.address4, old.mtu, old.queue_pairs, old.features)
-            == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features);
+            == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features)
+            && old.socket_mode == vm.socket_mode;
         if !same_device {
             let stats = self.take_out(&vm.name).unwrap_or_default();
             return self.add_with(vm, stats);

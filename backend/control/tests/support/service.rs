@@ -92,6 +92,8 @@ pub fn detail() -> VmDetail {
     VmDetail {
         row: row("web1"),
         mtu: 1500,
+        socket: "/run/vonic/web1.sock".into(),
+        socket_mode: "server".into(),
         labels: BTreeMap::from([("tier".to_string(), "web".to_string())]),
         features_offered: vec!["csum".into(), "tso".into()],
         features_negotiated: vec!["csum".into()],

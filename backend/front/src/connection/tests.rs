@@ -3,7 +3,7 @@ use crate::message::Request::*;
 use crate::testing::{memory_file, number, ring, table};
 
 const FEATURES: u64 = 1 << 32 | 1 << 30;
-const PROTOCOL: u64 = 0x209;
+const PROTOCOL: u64 = 0xa209;
 
 /// A connection between a VMM and an engine that are both this test.
 struct Bench {
@@ -131,9 +131,31 @@ fn refusals_hit_one_message_if_the_vmm_asked_and_the_connection_if_not() {
 }
 
 #[test]
+fn a_reset_is_acknowledged_when_every_ring_has_stopped() {
+    let mut bench = Bench::new();
+    bench.agreed(number(SetProtocolFeatures, PROTOCOL), false);
+    bench.agreed(number(SetFeatures, FEATURES), false);
+    bench.agreed(ring(SetVringNum, 0, 256), false);
+    bench.vmm_says(Message::new(ResetDevice, vec![]), true).unwrap();
+    for index in [0, 1] {
+        let stop = bench.at_engine().unwrap();
+        assert_eq!((stop.request(), stop.u32_at(0)), (Some(GetVringBase), Some(index)));
+        bench.engine_says(&stop, 7 << 32 | u64::from(index)).unwrap();
+        assert!(bench.at_vmm().is_none() && !bench.connection.reads_vmm());
+    }
+    let reset = bench.at_engine().unwrap();
+    assert_eq!((reset.request(), reset.needs_reply()), (Some(ResetDevice), true));
+    bench.engine_says(&reset, 0).unwrap();
+    let reply = bench.at_vmm().unwrap();
+    assert_eq!((reply.code, reply.u64_at(0)), (34, Some(0)));
+    let kept: Vec<_> = bench.connection.journal.replay().iter().map(|m| m.request().unwrap()).collect();
+    assert_eq!(kept, [SetProtocolFeatures]);
+}
+
+#[test]
 fn unknown_requests_never_end_a_connection() {
     let mut bench = Bench::new();
-    for code in [22, 34, 44, 4711] {
+    for code in [22, 35, 44, 4711] {
         bench.vmm_says(Message { code, ..Message::new(SetOwner, vec![0; 16]) }, false).unwrap();
         assert!(bench.at_vmm().is_none());
         bench.vmm_says(Message { code, ..Message::new(SetOwner, vec![0; 16]) }, true).unwrap();

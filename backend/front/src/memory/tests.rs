@@ -1,5 +1,6 @@
 use super::*;
-use crate::testing::{memory_file, some_fd, table};
+use crate::message::Request::{AddMemReg, RemMemReg, SetMemTable};
+use crate::testing::{memory_file, message, single, some_fd, table};
 
 const MIB: u64 = 1 << 20;
 
@@ -71,4 +72,74 @@ fn overlaps_are_found_in_any_order() {
     assert!(text.contains("0x0 and 0xff000 overlap"), "{text}");
     let adjacent = [[2 * MIB, MIB, 0, 0], [0, MIB, 0, 0], [MIB, MIB, 0, 0]];
     assert!(Table::sort(table(&adjacent, files())).is_ok());
+}
+
+/// The guest addresses and file sizes of a replayed table, in its order.
+fn shape(effective: &Effective) -> Vec<(u64, u64)> {
+    let message = effective.message().unwrap();
+    assert_eq!(message.request(), Some(SetMemTable));
+    assert_eq!(message.u32_at(0), Some(message.fds.len() as u32));
+    let copies = message.fds.iter().map(|fd| File::from(fd.try_clone().unwrap()));
+    effective
+        .table()
+        .0
+        .iter()
+        .zip(copies)
+        .map(|(region, file)| (region.guest, file.metadata().unwrap().len()))
+        .collect()
+}
+
+#[test]
+fn the_effective_table_follows_what_was_added_and_removed() {
+    let mut effective = Effective::default();
+    let region = |at: u64| [at * MIB, MIB, (100 + at) * MIB, 0];
+    let add = |at| single(AddMemReg, region(at), vec![memory_file((at + 1) * MIB)]);
+    assert!(effective.message().is_none());
+    effective.add(add(4));
+    effective.add(add(0));
+    effective.add(add(2));
+    assert_eq!(shape(&effective), [(0, MIB), (2 * MIB, 3 * MIB), (4 * MIB, 5 * MIB)]);
+    effective.remove(&single(RemMemReg, region(2), vec![]));
+    effective.remove(&single(RemMemReg, region(3), vec![]));
+    assert_eq!(shape(&effective), [(0, MIB), (4 * MIB, 5 * MIB)]);
+    let (whole, _, _) =
+        Table::sort(table(&[region(7), region(6)], vec![memory_file(8 * MIB), memory_file(7 * MIB)])).unwrap();
+    effective.set(whole);
+    effective.add(add(5));
+    assert_eq!(shape(&effective), [(5 * MIB, 6 * MIB), (6 * MIB, 7 * MIB), (7 * MIB, 8 * MIB)]);
+    for at in [6, 5, 7] {
+        effective.remove(&single(RemMemReg, region(at), vec![]));
+    }
+    assert!(effective.message().is_none(), "a table of no regions is none");
+    effective.add(message(AddMemReg, [0; 8], vec![]));
+    assert!(effective.message().is_none());
+}
+
+#[test]
+fn any_order_of_messages_replays_as_a_table_that_the_front_would_take() {
+    let (mut effective, mut kept) = (Effective::default(), Table::default());
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for step in 0..2000 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let at = seed % 40;
+        let region = [at * MIB, MIB, (100 + at) * MIB, 0];
+        if seed >> 32 & 1 == 0 {
+            let message = single(AddMemReg, region, vec![memory_file((1 + at) * MIB)]);
+            if kept.add(&message).is_ok() {
+                effective.add(message);
+            }
+        } else if kept.remove(&single(RemMemReg, region, vec![])).is_ok() {
+            effective.remove(&single(RemMemReg, region, vec![]));
+        }
+        assert_eq!(effective.table().0, kept.0, "step {step}");
+        if !kept.0.is_empty() {
+            assert!(shape(&effective).iter().all(|&(guest, file)| guest + MIB == file), "each with its file");
+            let message = effective.message().unwrap();
+            let fds = message.fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
+            let again = Message { code: message.code, flags: message.flags, body: message.body.clone(), fds };
+            assert_eq!(Table::sort(again).unwrap().1.0, kept.0);
+        }
+    }
 }

@@ -117,5 +117,5 @@ fn codes_and_names_agree() {
         }
     }
     assert_eq!(Request::from_code(0), None);
-    assert_eq!(Request::from_code(34), None, "RESET_DEVICE is not offered");
+    assert_eq!(Request::from_code(35), None, "VRING_KICK: in-band kicks are not offered");
 }

@@ -1,10 +1,10 @@
 use super::*;
 use crate::message::Request::*;
-use crate::testing::{memory_file, message, number, ring, ring_addresses, some_fd, table};
+use crate::testing::{memory_file, message, number, ring, ring_addresses, single, some_fd, table};
 use std::os::unix::net::UnixStream;
 
 const OFFERED: u64 = 1 << 32 | PROTOCOL_FEATURES | 0x29;
-const PROTOCOL: u64 = CONFIG | REPLY_ACK | BACKEND_REQ | 1;
+const PROTOCOL: u64 = CONFIG | REPLY_ACK | BACKEND_REQ | RESET_DEVICE | MEM_SLOTS | 1;
 const USER: u64 = 0x7f00_0000_0000;
 
 /// A front that knows a session with two rings, as after the handshake.
@@ -43,6 +43,7 @@ fn forwarded(front: &mut Front, message: Message) -> (Message, Vec<Message>) {
 fn verdict(front: &mut Front, message: Message) -> &'static str {
     match front.judge(message, |_| {}) {
         Verdict::Forward(_) => "forward",
+        Verdict::After(..) => "after",
         Verdict::Done => "done",
         Verdict::Answer(_) => "answer",
         Verdict::Decline(_) => "decline",
@@ -223,12 +224,86 @@ fn what_the_backend_would_hang_up_for_is_answered_here() {
     assert_eq!(verdict(&mut front, message(SetLogFd, [], vec![some_fd()])), "done");
     assert_eq!(verdict(&mut front, message(SetLogBase, [0; 16], vec![some_fd()])), "answer");
     assert_eq!(verdict(&mut front, number(SetLogBase, 0)), "done");
-    for code in [0, 22, 26, 31, 34, 35, 36, 37, 41, 42, 43, 44, 999, u32::MAX] {
+    for code in [0, 22, 26, 31, 33, 35, 41, 42, 43, 44, 999, u32::MAX] {
         let unknown = Message { code, flags: 1, body: vec![0; 40], fds: vec![some_fd(), some_fd()] };
         assert_eq!(verdict(&mut front, unknown), "decline", "{code}");
     }
     let (passed, _) = forwarded(&mut front, Message { fds: vec![some_fd()], ..ring(SetVringBase, 0, 5) });
     assert!(passed.fds.is_empty(), "a descriptor that does not belong there is dropped");
+}
+
+#[test]
+fn regions_come_and_go_and_ring_addresses_follow() {
+    const MIB: u64 = 1 << 20;
+    let mut front = running();
+    let more = [4 * MIB, MIB, USER + 8 * MIB, 0];
+    let in_it = || ring_addresses(0, 0, more[2], more[2] + 0x3000, more[2] + 0x2000);
+    assert_eq!(verdict(&mut front, in_it()), "refuse");
+    assert_eq!(verdict(&mut front, single(AddMemReg, more, vec![memory_file(MIB)])), "forward");
+    assert_eq!(verdict(&mut front, in_it()), "forward");
+    for (bad, why) in [
+        (single(AddMemReg, more, vec![memory_file(MIB)]), "it is there already"),
+        (single(AddMemReg, [4 * MIB - 4096, MIB, USER, 0], vec![memory_file(MIB)]), "it overlaps"),
+        (single(AddMemReg, [8 * MIB, MIB, USER, 0], vec![memory_file(4096)]), "its file is too short"),
+        (single(AddMemReg, [8 * MIB, MIB, USER, 512], vec![memory_file(2 * MIB)]), "its offset is no page's"),
+        (single(AddMemReg, [8 * MIB, MIB, USER, 0], vec![]), "it has no file"),
+        (message(AddMemReg, [0; 32], vec![memory_file(MIB)]), "it is cut short"),
+        (message(RemMemReg, [0; 48], vec![]), "too long"),
+    ] {
+        assert_eq!(verdict(&mut front, bad), "refuse", "{why}");
+    }
+    for unknown in [[4 * MIB, 4096, more[2], 0], [5 * MIB, MIB, more[2], 0], [4 * MIB, MIB, USER, 0]] {
+        assert_eq!(verdict(&mut front, single(RemMemReg, unknown, vec![])), "decline", "{unknown:x?}");
+    }
+    // QEMU sends neither the offset nor always no file.
+    let removal = single(RemMemReg, [more[0], more[1], more[2], 0], vec![some_fd()]);
+    let (passed, _) = forwarded(&mut front, removal);
+    assert!(passed.fds.is_empty());
+    assert_eq!(verdict(&mut front, in_it()), "refuse");
+}
+
+#[test]
+fn slots_are_counted_and_given_back() {
+    let mut front = running();
+    let Verdict::Answer(body) = front.judge(message(GetMaxMemSlots, [], vec![]), |_| {}) else { panic!() };
+    assert_eq!(body, 32_u64.to_ne_bytes());
+    let region = |i: u64| [i << 24, 4096, USER + (i << 24), 0];
+    let add = |i| single(AddMemReg, region(i), vec![memory_file(4096)]);
+    for i in 1..32 {
+        assert_eq!(verdict(&mut front, add(i)), "forward", "{i}");
+    }
+    assert_eq!(verdict(&mut front, add(32)), "refuse");
+    assert_eq!(verdict(&mut front, single(RemMemReg, region(7), vec![])), "forward");
+    assert_eq!(verdict(&mut front, add(32)), "forward");
+    // A whole new table takes the place of what was added.
+    forwarded(&mut front, table(&[[0, 1 << 20, USER, 0]], vec![memory_file(1 << 20)]));
+    assert_eq!(verdict(&mut front, add(1)), "forward");
+}
+
+#[test]
+fn regions_and_reset_have_to_be_negotiated() {
+    let mut front = running();
+    forwarded(&mut front, number(SetProtocolFeatures, PROTOCOL & !MEM_SLOTS & !RESET_DEVICE));
+    let region = [1 << 24, 4096, USER + (1 << 24), 0];
+    assert_eq!(verdict(&mut front, single(AddMemReg, region, vec![memory_file(4096)])), "decline");
+    assert_eq!(verdict(&mut front, single(RemMemReg, [0, 1 << 20, USER, 0], vec![])), "decline");
+    assert_eq!(verdict(&mut front, message(ResetDevice, [], vec![])), "decline");
+}
+
+#[test]
+fn a_reset_stops_every_ring_first_and_enabling_waits_again() {
+    let mut front = running();
+    forwarded(&mut front, ring(SetVringEnable, 0, 1));
+    let Verdict::After(before, reset) = front.judge(message(ResetDevice, [], vec![]), |_| {}) else { panic!() };
+    let stops: Vec<_> = before.iter().map(|m| (m.request().unwrap(), m.u32_at(0).unwrap())).collect();
+    assert_eq!(stops, [(GetVringBase, 0), (GetVringBase, 1)]);
+    assert!(front.done(&reset).is_empty());
+    assert_eq!(verdict(&mut front, ring(SetVringEnable, 0, 1)), "done", "held back");
+    let addresses = ring_addresses(0, 0, USER, USER + 0x3000, USER + 0x2000);
+    assert_eq!(verdict(&mut front, addresses), "forward", "the memory stays");
+    let (_, more) = forwarded(&mut front, number(SetFeatures, OFFERED));
+    assert_eq!(more.len(), 1);
+    assert_eq!(verdict(&mut front, message(ResetDevice, [1], vec![])), "refuse");
 }
 
 #[test]

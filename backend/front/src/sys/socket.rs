@@ -142,11 +142,17 @@ fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)>
     Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
 }
 
-/// Does anybody listen on the unix socket at `path`? Does not wait: a full backlog is an answer too.
-pub(crate) fn is_served(path: &Path) -> io::Result<bool> {
+/// A non-blocking connection to the unix socket at `path`. Does not wait: `WouldBlock` is a full backlog.
+pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
     let (socket, (address, length)) = (unix_stream()?, unix_address(path)?);
     // SAFETY: `address` outlives the call and is `length` long.
-    match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) }) {
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
+}
+
+/// Does anybody listen on the unix socket at `path`? Does not wait: a full backlog is an answer too.
+pub(crate) fn is_served(path: &Path) -> io::Result<bool> {
+    match connect(path) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(false),

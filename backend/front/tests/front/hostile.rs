@@ -156,13 +156,13 @@ impl Nearly {
         const USER: u64 = 0x10_0000;
         let index = self.of(&[0, 0, 0, 1, 1, 1, 2, 255, u32::MAX]);
         let value = self.of(&[0, 1, 1, 2, 3, 256, 1024, 4096, u32::MAX]);
-        let wide = self.of(&[0, 1, 9, 0x209, 0x229, 0x100, FEATURES, FEATURES, 1 << 26, u64::MAX]);
+        let wide = self.of(&[0, 1, 9, 0x209, 0xa209, 0xa209, 0x229, 0x100, FEATURES, FEATURES, 1 << 26, u64::MAX]);
         let code = self.of(&[
             1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 9, 10, 11, 12, 12, 13, 13, 14, 15, 16, 17, 18, 18, 18, 19, 20, 21, 22,
-            24, 24, 25, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 77,
+            24, 24, 25, 28, 31, 32, 33, 34, 35, 36, 37, 37, 37, 37, 38, 38, 38, 39, 40, 41, 42, 43, 44, 77,
         ]);
         let mut body = match code {
-            1 | 3 | 4 | 15 | 17 | 40 => vec![],
+            1 | 3 | 4 | 15 | 17 | 34 | 36 | 40 => vec![],
             8 | 10 | 11 | 18 => [index, value].map(u32::to_ne_bytes).concat(),
             9 => {
                 let at = |seed: u64| USER + seed % 0x11 * 0x1000 + [0, 0, 0, 1, 2, 8][seed as usize % 6];
@@ -178,6 +178,11 @@ impl Nearly {
                 body.resize(12 + size as usize, 0);
                 body
             }
+            37 | 38 => {
+                let guest = self.of(&[0, 0x20_0000, 0x40_0000, 0x40_0000, 0x40_0800, u64::MAX - 4095]);
+                let size = self.of(&[0x1000, 0x1000, 0x10_0000, 0, u64::MAX]);
+                [0, guest, size, guest.wrapping_add(USER), self.of(&[0, 0, 0, 4096, 7])].map(u64::to_ne_bytes).concat()
+            }
             12..=14 => u64::from(index & 0x3ff).to_ne_bytes().to_vec(),
             _ => wide.to_ne_bytes().to_vec(),
         };
@@ -188,6 +193,9 @@ impl Nearly {
             let count = self.of(&[1, 2, 2]);
             fds.extend((0..count).map(|_| memory_file(0x10_1000)));
             body = table(&regions[..count], vec![]).body;
+        } else if code == 37 {
+            let count = self.of(&[0, 1, 1, 1, 1, 2]);
+            fds.extend((0..count).map(|_| memory_file(0x10_1000)));
         } else {
             let count = if (12..=14).contains(&code) || code == 21 {
                 self.of(&[0, 1, 1, 1, 1, 2])

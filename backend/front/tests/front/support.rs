@@ -15,7 +15,7 @@ use vonic_front::{EngineLink, MasterConfig, Message, Request, ToEngine, ToMaster
 use vonic_session::{EventSink, PortEvent, Session, SessionEvent, SessionSpec};
 
 /// VERSION_1, PROTOCOL_FEATURES, and what the recorded VMMs acknowledged.
-pub const FEATURES: u64 = 0x1_5000_99a3;
+pub const FEATURES: u64 = 0x1_7001_99ab;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happened in the engine, in order.
@@ -28,6 +28,7 @@ pub enum Seen {
     Memory,
     Ring { index: u16, size: u16, enabled: bool, kick: bool, call: bool },
     RingStopped(u16),
+    Reset,
     Closed(u64),
 }
 
@@ -49,7 +50,7 @@ impl EventSink for Sink {
                 done.done();
                 Seen::RingStopped(index)
             }
-            PortEvent::Reset => panic!("RESET_DEVICE is not offered"),
+            PortEvent::Reset => Seen::Reset,
             PortEvent::Closed => Seen::Closed(event.session),
         };
         let _ = self.0.lock().unwrap().send(seen);

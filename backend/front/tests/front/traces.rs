@@ -1,9 +1,11 @@
 //! What QEMU, UML and cloud-hypervisor really sent, replayed through front and session with memory files in place of theirs.
-use crate::support::{Bench, FEATURES, Manner, Seen, Vmm, event, memory_file, with_master};
+use crate::support::{Bench, Manner, Seen, Vmm, event, memory_file, with_master};
 use std::os::fd::OwnedFd;
 use vonic_front::{Message, Request};
 
 const QEMU: &str = include_str!("../traces/qemu-11.1.txt");
+/// Memory by ADD_MEM_REG, of which a DIMM was plugged in and out again, and RESET_DEVICE.
+const QEMU_SLOTS: &str = include_str!("../traces/qemu-11.1-slots.txt");
 const UML: &str = include_str!("../traces/uml-7.2.txt");
 const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervisor-53.txt");
 
@@ -24,10 +26,11 @@ fn line(text: &str) -> Line {
     Line { from_vmm: text.starts_with('>'), message: Message { code, flags, body, fds: Vec::new() }, fds }
 }
 
-/// Memory as large as the recorded table asks for, events for all else.
+/// Memory as large as the recorded regions ask for, events for all else.
 fn descriptors(line: &Line) -> Vec<OwnedFd> {
-    if line.message.request() != Some(Request::SetMemTable) {
-        return (0..line.fds).map(|_| event()).collect();
+    match line.message.request() {
+        Some(Request::SetMemTable | Request::AddMemReg) => {}
+        _ => return (0..line.fds).map(|_| event()).collect(),
     }
     let word = |region: usize, i: usize| line.message.u64_at(8 + region * 32 + i * 8).unwrap();
     (0..line.fds).map(|region| memory_file(word(region, 1) + word(region, 3))).collect()
@@ -49,7 +52,10 @@ fn replay(bench: &Bench, vmm: &mut Vmm, trace: &str) {
         let recorded = lines.get(i + 1).filter(|next| !next.from_vmm).map(|next| &next.message.body);
         match request {
             // A session may offer more than the recorded backend did; a ring's position is its own.
-            Request::GetProtocolFeatures => assert_eq!(u64::from_ne_bytes(answer.try_into().unwrap()) & 0x209, 0x209),
+            Request::GetFeatures | Request::GetProtocolFeatures => {
+                let [now, then] = [&answer, recorded.unwrap()].map(|b| u64::from_ne_bytes(b[..8].try_into().unwrap()));
+                assert_eq!(now & then, then, "line {i}: {request:?}");
+            }
             Request::GetVringBase => assert_eq!((&answer[..4], &answer[4..]), (&body[..4], &[0; 4][..])),
             // QEMU asks for a byte more than the recorded backend had.
             Request::GetConfig => {
@@ -96,9 +102,25 @@ fn qemu_with_its_early_enabling() {
 }
 
 #[test]
+fn qemu_with_memory_slots_and_resets() {
+    let events = events_of(QEMU_SLOTS);
+    // Two resets before the driver, each of which stops both rings first.
+    let reset = [Seen::RingStopped(0), Seen::RingStopped(1), Seen::Reset];
+    assert_eq!(events[..6], [reset.clone(), reset].concat(), "{events:?}");
+    assert_eq!(events[6..8], [Seen::Features(0x1_7000_9983), Seen::Memory], "{events:?}");
+    let started = |index| events.contains(&Seen::Ring { index, size: 256, enabled: true, kick: true, call: true });
+    assert!(started(0) && started(1), "{events:?}");
+    // Two DIMMs in, one of them out, over running rings.
+    let memory = events.iter().filter(|e| **e == Seen::Memory).count();
+    assert_eq!(memory, 4, "{events:?}");
+    let last = events.iter().rposition(|e| *e == Seen::Memory).unwrap();
+    assert!(!events[8..last].contains(&Seen::RingStopped(0)), "{events:?}");
+}
+
+#[test]
 fn user_mode_linux() {
     let events = events_of(UML);
-    assert_eq!(events[..2], [Seen::Features(FEATURES), Seen::Memory]);
+    assert_eq!(events[..2], [Seen::Features(0x1_5000_99a3), Seen::Memory]);
     for index in [0, 1] {
         assert!(events.contains(&Seen::Ring { index, size: 256, enabled: true, kick: true, call: true }), "{events:?}");
         let last = events.iter().rfind(|e| matches!(e, Seen::Ring { index: i, .. } if *i == index)).unwrap();
@@ -119,7 +141,7 @@ fn cloud_hypervisor_which_only_asks() {
 fn one_after_the_other_on_the_same_socket() {
     with_master(Manner::Serve, |bench| {
         bench.listen("vm");
-        for (session, trace) in [QEMU, UML, CLOUD_HYPERVISOR, UML].into_iter().enumerate() {
+        for (session, trace) in [QEMU, UML, CLOUD_HYPERVISOR, QEMU_SLOTS, UML].into_iter().enumerate() {
             let mut vmm = bench.connect("vm");
             replay(bench, &mut vmm, trace);
             drop(vmm);
