@@ -64,8 +64,10 @@ pub struct GuestConfig {
     pub device: Option<String>,
     /// QEMU connects again after it lost the backend.
     pub reconnect: bool,
-    /// QEMU only.
+    /// What only QEMU can do.
     pub qemu: QemuConfig,
+    /// Pairs of queues: QEMU's device has so many, and as many processors. User-mode Linux takes what the backend offers, on one.
+    pub queue_pairs: u16,
 }
 
 /// What only QEMU can do. Its monitor listens at NAME.qmp in the test's directory: see [`Qmp`](crate::Qmp).
@@ -96,6 +98,7 @@ impl GuestConfig {
             device: None,
             reconnect: false,
             qemu: QemuConfig::default(),
+            queue_pairs: 1,
         }
     }
 
@@ -143,11 +146,11 @@ impl GuestConfig {
         let initrd = format!("initrd-{}", self.name);
         let base = std::fs::read(lab.boot("initramfs.cpio")).context("the initramfs")?;
         let peer = std::fs::read(lab::peer_program()?)?;
-        let additions = [
-            Entry { path: "tmp/init.sh", content: INIT.as_bytes() },
-            Entry { path: "tmp/dhcp.sh", content: DHCP.as_bytes() },
-            Entry { path: "tmp/vonic-peer", content: &peer },
-        ];
+        let scripts = [("tmp/init.sh", INIT), ("tmp/dhcp.sh", DHCP), ("tmp/ethtool", ETHTOOL)];
+        let mut additions = scripts.map(|(path, text)| Entry { path, content: text.as_bytes() }).to_vec();
+        additions.push(Entry { path: "tmp/vonic-peer", content: &peer });
+        let programs = if self.queue_pairs > 1 { lab_programs(lab)? } else { Vec::new() };
+        additions.extend(programs.iter().map(|(path, content)| Entry { path, content }));
         directory.write(&initrd, initramfs::extend(base, &additions))?;
         std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
         let (accelerator, cpu) = if lab.kvm() { ("kvm", "host") } else { ("tcg,thread=multi", "max") };
@@ -161,7 +164,12 @@ impl GuestConfig {
             if self.qemu.hotplug { ",slots=4,maxmem=2G" } else { "" },
             if self.qemu.option_rom { "" } else { ",romfile=" },
         );
-        let properties = self.device.as_ref().map_or(String::new(), |device| format!(",{device}"));
+        let mut properties = self.device.as_ref().map_or(String::new(), |device| format!(",{device}"));
+        let pairs = self.queue_pairs;
+        if pairs > 1 {
+            // A vector for each queue, one for the configuration, one for the control queue.
+            properties.push_str(&format!(",mq=on,vectors={}", 2 * pairs + 2));
+        }
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-accel", accelerator, "-cpu", cpu, "-machine", "q35,memory-backend=m"]);
         command.arg("-m").arg(format!("{memory}{slots}"));
@@ -171,10 +179,11 @@ impl GuestConfig {
         if !self.qemu.reboots {
             command.arg("-no-reboot");
         }
+        command.args(["-smp", &pairs.to_string()]);
         command.arg("-initrd").arg(format!("/tmp/{initrd}"));
         command.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters()));
         command.arg("-chardev").arg(format!("socket,id=c,path={}{reconnect}", socket.display()));
-        command.args(["-netdev", "vhost-user,id=n,chardev=c"]);
+        command.arg("-netdev").arg(format!("vhost-user,id=n,chardev=c,queues={pairs}"));
         command.arg("-device").arg(format!("virtio-net-pci,netdev=n{rom},mac={}{properties}", self.mac));
         Ok(command)
     }
@@ -182,6 +191,21 @@ impl GuestConfig {
 
 const INIT: &str = include_str!("guest/init.sh");
 const DHCP: &str = include_str!("guest/dhcp.sh");
+/// Runs what [`lab_programs`] brings.
+const ETHTOOL: &str = "#!/bin/sh\nexec /tmp/ld.so --library-path /tmp /tmp/ethtool.elf \"$@\"\n";
+
+/// The lab's ethtool with what it is linked to, for an initramfs, which has no other program than busybox.
+fn lab_programs(lab: &Lab) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let places = [
+        ("tmp/ethtool.elf", "usr/sbin/ethtool"),
+        ("tmp/ld.so", "usr/lib64/ld-linux-x86-64.so.2"),
+        ("tmp/libc.so.6", "usr/lib/x86_64-linux-gnu/libc.so.6"),
+        ("tmp/libm.so.6", "usr/lib/x86_64-linux-gnu/libm.so.6"),
+        ("tmp/libmnl.so.0", "usr/lib/x86_64-linux-gnu/libmnl.so.0"),
+    ];
+    let read = |(to, from)| Ok((to, std::fs::read(lab.root().join(from)).with_context(|| format!("the lab's {from}"))?));
+    places.into_iter().map(read).collect()
+}
 
 /// A running guest. Killed and reaped on drop; its console is shown if the test fails.
 pub struct Guest {

@@ -2,6 +2,7 @@
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 /// A file to add.
+#[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
     /// Path without a leading slash; its folder must exist in an earlier archive.
     pub(crate) path: &'a str,

@@ -46,7 +46,7 @@ fn the_contracts_sample_loads() {
             mac = "52:54:00:00:00:02"
             network = "default"
             address4 = "192.0.2.2"
-            queue_pairs = 1
+            queue_pairs = 2
             mtu = 1500
             socket_mode = "server"
             failover = true
@@ -121,7 +121,7 @@ fn defaults_without_vonic_toml_and_with_only_a_mac() {
     assert_eq!((vm.network.as_str(), vm.address4, vm.queue_pairs, vm.mtu), ("default", None, 1, 1500));
     let limits = Limits { connections: 16384, pending: 512, pending_per_destination: 64, new_per_second: 2000 };
     assert_eq!(vm.limits, limits);
-    assert_eq!(feature_names(vm.features.virtio_bits()).len(), 7 + 5);
+    assert_eq!(feature_names(vm.features.virtio_bits()).len(), 9 + 5);
     assert!(vm.labels.is_empty() && vm.forwards.is_empty() && vm.egress.is_empty());
 }
 
@@ -260,8 +260,9 @@ fn bad_values_of_a_vm() {
         ("address4 = '192.0.2.02'", 2, "write it as 192.0.2.2"),
         ("address4 = 2", 2, "write address4 = \"192.0.2.2\""),
         ("address6 = '2001:db8::2'", 2, "leave address6 out"),
-        ("queue_pairs = 0", 2, "write a number from 1 to 1"),
-        ("queue_pairs = 2", 2, "write queue_pairs = 1"),
+        ("queue_pairs = 0", 2, "write a number from 1 to 2"),
+        ("queue_pairs = 3", 2, "write a number from 1 to 2"),
+        ("queue_pairs = 2\nfeatures = { ctrl_vq = false }", 2, "write queue_pairs = 1, or ctrl_vq = true"),
         ("mtu = 575", 2, "write a number from 576 to 65520"),
         ("mtu = 65521", 2, "write a number from 576 to 65520"),
         ("mtu = 70000", 2, "write a number from 576 to 65520"),

@@ -97,6 +97,8 @@ pub struct RingCommand {
     pub call: Option<OwnedFd>,
     /// Whether frames may pass.
     pub enabled: bool,
+    /// When it is in force.
+    pub done: Option<Done>,
 }
 
 /// One connection, as `vonic conns` shows it.

@@ -8,15 +8,18 @@ mod command;
 mod flow;
 mod offload;
 mod port;
+mod queues;
 mod ring;
 mod service;
 mod spec;
 mod stats;
+mod steering;
 mod switch;
 mod worker;
 
 pub use command::{Command, ConnectionView, Notice, RingCommand};
 pub use port::feature;
+pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
 pub use spec::{Action, EgressRule, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec};
 pub use stats::{CopyPath, Counter, PortStats, TcpStats, Way};
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::flow::policy::Usage;
+use crate::queues::Queues;
 use crate::ring::Ring;
 use crate::spec::PortSpec;
 use crate::stats::{Counter, Way};
@@ -23,6 +24,14 @@ pub mod feature {
     pub const HOST_TSO6: u64 = 1 << 12;
     /// A frame may span several chains of the receive queue.
     pub const MRG_RXBUF: u64 = 1 << 15;
+    /// There is a control queue.
+    pub const CTRL_VQ: u64 = 1 << 17;
+    /// The driver may set receive modes over it.
+    pub const CTRL_RX: u64 = 1 << 18;
+    /// There may be several pairs of queues.
+    pub const MQ: u64 = 1 << 22;
+    /// The driver may set the MAC address over it.
+    pub const CTRL_MAC_ADDR: u64 = 1 << 23;
     /// The standard's device, not the legacy one.
     pub const VERSION_1: u64 = 1 << 32;
 }
@@ -40,6 +49,8 @@ const FAULTS_A_FRAME: u32 = 64;
 /// What the driver acknowledged, as the data path uses it.
 #[derive(Clone, Copy, Debug)]
 pub struct Negotiated {
+    /// The acknowledged feature bits.
+    pub bits: u64,
     /// What the guest may ask for.
     pub from_guest: Offloads,
     /// What the guest can take.
@@ -57,6 +68,7 @@ impl Negotiated {
         let offloads = |csum, tso4, tso6| Offloads { csum: has(csum), tso4: has(tso4), tso6: has(tso6) };
         let long = has(feature::VERSION_1) || has(feature::MRG_RXBUF);
         Negotiated {
+            bits,
             from_guest: offloads(feature::CSUM, feature::HOST_TSO4, feature::HOST_TSO6),
             to_guest: offloads(feature::GUEST_CSUM, feature::GUEST_TSO4, feature::GUEST_TSO6),
             mergeable: has(feature::MRG_RXBUF),
@@ -87,14 +99,10 @@ pub struct Port {
     pub negotiated: Negotiated,
     /// Guest memory, while there is a session.
     pub map: Option<Arc<MemoryMap>>,
-    /// Guest to host.
-    pub tx: Ring,
-    /// Host to guest.
-    pub rx: Ring,
+    /// Its rings.
+    pub queues: Queues,
     /// The chains reserved for the frame under construction.
     pub rx_burst: Burst,
-    /// Connections that wait for the guest to post buffers.
-    pub starved: Vec<u32>,
     /// How much of its limits the guest uses.
     pub usage: Usage,
 }
@@ -103,29 +111,31 @@ impl Port {
     /// A port without a session.
     pub fn new(spec: PortSpec) -> Port {
         Port {
+            queues: Queues::new(feature::VERSION_1, spec.queue_pairs),
             spec,
             negotiated: Negotiated::new(feature::VERSION_1),
             map: None,
-            tx: Ring::default(),
-            rx: Ring::default(),
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
-            starved: Vec::with_capacity(64),
             usage: Usage::default(),
         }
     }
 
-    /// Ring by queue index (virtio 1.3 §5.1.2).
-    pub fn ring(&mut self, index: u16) -> &mut Ring {
-        if index.is_multiple_of(2) { &mut self.rx } else { &mut self.tx }
+    /// The driver acknowledged features.
+    pub fn set_features(&mut self, bits: u64) {
+        self.negotiated = Negotiated::new(bits);
+        self.queues.set_features(bits);
+    }
+
+    /// The receive queue that the next frame goes to; [`Queues::aim`] chooses it.
+    pub fn rx(&mut self) -> &mut Ring {
+        self.queues.rx()
     }
 
     /// Drops the session: rings and memory.
     pub fn disconnect(&mut self) {
-        self.tx.stop();
-        self.rx.stop();
+        self.queues.disconnect();
         self.rx_burst.clear();
         self.map = None;
-        self.starved.clear();
     }
 
     /// Counts a frame to the guest that was dropped.
@@ -134,12 +144,12 @@ impl Port {
     }
 
     /// Fetches chains for up to `most` bytes with the virtio-net header; returns the bytes that they hold, or 0 if there are
-    /// not `least`. Chains that can hold no frame at all are completed empty, so that they are not looked at again.
+    /// not `least`. They are of the receive queue aimed at. Chains that can hold no frame at all are completed empty, so that they are not looked at again.
     pub fn reserve(&mut self, least: u32, most: u32) -> u32 {
         self.rx_burst.clear();
         let (mut room, mut faults) = (0, 0);
         while room < most && (self.negotiated.mergeable || self.rx_burst.is_empty()) && faults < FAULTS_A_FRAME {
-            if self.rx.fetch(&mut self.rx_burst, 1) == 0 {
+            if self.queues.rx().fetch(&mut self.rx_burst, 1) == 0 {
                 break;
             }
             let Some(last) = self.rx_burst.len().checked_sub(1) else { break };
@@ -149,12 +159,12 @@ impl Port {
                 // Used-ring order is fetch order: a bad chain goes back alone, or waits for the frame before it.
                 Some(reason) if last == 0 => {
                     faults += 1;
-                    self.rx.push_used(chain.head, 0);
+                    self.queues.rx().push_used(chain.head, 0);
                     self.dropped_to_guest(reason);
                     self.rx_burst.clear();
                 }
                 Some(_) => {
-                    self.rx.unfetch(1);
+                    self.queues.rx().unfetch(1);
                     self.rx_burst.truncate(last);
                     break;
                 }
@@ -173,7 +183,7 @@ impl Port {
     /// Completes reserved chains that are too small, with nothing in them.
     fn discard(&mut self) {
         for chain in self.rx_burst.chains() {
-            self.rx.push_used(chain.head, 0);
+            self.queues.rx().push_used(chain.head, 0);
             self.spec.stats.dropped(Way::HostToGuest, DropReason::SmallBuffer);
         }
         self.rx_burst.clear();
@@ -181,7 +191,7 @@ impl Port {
 
     /// Gives reserved chains back.
     pub fn release(&mut self) {
-        self.rx.unfetch(self.rx_burst.len() as u16);
+        self.queues.rx().unfetch(self.rx_burst.len() as u16);
         self.rx_burst.clear();
     }
 
@@ -193,7 +203,7 @@ impl Port {
         let mut left = total;
         for chain in self.rx_burst.chains() {
             let used = left.min(chain.len);
-            self.rx.push_used(chain.head, used);
+            self.queues.rx().push_used(chain.head, used);
             left -= used;
             chains += 1;
             if left == 0 {
@@ -203,7 +213,7 @@ impl Port {
         let vnet = vnet.emit(headers.len() as u16, chains as u16);
         self.rx_burst.write(0..chains, 0, &vnet[..header_len as usize]);
         self.rx_burst.write(0..chains, header_len, headers);
-        self.rx.unfetch((self.rx_burst.len() - chains) as u16);
+        self.queues.rx().unfetch((self.rx_burst.len() - chains) as u16);
         self.rx_burst.clear();
         self.spec.stats.frame(Way::HostToGuest, total - header_len);
     }
@@ -218,7 +228,8 @@ impl Port {
         headers: &[u8],
         payload: Option<&Source<'_>>,
     ) -> Result<(), DropReason> {
-        if !self.rx.is_live() {
+        self.queues.aim_at_frame(headers);
+        if !self.rx().is_live() {
             return Err(DropReason::PortDown);
         }
         let payload_len = payload.map_or(0, |p| p.len);

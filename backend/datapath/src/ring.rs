@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
-use vonic_queue::{Burst, Direction, MemoryMap, QueueError, SplitRing};
+use vonic_queue::{Burst, ControlChain, Direction, MemoryMap, QueueError, SplitRing};
 
 /// One ring of a port. Without a started ring every call is a no-op that finds nothing.
 #[derive(Default)]
@@ -16,36 +16,70 @@ pub struct Ring {
     kick_is_socket: bool,
     call: Option<File>,
     enabled: bool,
+    /// Disabled, but emptied nevertheless: a transmit queue of a driver that runs.
+    discards: bool,
+    /// The driver has had a buffer in it.
+    posted: bool,
     unpublished: bool,
     armed: bool,
     /// Set when the ring lied; it then stands still until it is started anew.
     broken: Option<QueueError>,
+    /// Where the ring stood when it was stopped.
+    left_at: Option<u16>,
 }
 
 impl Ring {
-    /// Takes over a ring's complete state. A ring that already runs at these addresses keeps its indices.
-    pub fn start(&mut self, map: &Arc<MemoryMap>, command: RingCommand, direction: Direction) {
+    /// Takes over a ring's complete state. A ring that already runs at these addresses keeps its indices, but not over a
+    /// time in which it was disabled: its driver may have gone meanwhile, and a new one laid its ring out in the same
+    /// place. True if it stands elsewhere than it was left: then its driver is another one.
+    pub fn start(&mut self, map: &Arc<MemoryMap>, command: RingCommand, direction: Direction) -> bool {
+        self.flush();
         self.kick = command.kick.map(File::from);
         let kind = self.kick.as_ref().and_then(|kick| kick.metadata().ok());
         self.kick_is_socket = kind.is_some_and(|kind| kind.file_type().is_socket());
         self.call = command.call.map(File::from);
+        let resumes = command.enabled && !self.enabled;
         self.enabled = command.enabled;
-        if self.split.as_ref().is_some_and(|s| *s.setup() == command.setup) {
-            return;
+        if !resumes && self.split.as_ref().is_some_and(|s| *s.setup() == command.setup) {
+            return false;
         }
         self.broken = None;
-        self.unpublished = false;
+        self.posted = false;
         self.armed = true;
+        let before = self.position();
         match SplitRing::new(map, &command.setup, direction) {
             Ok(split) => self.split = Some(split),
             Err(error) => self.fail(error),
         }
+        before.is_some() && before != self.position()
     }
 
-    /// Publishes what is pending and forgets the ring.
+    /// Where the ring stands, or stood.
+    fn position(&self) -> Option<u16> {
+        self.split.as_ref().map(SplitRing::next_used).or(self.left_at)
+    }
+
+    /// Publishes what is pending and lets go of the ring.
     pub fn stop(&mut self) {
         self.flush();
-        *self = Ring::default();
+        *self = Ring { left_at: self.position(), ..Ring::default() };
+    }
+
+    /// Forgets where a stopped ring stood.
+    pub fn forget(&mut self) {
+        self.left_at = None;
+    }
+
+    /// Whether it is to be emptied while it is disabled.
+    pub fn discard(&mut self, on: bool) {
+        self.discards = on;
+    }
+
+    /// The ring, if it may be touched. A disabled one is left alone: nobody knows whether its driver is still there. But
+    /// of a driver that runs, "the back-end … must process and discard any TX packets" (vhost-user specification, "Ring
+    /// states").
+    fn touchable(&mut self) -> Option<&mut SplitRing> {
+        self.split.as_mut().filter(|_| self.enabled || self.discards)
     }
 
     /// Resolves the ring in a new map.
@@ -71,6 +105,12 @@ impl Ring {
         self.enabled && self.split.is_some()
     }
 
+    /// Whether frames may pass and the driver has shown that it uses the ring: one of several may stand ready unused.
+    pub fn takes_frames(&mut self) -> bool {
+        self.posted = self.is_live() && (self.posted || self.available() != 0);
+        self.posted
+    }
+
     /// The descriptor by which the driver signals.
     pub fn kick_fd(&self) -> Option<RawFd> {
         self.kick.as_ref().map(AsRawFd::as_raw_fd)
@@ -86,7 +126,7 @@ impl Ring {
 
     /// Fetches up to `max` chains.
     pub fn fetch(&mut self, burst: &mut Burst, max: usize) -> usize {
-        let Some(split) = self.split.as_mut().filter(|_| self.enabled) else { return 0 };
+        let Some(split) = self.touchable() else { return 0 };
         match split.fetch(burst, max) {
             Ok(n) => n,
             Err(error) => {
@@ -95,6 +135,15 @@ impl Ring {
                 0
             }
         }
+    }
+
+    /// Fetches one chain of the control queue.
+    pub fn fetch_control(&mut self, burst: &mut Burst) -> Option<ControlChain> {
+        let fetched = self.touchable()?.fetch_control(burst);
+        fetched.unwrap_or_else(|error| {
+            self.fail(error);
+            None
+        })
     }
 
     /// Gives the last `n` chains back.
@@ -136,26 +185,20 @@ impl Ring {
 
     /// Chains waiting to be fetched.
     pub fn available(&self) -> u16 {
-        self.split.as_ref().filter(|_| self.enabled).map_or(0, SplitRing::available)
+        self.split.as_ref().filter(|_| self.enabled || self.discards).map_or(0, SplitRing::available)
     }
 
     /// Asks for kicks; true if there is work already.
     pub fn arm(&mut self) -> bool {
-        let enabled = self.enabled;
-        match &mut self.split {
-            // Also if it is armed: what was fetched since has moved the index at which the driver is to signal.
-            Some(split) => {
-                self.armed = true;
-                split.arm() && enabled
-            }
-            None => false,
-        }
+        self.armed = true;
+        // Also if it is armed: what was fetched since has moved the index at which the driver is to signal.
+        self.touchable().is_some_and(SplitRing::arm)
     }
 
     /// Asks for no kicks while the worker looks by itself.
     pub fn disarm(&mut self) {
         if std::mem::take(&mut self.armed)
-            && let Some(split) = &mut self.split
+            && let Some(split) = self.touchable()
         {
             split.disarm();
         }

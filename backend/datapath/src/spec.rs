@@ -86,6 +86,8 @@ pub struct PortSpec {
     pub network: NetworkId,
     /// The guest's address; `None`: filtered by MAC alone.
     pub address4: Option<Ipv4Addr>,
+    /// Pairs of queues offered, up to [`QUEUE_PAIRS_MAX`](crate::QUEUE_PAIRS_MAX).
+    pub queue_pairs: u16,
     /// Bytes of an IP packet to and from the guest.
     pub mtu: u16,
     /// Limits.

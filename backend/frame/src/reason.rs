@@ -67,6 +67,8 @@ reasons! {
     SmallBuffer = "small_buffer",
     /// The destination guest's device is not started.
     PortDown = "port_down",
+    /// Sent on a queue that the VMM has disabled while others of the device run.
+    QueueDisabled = "queue_disabled",
     /// A protocol that the network's uplink does not carry.
     Unsupported = "unsupported",
     /// A fragment of an IP datagram on the terminated path.

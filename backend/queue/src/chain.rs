@@ -32,13 +32,33 @@ impl<'a> ChainReader<'a> {
     pub(crate) fn read(&self, head: u16, segments: &mut Appender<'_>) -> Result<u32, Refusal> {
         let first = self.table.get(head).ok_or(BAD_DESCRIPTOR)?;
         if first.flags & (NEXT | WRITE | INDIRECT) != self.direction {
-            return self.walk(first, segments);
+            return self.walk(first, segments, |at| at.flags & WRITE == self.direction);
         }
         segments.push(first.address, first.len)?;
         Ok(first.len)
     }
 
-    fn walk(&self, first: Descriptor, segments: &mut Appender<'_>) -> Result<u32, Refusal> {
+    /// As [`read`](ChainReader::read), for a chain whose readable buffers come before its writable ones (virtio 1.3
+    /// §2.7.4.2); returns the bytes of both.
+    pub(crate) fn read_both(&self, head: u16, segments: &mut Appender<'_>) -> Result<(u32, u32), Refusal> {
+        let first = self.table.get(head).ok_or(BAD_DESCRIPTOR)?;
+        let (mut readable, mut writes) = (0u32, false);
+        let total = self.walk(first, segments, |at| {
+            let back = writes && at.flags & WRITE == 0;
+            writes |= at.flags & WRITE != 0;
+            readable = readable.saturating_add(if writes { 0 } else { at.len });
+            !back
+        })?;
+        Ok((readable, total - readable))
+    }
+
+    /// Appends the buffers of the chain that begins with `first`, each of which `fits`; returns their bytes.
+    fn walk(
+        &self,
+        first: Descriptor,
+        segments: &mut Appender<'_>,
+        mut fits: impl FnMut(&Descriptor) -> bool,
+    ) -> Result<u32, Refusal> {
         let (mut table, mut at, mut indirect) = (self.table, first, false);
         let (mut left, mut total) = (self.cap, 0u32);
         loop {
@@ -53,7 +73,7 @@ impl<'a> ChainReader<'a> {
                 continue;
             }
             left = left.checked_sub(1).ok_or(CHAIN_TOO_LONG)?;
-            if at.flags & WRITE != self.direction {
+            if !fits(&at) {
                 return Err(Refusal::Fault(DropReason::WrongDirection));
             }
             segments.push(at.address, at.len)?;

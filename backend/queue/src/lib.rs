@@ -25,5 +25,5 @@ pub use error::QueueError;
 pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
 pub use payload::copy_payload;
-pub use ring::{Direction, RingSetup, SplitRing};
+pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
 pub use sys::{MemoryMap, survive_truncation};

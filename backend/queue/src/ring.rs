@@ -2,8 +2,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use vonic_frame::DropReason;
+
 use crate::chain::ChainReader;
-use crate::sys::{MemoryMap, RingMemory};
+use crate::sys::{Appender, MemoryMap, Refusal, RingMemory};
 use crate::{Burst, QueueError};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.3 §2.7.6).
@@ -33,6 +35,22 @@ pub enum Direction {
     GuestToHost,
     /// The guest's receive queue: buffers that the device writes.
     HostToGuest,
+    /// The control queue: buffers that the device reads, then buffers for its answer. Its chains come by
+    /// [`fetch_control`](SplitRing::fetch_control).
+    Control,
+}
+
+/// A chain of the control queue, the only one in its burst: what the device reads, and behind it what it may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlChain {
+    /// The descriptor index by which the chain is returned.
+    pub head: u16,
+    /// Bytes that the device reads; 0 with a fault.
+    pub readable: u32,
+    /// Bytes that the device may write, at the offset `readable` of the chain; 0 with a fault.
+    pub writable: u32,
+    /// Why the chain must go back with length 0.
+    pub fault: Option<DropReason>,
 }
 
 /// The device side of one split virtqueue.
@@ -95,6 +113,31 @@ impl SplitRing {
     /// An error says that the ring lies about its indices. It is broken from then on, and every later call says the same;
     /// chains fetched before can still be returned.
     pub fn fetch(&mut self, burst: &mut Burst, max: usize) -> Result<usize, QueueError> {
+        self.fetch_by(burst, max, |reader, head, segments| reader.read(head, segments))
+    }
+
+    /// Puts one chain of the control queue into the burst, in place of what it held; `None` if none is waiting.
+    ///
+    /// # Errors
+    /// As for [`fetch`](SplitRing::fetch).
+    pub fn fetch_control(&mut self, burst: &mut Burst) -> Result<Option<ControlChain>, QueueError> {
+        burst.clear();
+        let (mut readable, mut writable) = (0, 0);
+        let fetched = self.fetch_by(burst, 1, |reader, head, segments| {
+            (readable, writable) = reader.read_both(head, segments)?;
+            Ok(readable + writable)
+        })?;
+        let chain = burst.chains().first().filter(|_| fetched == 1);
+        Ok(chain.map(|chain| ControlChain { head: chain.head, readable, writable, fault: chain.fault }))
+    }
+
+    #[inline(always)]
+    fn fetch_by(
+        &mut self,
+        burst: &mut Burst,
+        max: usize,
+        mut read: impl FnMut(&ChainReader<'_>, u16, &mut Appender<'_>) -> Result<u32, Refusal>,
+    ) -> Result<usize, QueueError> {
         if let Some(error) = self.broken {
             return Err(error);
         }
@@ -110,7 +153,7 @@ impl SplitRing {
                 self.broken = Some(QueueError::BadHead { head, size });
                 break;
             }
-            if !filler.add(head, |segments| reader.read(head, segments)) {
+            if !filler.add(head, |segments| read(&reader, head, segments)) {
                 break;
             }
             next = next.wrapping_add(1);

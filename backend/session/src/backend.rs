@@ -11,6 +11,8 @@ use vonic_queue::MemoryMap;
 
 /// The largest ring: what QEMU, cloud-hypervisor and DPDK ask for at most.
 const RING_MAX: usize = 1024;
+/// VIRTIO_NET_F_CTRL_VQ: there is a queue behind the pairs (virtio 1.3 §5.1.2).
+const CTRL_VQ: u64 = 1 << 17;
 /// VIRTIO_NET_S_LINK_UP (virtio 1.3 §5.1.4).
 const LINK_UP: u16 = 1;
 
@@ -41,7 +43,8 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
     type Vring = Ring<S>;
 
     fn num_queues(&self) -> usize {
-        usize::from(self.port.spec.queue_pairs) * 2
+        let control = self.port.spec.features & CTRL_VQ != 0;
+        usize::from(self.port.spec.queue_pairs) * 2 + usize::from(control)
     }
 
     fn max_queue_size(&self) -> usize {

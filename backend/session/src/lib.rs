@@ -75,6 +75,9 @@ pub enum PortEvent {
         call: Option<OwnedFd>,
         /// Whether frames may pass.
         enabled: bool,
+        /// If it was disabled: when the data path lets go of it. The VMM is answered then, since its driver may take the
+        /// memory back; user-mode Linux stops rings in no other way.
+        done: Option<Done>,
     },
     /// A ring was stopped (GET_VRING_BASE). The VMM is answered when the data path has let go of it.
     RingStopped {

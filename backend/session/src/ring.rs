@@ -1,6 +1,6 @@
 //! A ring as the daemon sees it: `vhost-user-backend`'s own, with an ear on every change.
 use crate::sys::set_non_blocking;
-use crate::{EventSink, Memory, Port, PortEvent};
+use crate::{EventSink, HANDOVER_LIMIT, Memory, Port, PortEvent};
 use std::any::Any;
 use std::cell::RefCell;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueT};
-use vonic_queue::RingSetup;
+use vonic_queue::{Done, RingSetup, handover};
 
 thread_local! {
     /// The port whose daemon is being made on this thread, and the index of its next ring.
@@ -55,8 +55,8 @@ impl<S: EventSink> Ring<S> {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the data path the ring's complete state, if it is started.
-    fn announce(&self) {
+    /// Tells the data path the ring's complete state, if it is started, and `done` with it.
+    fn announce(&self, done: Option<Done>) {
         let state = self.inner.get_ref();
         let queue = state.get_queue();
         if !queue.ready() {
@@ -74,7 +74,7 @@ impl<S: EventSink> Ring<S> {
         let signals = self.signals();
         let (kick, call) = (keep(&signals.kick).map(OwnedFd::from), keep(&signals.call).map(OwnedFd::from));
         drop(signals);
-        self.port.emit(PortEvent::Ring { index: self.index, setup, kick, call, enabled });
+        self.port.emit(PortEvent::Ring { index: self.index, setup, kick, call, enabled, done });
     }
 }
 
@@ -137,7 +137,14 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
 
     fn set_enabled(&self, enabled: bool) {
         self.inner.set_enabled(enabled);
-        self.announce();
+        if enabled {
+            return self.announce(None);
+        }
+        let (done, waiter) = handover();
+        self.announce(Some(done));
+        if !waiter.wait(HANDOVER_LIMIT) {
+            log::warn!("{}: the worker did not let go of queue {} in time", self.port.spec.name, self.index);
+        }
     }
 
     fn set_queue_info(&self, desc_table: u64, avail_ring: u64, used_ring: u64) -> Result<(), QueueError> {
@@ -174,13 +181,13 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
     fn set_queue_ready(&self, ready: bool) {
         self.inner.set_queue_ready(ready);
         // Not ready: the backend's `stop_vring` follows, and waits.
-        self.announce();
+        self.announce(None);
     }
 
     fn set_kick(&self, file: Option<File>) {
         self.signals().kick = keep(&file);
         self.inner.set_kick(file);
-        self.announce();
+        self.announce(None);
     }
 
     fn read_kick(&self) -> io::Result<bool> {
@@ -190,7 +197,7 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
     fn set_call(&self, file: Option<File>) {
         self.signals().call = keep(&file);
         self.inner.set_call(file);
-        self.announce();
+        self.announce(None);
     }
 
     fn set_err(&self, file: Option<File>) {

@@ -157,7 +157,8 @@ fn a_memory_map_is_acknowledged_when_the_data_path_has_it() {
 fn rings_come_whole_and_in_order() {
     let mut bench = Bench::new();
     bench.memory();
-    let PortEvent::Ring { index: 1, setup, kick: Some(kick), call: None, enabled: false } = bench.start_ring(1) else {
+    let PortEvent::Ring { index: 1, setup, kick: Some(kick), call: None, enabled: false, .. } = bench.start_ring(1)
+    else {
         panic!("not the started ring")
     };
     assert_eq!((setup.size, setup.descriptors, setup.available, setup.used), (64, 0, 0x2000, 0x3000));

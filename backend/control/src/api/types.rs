@@ -77,9 +77,9 @@ pub struct VmDetail {
 /// One virtqueue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RingRow {
-    /// Its index: even ones carry host to guest, odd ones guest to host (virtio 1.3 §5.1.2).
+    /// Its index: pairs of host to guest and guest to host, then the control queue (virtio 1.3 §5.1.2).
     pub index: u16,
-    /// `guest_to_host` or `host_to_guest`.
+    /// `guest_to_host`, `host_to_guest`, `control`, or `none` of a queue that the driver's features do not have.
     pub direction: String,
     /// Its size in descriptors; 0 before it is set up.
     pub size: u16,

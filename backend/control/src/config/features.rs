@@ -1,10 +1,10 @@
 //! The virtio features that a VM's file switches: one table, which the reader, the documentation and the tests share.
 use serde::Serialize;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -23,6 +23,8 @@ pub struct Features {
     pub mrg_rxbuf: bool,
     pub event_idx: bool,
     pub indirect: bool,
+    pub in_order: bool,
+    pub ctrl_vq: bool,
 }
 
 /// One key of a VM's `features` table.
@@ -89,6 +91,20 @@ pub static FEATURES: &[Feature] = &[
         needs: None,
         field: |f| &mut f.indirect,
     },
+    Feature {
+        name: "in_order",
+        bits: &[VIRTIO_F_IN_ORDER],
+        help: "buffers come back in the order in which they were made available",
+        needs: None,
+        field: |f| &mut f.in_order,
+    },
+    Feature {
+        name: "ctrl_vq",
+        bits: &[VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_MAC_ADDR],
+        help: "the guest's commands, where the VMM does not take them itself",
+        needs: None,
+        field: |f| &mut f.ctrl_vq,
+    },
 ];
 
 /// What is offered always: bit and name.
@@ -100,6 +116,9 @@ const ALWAYS: &[(u32, &str)] = &[
     (VIRTIO_F_VERSION_1, "version_1"),
 ];
 
+/// What is offered with more than one pair of queues.
+const PAIRS: (u32, &str) = (VIRTIO_NET_F_MQ, "mq");
+
 impl Default for Features {
     fn default() -> Self {
         Features {
@@ -110,6 +129,8 @@ impl Default for Features {
             mrg_rxbuf: true,
             event_idx: true,
             indirect: true,
+            in_order: true,
+            ctrl_vq: true,
         }
     }
 }
@@ -150,7 +171,8 @@ pub fn feature_names(bits: u64) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for bit in (0..u64::BITS).filter(|bit| bits >> bit & 1 == 1) {
         let key = FEATURES.iter().find(|f| f.bits.contains(&bit)).map(|f| f.name);
-        let name = key.or_else(|| ALWAYS.iter().find(|(always, _)| *always == bit).map(|(_, name)| *name));
+        let name =
+            key.or_else(|| ALWAYS.iter().chain([&PAIRS]).find(|(known, _)| *known == bit).map(|(_, name)| *name));
         let name = name.map_or_else(|| format!("bit_{bit}"), str::to_string);
         if !names.contains(&name) {
             names.push(name);
@@ -167,8 +189,8 @@ mod tests {
     fn the_default_offers_every_bit_of_the_table_and_each_key_its_own() {
         let all = Features::default();
         // CSUM 0, GUEST_CSUM 1, MTU 3, MAC 5, GUEST_TSO4/6 7 8, HOST_TSO4/6 11 12, MRG_RXBUF 15, STATUS 16,
-        // INDIRECT 28, EVENT_IDX 29, PROTOCOL_FEATURES 30, VERSION_1 32.
-        assert_eq!(all.virtio_bits(), 0x1_7001_99ab);
+        // CTRL_VQ 17, CTRL_RX 18, CTRL_MAC_ADDR 23, INDIRECT 28, EVENT_IDX 29, PROTOCOL_FEATURES 30, VERSION_1 32, IN_ORDER 35.
+        assert_eq!(all.virtio_bits(), 0x9_7087_99ab);
         for feature in FEATURES {
             let mut one_off = all;
             one_off.set(feature, false);
@@ -189,6 +211,7 @@ mod tests {
 
     #[test]
     fn names_of_bits() {
-        assert_eq!(feature_names(1 | 1 << 11 | 1 << 12 | 1 << 32 | 1 << 40), ["csum", "tso", "version_1", "bit_40"]);
+        let bits = 1 | 1 << 11 | 1 << 12 | 1 << 22 | 1 << 32 | 1 << 40;
+        assert_eq!(feature_names(bits), ["csum", "tso", "mq", "version_1", "bit_40"]);
     }
 }

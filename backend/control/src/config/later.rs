@@ -25,7 +25,6 @@ pub(super) static LATER: &[Later] = &[
     later(&NETWORK, "host_loopback6", any, "IPv6", "leave host_loopback6 out"),
     later(&NETWORK, "uplink", layer_2, "tap: and packet: uplinks", r#"write uplink = "sockets" or "none""#),
     later(&VM, "address6", any, "IPv6", "leave address6 out"),
-    later(&VM, "queue_pairs", above_one, "more than one queue pair", "write queue_pairs = 1"),
     later(&VM, "failover", off, "connections without failover", "write failover = true"),
     later(&VM, "ack", |v| is_text(v, "peer"), "acknowledging by the peer", r#"write ack = "kernel""#),
     later(&LIMITS, "udp_flows", any, "UDP", "leave udp_flows out"),

@@ -103,7 +103,7 @@ pub struct Vm {
     pub network: String,
     /// The guest's only IPv4 address; absent: filtered by MAC alone.
     pub address4: Option<Ipv4Addr>,
-    /// Queue pairs offered; 1 in this version.
+    /// Queue pairs offered, 1 to [`QUEUE_PAIRS_MAX`](vonic_datapath::QUEUE_PAIRS_MAX).
     pub queue_pairs: u16,
     /// The largest IP packet in bytes, 576 to 65520.
     pub mtu: u16,
@@ -119,6 +119,13 @@ pub struct Vm {
     pub forwards: Vec<Forward>,
     /// What the guest may reach: the first match wins; with rules and no match: deny; without rules: allow.
     pub egress: Vec<EgressRule>,
+}
+
+impl Vm {
+    /// The feature bits to offer: those of its features, and MQ with more than one pair.
+    pub fn virtio_bits(&self) -> u64 {
+        self.features.virtio_bits() | if self.queue_pairs > 1 { vonic_datapath::feature::MQ } else { 0 }
+    }
 }
 
 /// Who listens on a VM's socket and who connects to it.

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml::de::DeValue;
+use vonic_datapath::QUEUE_PAIRS_MAX;
 use vonic_frame::MacAddr;
 
 use super::error::ConfigError;
@@ -79,7 +80,7 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
         vm.network = network.to_string();
     }
     vm.address4 = table.read("address4", address4);
-    vm.queue_pairs = table.read("queue_pairs", number(1..=1)).unwrap_or(vm.queue_pairs);
+    vm.queue_pairs = table.read("queue_pairs", number(1..=QUEUE_PAIRS_MAX)).unwrap_or(vm.queue_pairs);
     vm.mtu = table.read("mtu", number(576..=65520)).unwrap_or(vm.mtu);
     let modes = choice(&[("server", SocketMode::Server), ("client", SocketMode::Client)]);
     vm.socket_mode = table.read("socket_mode", modes).unwrap_or(vm.socket_mode);
@@ -93,6 +94,11 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
     }
     if let Some(switches) = table.table("features", &FEATURE_SWITCHES) {
         read_features(&mut vm.features, switches);
+    }
+    if vm.queue_pairs > 1 && !vm.features.ctrl_vq {
+        let line = table.places.line("queue_pairs").or(table.line);
+        let message = "queue_pairs: more than one needs ctrl_vq (virtio 1.3 §5.1.3.1): write queue_pairs = 1, or ctrl_vq = true";
+        table.source.error(line, message);
     }
     if let Some(mut limits) = table.table("limits", &LIMITS) {
         read_limits(&mut vm.limits, &mut limits);

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use vonic_datapath::{Command, ConnectionView, CopyPath, PortStats, Way};
+use vonic_datapath::{Command, ConnectionView, CopyPath, PortStats, Way, queue_direction};
 use vonic_frame::DropReason;
+use vonic_queue::Direction;
 
 /// How long the worker may take to list its connections: a round, and the list.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
@@ -118,9 +119,16 @@ fn row(entry: &Entry) -> VmRow {
 
 fn detail(entry: &Entry, socket: PathBuf) -> VmDetail {
     let session = entry.session.as_ref();
+    let bits = session.and_then(|s| s.features).unwrap_or_default();
     let rings = session.iter().flat_map(|s| &s.rings).map(|(index, ring)| RingRow {
         index: *index,
-        direction: if index.is_multiple_of(2) { Way::HostToGuest } else { Way::GuestToHost }.name().into(),
+        direction: match queue_direction(bits, entry.vm.queue_pairs, *index) {
+            Some(Direction::HostToGuest) => Way::HostToGuest.name(),
+            Some(Direction::GuestToHost) => Way::GuestToHost.name(),
+            Some(Direction::Control) => "control",
+            None => "none",
+        }
+        .into(),
         size: ring.size,
         enabled: ring.enabled,
         state: ring.broken.clone().unwrap_or_else(|| if ring.enabled { "running" } else { "stopped" }.into()),
@@ -131,7 +139,7 @@ fn detail(entry: &Entry, socket: PathBuf) -> VmDetail {
         socket: socket.display().to_string(),
         socket_mode: entry.vm.socket_mode.to_string(),
         labels: entry.vm.labels.clone(),
-        features_offered: feature_names(entry.vm.features.virtio_bits()),
+        features_offered: feature_names(entry.vm.virtio_bits()),
         features_negotiated: session.and_then(|s| s.features).map(feature_names).unwrap_or_default(),
         rings: rings.collect(),
         drops_by_reason: drops(&entry.stats),

@@ -239,6 +239,7 @@ impl Registry {
             mac: vm.mac,
             network: self.network_id(&vm.network),
             address4: vm.address4,
+            queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
             limits,
             egress: vm.egress.iter().map(rule).collect(),

@@ -53,7 +53,7 @@ impl Registry {
             port: entry.port,
             session: id,
             name: name.into(),
-            features: entry.vm.features.virtio_bits(),
+            features: entry.vm.virtio_bits(),
             queue_pairs: entry.vm.queue_pairs,
             mac: entry.vm.mac.0,
             mtu: entry.vm.mtu,
@@ -104,9 +104,9 @@ impl Registry {
                 self.order(Command::Features { port, bits });
             }
             PortEvent::Memory(map, done) => self.order(Command::Memory { port, map, done }),
-            PortEvent::Ring { index, setup, kick, call, enabled } => {
+            PortEvent::Ring { index, setup, kick, call, enabled, done } => {
                 state.rings.insert(index, RingState { size: setup.size, enabled, broken: None });
-                let ring = RingCommand { port, index, setup, kick, call, enabled };
+                let ring = RingCommand { port, index, setup, kick, call, enabled, done };
                 self.order(Command::Ring(Box::new(ring)));
             }
             PortEvent::RingStopped { index, done } => {

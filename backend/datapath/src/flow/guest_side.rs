@@ -34,6 +34,7 @@ impl Worker {
                 self.finish(id);
                 self.open_from_guest(key, segment)
             }
+            Some(id) if self.is_early(id, segment) && self.late.put_off(place.chain) => Ok(()),
             Some(id) => {
                 self.segment_of_flow(id, segment, burst, place);
                 Ok(())
@@ -56,6 +57,11 @@ impl Worker {
         if let Err(reason) = send_control(port, &envelope, key, &header) {
             port.dropped_to_guest(reason);
         }
+    }
+
+    /// Whether segments are missing before this one.
+    fn is_early(&mut self, id: FlowId, segment: &Segment<'_>) -> bool {
+        self.flows.get_mut(id).is_some_and(|flow| flow.leg.rcv_nxt().lt(segment.seq))
     }
 
     fn segment_of_flow(&mut self, id: FlowId, segment: &Segment<'_>, burst: &mut Burst, place: Place) {

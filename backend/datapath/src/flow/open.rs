@@ -165,7 +165,7 @@ impl Worker {
             peer
         };
         let key = FlowKey { port: port_id, guest: SocketAddr::new(address.into(), guest_port), remote };
-        if !port.rx.is_live() || !self.make_way(&key) {
+        if !port.queues.is_live() || !self.make_way(&key) {
             return socket.abort();
         }
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };

@@ -2,6 +2,7 @@
 use crate::flow::guest_side::{envelope, fields, send_control};
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
+use crate::steering::hash_of_flow;
 use crate::worker::Worker;
 use crate::worker::events::Token;
 use std::io::ErrorKind;
@@ -38,6 +39,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
         let envelope = envelope(flow.key, network.spec.gateway_mac, port);
+        port.queues.aim(|| hash_of_flow(flow.key.remote, flow.key.guest));
         if std::mem::take(&mut flow.window_stale) && refresh_window(flow) {
             let token = Token::Flow { id, generation };
             if let Some(fd) = flow.socket.as_ref().map(AsRawFd::as_raw_fd) {
@@ -71,18 +73,18 @@ impl Worker {
         if std::mem::replace(&mut flow.starved, true) {
             return;
         }
-        if port.starved.len() > STARVED_SLACK + 2 * self.flows.len() {
+        if port.queues.starved().len() > STARVED_SLACK + 2 * self.flows.len() {
             // Most of them have ended since.
             let port = port.spec.port;
             let flows = &mut self.flows;
             let waits = |id: &FlowId| flows.get_mut(*id).is_some_and(|f| f.starved && f.key.port == port);
             if let Some(port) = Worker::port_mut(&mut self.ports, port) {
-                port.starved.retain(waits);
-                port.starved.dedup();
+                port.queues.starved().retain(waits);
+                port.queues.starved().dedup();
             }
         }
         if let Some(port) = Worker::port_mut(&mut self.ports, port_id) {
-            port.starved.push(id);
+            port.queues.starved().push(id);
             port.spec.stats.tcp.starved.add(1);
         }
     }
@@ -90,13 +92,12 @@ impl Worker {
     /// Wakes the connections that wait for buffers of a port, if there are any now.
     pub(crate) fn feed(&mut self, port: u32) {
         let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
-        if port.starved.is_empty() || port.rx.available() == 0 {
-            return;
-        }
-        for id in port.starved.drain(..) {
-            if let Some(flow) = self.flows.get_mut(id) {
-                flow.starved = false;
-                self.flows.make_ready(id);
+        while let Some(starved) = port.queues.fed() {
+            for id in starved.drain(..) {
+                if let Some(flow) = self.flows.get_mut(id) {
+                    flow.starved = false;
+                    self.flows.make_ready(id);
+                }
             }
         }
     }
@@ -123,7 +124,7 @@ fn send_next(
     scratch: &mut Scratch,
     mode: PeekMode,
 ) -> Option<Sent> {
-    if port.rx.available() == 0 {
+    if port.rx().available() == 0 {
         return Some(Sent::Starved);
     }
     let tso = port.negotiated.to_guest.tso4;
@@ -134,7 +135,7 @@ fn send_next(
             Err(reason) => {
                 port.dropped_to_guest(reason);
                 // In buffers that are too small it is lost; the leg's timers know what to do.
-                Some(if port.rx.available() == 0 { Sent::Starved } else { Sent::More })
+                Some(if port.rx().available() == 0 { Sent::Starved } else { Sent::More })
             }
         },
         Transmit::Data(plan) => {

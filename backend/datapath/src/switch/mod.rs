@@ -108,6 +108,7 @@ pub(crate) mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, n]),
             network: 0,
             address4: has_address.then(|| [192, 0, 2, n].into()),
+            queue_pairs: 1,
             mtu: 1500,
             limits,
             egress: Vec::new(),

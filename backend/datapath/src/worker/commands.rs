@@ -1,14 +1,15 @@
 //! Orders from the control side, applied between two bursts.
 use crate::command::{Command, ConnectionView, RingCommand};
 use crate::flow::table::{FlowId, FlowKey};
-use crate::port::{Negotiated, Port};
+use crate::port::Port;
+use crate::queues::Queues;
 use crate::spec::{NetworkId, PortId, PortSpec};
 use crate::switch::Network;
 use crate::worker::Worker;
 use crate::worker::events::Token;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use vonic_queue::{Direction, MemoryMap};
+use vonic_queue::{Done, MemoryMap};
 
 /// Places `value` at `index`, with room made for it.
 fn place<T>(table: &mut Vec<Option<T>>, index: u32, value: T) {
@@ -36,7 +37,7 @@ impl Worker {
                 }
                 Command::Features { port, bits } => {
                     if let Some(port) = Worker::port_mut(&mut self.ports, port) {
-                        port.negotiated = Negotiated::new(bits);
+                        port.set_features(bits);
                     }
                 }
                 Command::Memory { port, map, done } => {
@@ -122,24 +123,28 @@ impl Worker {
 
     fn set_memory(&mut self, id: PortId, map: Arc<MemoryMap>) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
-        port.tx.remap(&map);
-        port.rx.remap(&map);
+        port.queues.remap(&map);
         port.rx_burst.clear();
         port.map = Some(map);
         self.report_broken(id);
     }
 
-    fn set_ring(&mut self, command: RingCommand) {
+    fn set_ring(&mut self, mut command: RingCommand) {
+        let done = command.done.take();
+        self.start_ring(command);
+        done.into_iter().for_each(Done::done);
+    }
+
+    fn start_ring(&mut self, command: RingCommand) {
         let (id, index) = (command.port, command.index);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(map) = port.map.clone() else { return };
-        // Even queues carry frames to the guest (virtio 1.3 §5.1.2).
-        let direction = if index.is_multiple_of(2) { Direction::HostToGuest } else { Direction::GuestToHost };
-        let ring = port.ring(index);
+        let direction = port.queues.direction(index);
+        let (Some(direction), Some(ring)) = (direction, port.queues.ring(index)) else { return };
         if let Some(fd) = ring.kick_fd() {
             self.poller.forget(fd);
         }
-        ring.start(&map, command, direction);
+        let another_driver = ring.start(&map, command, direction);
         if let Some(fd) = ring.kick_fd()
             && let Err(error) = self.poller.watch_input(fd, Token::Kick { port: id, index })
         {
@@ -147,6 +152,10 @@ impl Worker {
         }
         // Whatever was kicked before the descriptor was watched is found by looking.
         ring.signal();
+        port.queues.settle();
+        if another_driver {
+            self.forget_driver(id);
+        }
         self.report_broken(id);
         self.feed(id);
         self.woken = true;
@@ -154,11 +163,30 @@ impl Worker {
 
     fn stop_ring(&mut self, id: PortId, index: u16) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
-        if let Some(fd) = port.ring(index).kick_fd() {
+        let Some(ring) = port.queues.ring(index) else { return };
+        if let Some(fd) = ring.kick_fd() {
             self.poller.forget(fd);
         }
-        port.ring(index).stop();
+        ring.stop();
+        port.queues.settle();
         port.rx_burst.clear();
+        self.feed(id);
+        self.woken = true;
+    }
+
+    /// The guest has started anew, or its driver: of the connections that the old one had nobody knows any more, so their
+    /// peers get resets.
+    fn forget_driver(&mut self, id: PortId) {
+        self.reset_connections(id);
+        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
+            port.queues.forget();
+        }
+    }
+
+    fn reset_connections(&mut self, id: PortId) {
+        for flow in self.flows_of(|key| key.port == id) {
+            self.abort(flow);
+        }
     }
 
     /// Takes a port whose memory has gone out of service.
@@ -172,10 +200,8 @@ impl Worker {
 
     /// The VMM is gone: what its guest had open is reset towards the world.
     fn disconnect(&mut self, id: PortId) {
-        for flow in self.flows_of(|key| key.port == id) {
-            self.abort(flow);
-        }
-        for index in 0..2 {
+        self.reset_connections(id);
+        for index in Queues::indices() {
             self.stop_ring(id, index);
         }
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {

@@ -2,6 +2,7 @@
 use crate::flow::guest_side::{self, Place};
 use crate::offload::{Inbound, forward};
 use crate::port::{FRAME_MAX, Port};
+use crate::queues::PAIRS;
 use crate::service::SERVICES;
 use crate::spec::PortId;
 use crate::stats::{CopyPath, Way};
@@ -13,34 +14,87 @@ use vonic_frame::{
 };
 use vonic_queue::Burst;
 
-/// Frames taken of one port in one round; then it is the next one's turn.
-const BURST: usize = 64;
+/// Frames taken of one queue in one round; then it is the next port's turn.
+pub(crate) const BURST: usize = 64;
+
+/// Segments that came before their predecessors, since a guest has moved their connection from one queue to another: what
+/// they wait for may be in the other queue's burst, so they are looked at again at the round's end.
+pub(crate) struct Late {
+    /// Whether there is an end of this round to wait for.
+    open: bool,
+    /// This is the end: the frames have been counted.
+    ending: bool,
+    /// The queue whose turn it is.
+    pair: usize,
+    chains: Vec<(usize, usize)>,
+}
+
+impl Late {
+    pub(crate) fn new() -> Late {
+        Late { open: false, ending: false, pair: 0, chains: Vec::with_capacity(PAIRS * BURST) }
+    }
+
+    /// Puts a segment off; false if it has to be dealt with now.
+    pub(crate) fn put_off(&mut self, chain: usize) -> bool {
+        if self.open {
+            self.chains.push((self.pair, chain));
+        }
+        self.open
+    }
+}
 
 impl Worker {
-    /// Takes one burst of a port's frames; true if there was one.
+    /// Takes one burst of each of a port's queues; true if there was one.
     pub(crate) fn guest_burst(&mut self, id: PortId) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
-        if port.tx.available() == 0 {
+        if !port.queues.has_frames() {
             return false;
         }
-        let Some(mut burst) = self.burst.take() else { return false };
-        port.tx.disarm();
-        let count = port.tx.fetch(&mut burst, BURST);
-        for i in 0..count {
-            let head = burst.chain(i).head;
-            if let Err(reason) = self.guest_frame(id, &mut burst, i)
-                && let Some(port) = Worker::port_mut(&mut self.ports, id)
-            {
-                port.spec.stats.dropped(Way::GuestToHost, reason);
-            }
-            // The used index moves only behind the last effect of the descriptor: at the flush.
-            if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-                port.tx.push_used(head, 0);
+        let Some(mut bursts) = self.bursts.take() else { return false };
+        let mut busy = 0;
+        for (pair, burst) in bursts.iter_mut().enumerate().take(port.queues.pairs()) {
+            let tx = port.queues.tx(pair);
+            tx.disarm();
+            busy += usize::from(tx.fetch(burst, BURST) > 0);
+        }
+        self.late.open = busy > 1;
+        for (pair, burst) in bursts.iter_mut().enumerate() {
+            self.late.pair = pair;
+            for i in 0..burst.len() {
+                self.take_frame(id, pair, burst, i);
             }
         }
-        burst.clear();
-        self.burst = Some(burst);
-        count > 0
+        (self.late.open, self.late.ending) = (false, true);
+        for n in 0..self.late.chains.len() {
+            let (pair, i) = self.late.chains[n];
+            self.take_frame(id, pair, &mut bursts[pair], i);
+        }
+        self.late.chains.clear();
+        self.late.ending = false;
+        self.complete_bursts(id, &mut bursts);
+        self.bursts = Some(bursts);
+        busy > 0
+    }
+
+    /// Returns every chain, in the order in which its queue gave them. The used index moves only behind the last effect of
+    /// the descriptors: at the flush.
+    fn complete_bursts(&mut self, id: PortId, bursts: &mut [Burst; PAIRS]) {
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        for (pair, burst) in bursts.iter_mut().enumerate() {
+            let tx = port.queues.tx(pair);
+            burst.chains().iter().for_each(|chain| tx.push_used(chain.head, 0));
+            burst.clear();
+        }
+    }
+
+    fn take_frame(&mut self, id: PortId, pair: usize, burst: &mut Burst, i: usize) {
+        let live = Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.tx(pair).is_live());
+        let result = if live { self.guest_frame(id, burst, i) } else { Err(DropReason::QueueDisabled) };
+        if let Err(reason) = result
+            && let Some(port) = Worker::port_mut(&mut self.ports, id)
+        {
+            port.spec.stats.dropped(Way::GuestToHost, reason);
+        }
     }
 
     fn guest_frame(&mut self, id: PortId, burst: &mut Burst, i: usize) -> Result<(), DropReason> {
@@ -50,7 +104,9 @@ impl Worker {
         };
         let mut head = [0u8; VNET_HEADER_LEN + HEADER_MAX];
         let inbound = read(port, burst, i, &mut head)?;
-        port.spec.stats.frame(Way::GuestToHost, inbound.frame.len);
+        if !self.late.ending {
+            port.spec.stats.frame(Way::GuestToHost, inbound.frame.len);
+        }
         filter::check_source(network, &port.spec, &inbound.frame)?;
         match network.destination(id, inbound.frame.dst)? {
             Destination::Port(to) => {
@@ -142,7 +198,7 @@ fn is_dhcp(frame: &Frame) -> bool {
 fn deliver_to(ports: &mut [Option<Box<Port>>], to: PortId, inbound: &Inbound<'_, '_>, from: &crate::PortStats) {
     let Some(to) = Worker::port_mut(ports, to) else { return };
     // Nobody misses a broadcast in a machine that is off.
-    if inbound.frame.dst.is_group() && !to.rx.is_live() {
+    if inbound.frame.dst.is_group() && !to.queues.is_live() {
         return;
     }
     if let Err(reason) = forward(inbound, to, from.copied(CopyPath::GuestToGuest)) {

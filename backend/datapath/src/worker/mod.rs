@@ -5,16 +5,20 @@
 //! While there is work the rings ask for no notification; before it sleeps the worker asks for them and looks once more.
 mod clock;
 mod commands;
+mod control_queue;
 pub(crate) mod events;
 mod ingress;
 
 use crate::command::{Command, Notice};
 use crate::flow::table::FlowTable;
 use crate::port::Port;
+use crate::queues::{PAIRS, Queues};
+use crate::ring::Ring;
 use crate::spec::{HostView, PortId};
 use crate::switch::Network;
 use clock::Clock;
 use events::{Poller, Token};
+use ingress::{BURST, Late};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::hash::RandomState;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -96,7 +100,9 @@ pub struct Worker {
     pub(crate) scratch: Scratch,
     pub(crate) peek_mode: PeekMode,
     pub(crate) secret: RandomState,
-    pub(crate) burst: Option<Box<Burst>>,
+    /// Frames of the guest whose turn it is, one burst for each of its transmit queues.
+    pub(crate) bursts: Option<Box<[Burst; PAIRS]>>,
+    pub(crate) late: Late,
     /// Something happened that epoll does not know of.
     pub(crate) woken: bool,
     commands: Consumer<Command>,
@@ -133,7 +139,8 @@ impl Worker {
             scratch: Scratch::new(peek_mode),
             peek_mode,
             secret: RandomState::new(),
-            burst: Some(Box::new(Burst::with_capacity(64, 4096))),
+            bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(BURST, 4096)))),
+            late: Late::new(),
             woken: false,
             commands,
             wake: Arc::clone(&wake),
@@ -176,8 +183,8 @@ impl Worker {
         match token {
             Token::Wake => drop(self.wake.read()),
             Token::Kick { port, index } => {
-                if let Some(p) = Worker::port_mut(&mut self.ports, port) {
-                    p.ring(index).drain_kick();
+                if let Some(ring) = Worker::port_mut(&mut self.ports, port).and_then(|p| p.queues.ring(index)) {
+                    ring.drain_kick();
                 }
                 self.feed(port);
                 self.woken = true;
@@ -196,6 +203,7 @@ impl Worker {
         let mut worked = std::mem::take(&mut self.woken);
         for id in 0..self.ports.len() as PortId {
             worked |= self.guest_burst(id);
+            worked |= self.answer_control(id);
             self.check_memory(id);
             self.report_broken(id);
             self.feed(id);
@@ -219,16 +227,15 @@ impl Worker {
     /// Publishes what every ring has completed.
     pub(crate) fn flush(&mut self) {
         for port in self.ports.iter_mut().flatten() {
-            port.tx.flush();
-            port.rx.flush();
+            port.queues.flush();
         }
     }
 
     /// Tells the control side of rings that broke.
     pub(crate) fn report_broken(&mut self, id: PortId) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
-        for index in 0..2 {
-            if let Some(error) = port.ring(index).take_error() {
+        for index in Queues::indices() {
+            if let Some(error) = port.queues.ring(index).and_then(Ring::take_error) {
                 (self.notify)(Notice::RingBroken { port: id, index, error });
             }
         }
@@ -250,18 +257,8 @@ impl Worker {
         })
     }
 
-    /// Asks every driver for notifications; true if one has work already. Of the receive queue only those who wait for
-    /// buffers want to hear.
+    /// Asks every driver for notifications; true if one has work already.
     fn arm(&mut self) -> bool {
-        let mut work = false;
-        for port in self.ports.iter_mut().flatten() {
-            work |= port.tx.arm();
-            if port.starved.is_empty() {
-                port.rx.disarm();
-            } else {
-                work |= port.rx.arm();
-            }
-        }
-        work
+        self.ports.iter_mut().flatten().fold(false, |work, port| port.queues.arm() | work)
     }
 }

@@ -43,7 +43,7 @@ impl EventSink for Sink {
                 done.done();
                 Seen::Memory
             }
-            PortEvent::Ring { index, setup, kick, call, enabled } => {
+            PortEvent::Ring { index, setup, kick, call, enabled, .. } => {
                 Seen::Ring { index, size: setup.size, enabled, kick: kick.is_some(), call: call.is_some() }
             }
             PortEvent::RingStopped { index, done } => {

@@ -1,0 +1,223 @@
+//! A port's virtqueues: which index is which, the pair that a frame to the guest takes, and what is done to all of them.
+use crate::port::feature;
+use crate::ring::Ring;
+use crate::steering;
+use std::sync::Arc;
+use vonic_queue::{Direction, MemoryMap};
+
+/// Pairs of queues that one port can have.
+pub const QUEUE_PAIRS_MAX: u16 = 2;
+/// As many, as a number of things in memory.
+pub const PAIRS: usize = QUEUE_PAIRS_MAX as usize;
+/// Both queues of each pair, and the control queue.
+const RINGS: usize = 2 * PAIRS + 1;
+
+/// What the queue `index` carries, by the acknowledged feature bits and the pairs offered (virtio 1.3 §5.1.2): receive and
+/// transmit queues in turn, then the control queue, whose place depends on MQ. `None`: there is no such queue.
+pub fn queue_direction(bits: u64, queue_pairs: u16, index: u16) -> Option<Direction> {
+    let pairs = pairs_of(bits, queue_pairs);
+    match usize::from(index) {
+        i if i < 2 * pairs && i.is_multiple_of(2) => Some(Direction::HostToGuest),
+        i if i < 2 * pairs => Some(Direction::GuestToHost),
+        i if i == 2 * pairs && bits & feature::CTRL_VQ != 0 => Some(Direction::Control),
+        _ => None,
+    }
+}
+
+fn pairs_of(bits: u64, queue_pairs: u16) -> usize {
+    if bits & feature::MQ == 0 { 1 } else { usize::from(queue_pairs).clamp(1, PAIRS) }
+}
+
+/// A port's queues, by index.
+pub struct Queues {
+    rings: [Ring; RINGS],
+    bits: u64,
+    queue_pairs: u16,
+    pairs: usize,
+    /// Pairs in use as the driver said over the control queue (virtio 1.3 §5.1.6.5.6).
+    asked: usize,
+    /// The pair of the frame under construction.
+    aim: usize,
+    /// Connections that wait for buffers of each pair.
+    starved: [Vec<u32>; PAIRS],
+}
+
+impl Queues {
+    /// None started.
+    pub fn new(bits: u64, queue_pairs: u16) -> Queues {
+        Queues {
+            rings: Default::default(),
+            bits,
+            queue_pairs,
+            pairs: pairs_of(bits, queue_pairs),
+            asked: 1,
+            aim: 0,
+            starved: [const { Vec::new() }; PAIRS].map(|_: Vec<u32>| Vec::with_capacity(64)),
+        }
+    }
+
+    /// The driver acknowledged features: they decide which queue is which.
+    pub fn set_features(&mut self, bits: u64) {
+        self.bits = bits;
+        self.pairs = pairs_of(bits, self.queue_pairs);
+        self.aim = 0;
+        self.settle();
+    }
+
+    /// Pairs that the driver may use.
+    pub fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// What the queue `index` carries.
+    pub fn direction(&self, index: u16) -> Option<Direction> {
+        queue_direction(self.bits, self.queue_pairs, index)
+    }
+
+    /// Every queue index that there can be.
+    pub fn indices() -> std::ops::Range<u16> {
+        0..RINGS as u16
+    }
+
+    /// The ring with this index.
+    pub fn ring(&mut self, index: u16) -> Option<&mut Ring> {
+        self.rings.get_mut(usize::from(index))
+    }
+
+    /// The transmit queue of a pair.
+    pub fn tx(&mut self, pair: usize) -> &mut Ring {
+        &mut self.rings[2 * pair + 1]
+    }
+
+    /// The receive queue aimed at.
+    pub fn rx(&mut self) -> &mut Ring {
+        &mut self.rings[2 * self.aim]
+    }
+
+    /// The control queue, if the driver has one that comes to vonic.
+    pub fn control(&mut self) -> Option<&mut Ring> {
+        let index = 2 * self.pairs;
+        (self.bits & feature::CTRL_VQ != 0).then(|| &mut self.rings[index])
+    }
+
+    /// Whether the transmit queues have chains.
+    pub fn has_frames(&self) -> bool {
+        (0..self.pairs).any(|pair| self.rings[2 * pair + 1].available() != 0)
+    }
+
+    /// Whether frames can reach the guest at all.
+    pub fn is_live(&self) -> bool {
+        self.in_use().any(|pair| self.rings[2 * pair].is_live())
+    }
+
+    /// The pairs in use. A driver whose control queue comes to vonic has one until it asks for more; otherwise its VMM
+    /// disables rings.
+    fn in_use(&self) -> std::ops::Range<usize> {
+        let control = self.bits & feature::CTRL_VQ != 0 && self.rings[2 * self.pairs].is_live();
+        0..if control { self.asked.min(self.pairs) } else { self.pairs }
+    }
+
+    /// VQ_PAIRS_SET; false if there are not so many, or none were asked for.
+    pub fn use_pairs(&mut self, pairs: u16) -> bool {
+        let valid = (1..=self.pairs).contains(&pairs.into());
+        if valid {
+            self.asked = pairs.into();
+        }
+        valid
+    }
+
+    /// Aims at the receive queue of a flow, whose hash is asked for if there is a choice: the same one as long as the same
+    /// queues take frames. A flow does not follow the queue on which its guest transmits, which virtio 1.3 §5.1.6.5.6.1
+    /// recommends: acknowledgements move between queues with the task that reads, and order is worth more.
+    pub fn aim(&mut self, hash: impl FnOnce() -> u32) {
+        if self.pairs == 1 {
+            return;
+        }
+        let (mut able, mut count) = ([0; PAIRS], 0);
+        for pair in self.in_use() {
+            if self.rings[2 * pair].takes_frames() {
+                able[count] = pair;
+                count += 1;
+            }
+        }
+        self.aim = match count {
+            0 => self.in_use().find(|pair| self.rings[2 * pair].is_live()).unwrap_or(0),
+            1 => able[0],
+            _ => able[hash() as usize % count],
+        };
+    }
+
+    /// Aims at the receive queue for a frame with these leading bytes.
+    pub fn aim_at_frame(&mut self, headers: &[u8]) {
+        self.aim(|| steering::hash_of_frame(headers));
+    }
+
+    /// The connections that wait for buffers of the receive queue aimed at.
+    pub fn starved(&mut self) -> &mut Vec<u32> {
+        &mut self.starved[self.aim]
+    }
+
+    /// Connections that wait for a queue which now has buffers, or for one that takes no frames any more while another does.
+    pub fn fed(&mut self) -> Option<&mut Vec<u32>> {
+        let usable = self.is_live();
+        let in_use = self.in_use();
+        let fed = |pair: &usize| {
+            let rx = &self.rings[2 * pair];
+            let takes = in_use.contains(pair) && rx.is_live();
+            !self.starved[*pair].is_empty() && if takes { rx.available() != 0 } else { usable }
+        };
+        let pair = (0..PAIRS).find(fed)?;
+        Some(&mut self.starved[pair])
+    }
+
+    /// Resolves every ring in a new map.
+    pub fn remap(&mut self, map: &Arc<MemoryMap>) {
+        self.rings.iter_mut().for_each(|ring| ring.remap(map));
+    }
+
+    /// Takes in that a ring was started, stopped, enabled or disabled.
+    pub fn settle(&mut self) {
+        if self.control().is_none_or(|ring| !ring.is_live()) {
+            self.asked = 1;
+        }
+        let runs = (0..self.pairs).any(|pair| self.rings[2 * pair + 1].is_live());
+        for pair in 0..PAIRS {
+            let on = runs && pair < self.pairs;
+            self.tx(pair).discard(on);
+        }
+    }
+
+    /// Forgets where stopped rings stood: what starts next is somebody new anyway.
+    pub fn forget(&mut self) {
+        self.rings.iter_mut().for_each(Ring::forget);
+    }
+
+    /// Drops the session's rings.
+    pub fn disconnect(&mut self) {
+        self.rings.iter_mut().for_each(Ring::stop);
+        self.forget();
+        self.starved.iter_mut().for_each(Vec::clear);
+        self.settle();
+    }
+
+    /// Publishes what every ring has completed.
+    pub fn flush(&mut self) {
+        self.rings.iter_mut().for_each(Ring::flush);
+    }
+
+    /// Asks for notifications; true if there is work already. Of the receive queues only those for whose buffers somebody
+    /// waits want to hear.
+    pub fn arm(&mut self) -> bool {
+        let mut work = false;
+        for pair in 0..self.pairs {
+            work |= self.tx(pair).arm();
+            let rx = &mut self.rings[2 * pair];
+            if self.starved[pair].is_empty() {
+                rx.disarm();
+            } else {
+                work |= rx.arm();
+            }
+        }
+        work | self.control().is_some_and(Ring::arm)
+    }
+}
