@@ -134,6 +134,11 @@ impl Ring {
         }
     }
 
+    /// Its size in descriptors; 0 for one that was not started.
+    pub fn size(&self) -> u16 {
+        self.split.as_ref().map_or(0, SplitRing::size)
+    }
+
     /// Chains waiting to be fetched.
     pub fn available(&self) -> u16 {
         self.split.as_ref().filter(|_| self.enabled).map_or(0, SplitRing::available)
@@ -141,12 +146,17 @@ impl Ring {
 
     /// Asks for kicks; true if there is work already.
     pub fn arm(&mut self) -> bool {
+        self.arm_behind(0)
+    }
+
+    /// Asks for kicks once more than `waiting` chains wait; true if they do already.
+    pub fn arm_behind(&mut self, waiting: u16) -> bool {
         let enabled = self.enabled;
         match &mut self.split {
             // Also if it is armed: what was fetched since has moved the index at which the driver is to signal.
             Some(split) => {
                 self.armed = true;
-                split.arm() && enabled
+                split.arm_behind(waiting) && enabled
             }
             None => false,
         }

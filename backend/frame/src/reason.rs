@@ -67,6 +67,10 @@ reasons! {
     SmallBuffer = "small_buffer",
     /// The destination guest's device is not started.
     PortDown = "port_down",
+    /// The network's bridge, or the guest's tap at it, is not there.
+    UplinkDown = "uplink_down",
+    /// The guest's tap took no more.
+    UplinkFull = "uplink_full",
     /// A protocol that the network's uplink does not carry.
     Unsupported = "unsupported",
     /// A fragment of an IP datagram on the terminated path.

@@ -188,6 +188,7 @@ impl Worker {
                 }
             }
             Token::Listener { port, index } => self.accept_from_world(port, usize::from(index)),
+            Token::Tap { port } => self.tap_event(port),
         }
     }
 
@@ -196,6 +197,7 @@ impl Worker {
         let mut worked = std::mem::take(&mut self.woken);
         for id in 0..self.ports.len() as PortId {
             worked |= self.guest_burst(id);
+            worked |= self.uplink_burst(id);
             self.check_memory(id);
             self.report_broken(id);
             self.feed(id);
@@ -227,10 +229,15 @@ impl Worker {
     /// Tells the control side of rings that broke.
     pub(crate) fn report_broken(&mut self, id: PortId) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        let mut broken = false;
         for index in 0..2 {
             if let Some(error) = port.ring(index).take_error() {
                 (self.notify)(Notice::RingBroken { port: id, index, error });
+                broken = true;
             }
+        }
+        if broken {
+            self.watch_tap(id);
         }
     }
 
@@ -256,10 +263,10 @@ impl Worker {
         let mut work = false;
         for port in self.ports.iter_mut().flatten() {
             work |= port.tx.arm();
-            if port.starved.is_empty() {
-                port.rx.disarm();
-            } else {
-                work |= port.rx.arm();
+            match port.tap.starved() {
+                _ if !port.starved.is_empty() => work |= port.rx.arm(),
+                Some(too_few) => work |= port.rx.arm_behind(too_few),
+                None => port.rx.disarm(),
             }
         }
         work
