@@ -34,11 +34,13 @@ pub struct TapState {
     readable: bool,
     /// How many chains the guest must have posted before it is worth looking again; at least 1.
     wanted: u16,
+    /// The most chains that the guest had posted so far.
+    most: u16,
 }
 
 impl Default for TapState {
     fn default() -> TapState {
-        TapState { watched: false, readable: false, wanted: 1 }
+        TapState { watched: false, readable: false, wanted: 1, most: 0 }
     }
 }
 
@@ -86,7 +88,7 @@ impl Worker {
         // What came before the guest was there is not for it.
         tap.drain();
         match self.poller.watch_input(tap.as_raw_fd(), Token::Tap { port: id }) {
-            Ok(()) => port.tap = TapState { watched: true, readable: true, wanted: 1 },
+            Ok(()) => port.tap = TapState { watched: true, readable: true, ..Default::default() },
             Err(error) => (self.notify)(crate::Notice::WatchFailed { port: id, error }),
         }
     }
@@ -190,9 +192,11 @@ fn longest(port: &Port) -> u32 {
 
 /// Reserves buffers for the next frame, whose length nobody knows yet; returns the bytes that they hold. A frame that finds
 /// too little room is lost, so where chains can be merged the tap waits until there is room for the longest, or until half
-/// of the ring is posted: a small ring may never hold the longest.
+/// of what the guest posts at best is posted: that may never hold the longest.
 fn reserve(port: &mut Port, longest: u32) -> Option<u32> {
-    let (posted, half) = (port.rx.available(), port.rx.size() / 2);
+    let posted = port.rx.available();
+    port.tap.most = port.tap.most.max(posted);
+    let half = (port.tap.most / 2).max(1);
     if posted < port.tap.wanted {
         return None;
     }

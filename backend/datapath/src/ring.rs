@@ -134,11 +134,6 @@ impl Ring {
         }
     }
 
-    /// Its size in descriptors; 0 for one that was not started.
-    pub fn size(&self) -> u16 {
-        self.split.as_ref().map_or(0, SplitRing::size)
-    }
-
     /// Chains waiting to be fetched.
     pub fn available(&self) -> u16 {
         self.split.as_ref().filter(|_| self.enabled).map_or(0, SplitRing::available)
