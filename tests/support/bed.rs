@@ -32,6 +32,14 @@ impl Bed {
     /// If a part is missing or does not start.
     pub fn start(config: &TestConfig) -> Result<Bed> {
         isolate()?;
+        Bed::start_here(config)
+    }
+
+    /// As [`Bed::start`], in the network that the test's thread is in already, by [`isolate`].
+    ///
+    /// # Errors
+    /// If a part is missing or does not start.
+    pub fn start_here(config: &TestConfig) -> Result<Bed> {
         let lab = Lab::open()?;
         let directory = TempDir::new()?;
         let vonicd = Vonicd::start(&directory, config)?;

@@ -10,6 +10,7 @@ pub mod frames;
 mod guest;
 mod initramfs;
 mod lab;
+pub mod lan;
 pub mod line;
 pub mod mock;
 mod netns;

@@ -135,9 +135,9 @@ fn good_values_of_the_service_and_the_networks() {
     assert_eq!(config.service.poll, Poll::Always);
     assert_eq!(config.service.api_socket().to_str(), Some("/srv/v/api.sock"));
     let lan = &config.networks["lan"];
-    assert_eq!((lan.uplink, lan.isolated, lan.reach_host, lan.subnet4), (Uplink::None, true, true, None));
+    assert_eq!((&lan.uplink, lan.isolated, lan.reach_host, lan.subnet4), (&Uplink::None, true, true, None));
     let wan = &config.networks["wan"];
-    assert_eq!((wan.uplink, wan.host_loopback4), (Uplink::Sockets, Some(Ipv4Addr::new(10, 0, 0, 9))));
+    assert_eq!((&wan.uplink, wan.host_loopback4), (&Uplink::Sockets, Some(Ipv4Addr::new(10, 0, 0, 9))));
     assert_eq!(config.networks.len(), 2);
     for (text, poll) in [
         ("poll_us = 0", Poll::Never),
@@ -215,9 +215,14 @@ fn bad_values_of_a_network() {
         ("gateway4 = '192.0.2.1'", 2, "write both"),
         ("isolated = true", 1, "write both, or uplink = \"none\""),
         ("uplink = 'sockets'", 2, "write both, or uplink = \"none\""),
-        ("uplink = 'bridge'", 2, "write \"none\" or \"sockets\""),
-        ("uplink = 'tap:br0'", 2, "write uplink = \"sockets\" or \"none\""),
-        ("uplink = 'packet:eth0'", 2, "write uplink = \"sockets\" or \"none\""),
+        ("uplink = 'bridge'", 2, "write \"none\", \"sockets\" or \"tap:BRIDGE\""),
+        ("uplink = 'tap:'", 2, "'' is no interface's name: write it as \"tap:br0\""),
+        ("uplink = 'tap:a/b'", 2, "write it as \"tap:br0\""),
+        ("uplink = 'tap:sixteen-letters-'", 2, "write it as \"tap:br0\""),
+        ("uplink = 'tap:br0'\ngateway4 = '192.0.2.1'", 3, "the bridge's own router is the gateway: leave gateway4 out"),
+        ("uplink = 'tap:br0'\nhost_loopback4 = '192.0.2.1'", 3, "leave host_loopback4 out"),
+        ("uplink = 'tap:br0'\nreach_host = true", 3, "reach the host's addresses by the bridge: leave it out"),
+        ("uplink = 'packet:eth0'", 2, "write uplink = \"sockets\" or \"tap:BRIDGE\""),
         ("uplink = 'none'\nhost_loopback4 = '192.0.2.9'", 3, "needs uplink = \"sockets\""),
         ("uplink = 'none'\nreach_host = 1", 3, "write reach_host = false"),
         ("uplink = 'none'\nisolated = 'yes'", 3, "write isolated = false"),
@@ -246,6 +251,38 @@ fn bad_values_of_a_network() {
         mistakes,
         ["vonic.toml:5: subnet4 overlaps the one of network 'b' (vonic.toml:2): write another subnet"]
     );
+}
+
+#[test]
+fn a_bridged_network_is_a_cable() {
+    let lan = "[network.lan]\nuplink = 'tap:br0'\n";
+    // With a subnet for its guests' addresses, or without one.
+    for subnet in ["", "subnet4 = '192.0.2.0/24'\n"] {
+        let vm = format!("{MAC}network = 'lan'\naddress4 = '192.0.2.1'\n");
+        let config =
+            Files::new(&[("vonic.toml", &format!("{lan}{subnet}isolated = true\n")), ("a.toml", &vm)]).load().unwrap();
+        assert_eq!(config.networks["lan"].uplink, Uplink::Tap("br0".into()));
+        assert_eq!(json!(config.networks["lan"])["uplink"], json!("tap:br0"));
+        assert_eq!(config.vms["a"].address4, Some(Ipv4Addr::new(192, 0, 2, 1)), "no gateway has it");
+    }
+    for (text, line, words) in [
+        ("address4 = '224.0.0.1'", 3, "write an address that a guest can have"),
+        ("address4 = '127.0.0.1'", 3, "write an address that a guest can have"),
+        ("[[egress]]\naction = 'deny'\nto = '0.0.0.0/0'", 3, "egress needs uplink = \"sockets\" on network 'lan'"),
+        (
+            "address4 = '10.0.0.2'\n[[forward]]\nproto = 'tcp'\nlisten = '*:80'\nport = 80",
+            6,
+            "a forward needs uplink = \"sockets\"",
+        ),
+    ] {
+        let vm = format!("{MAC}network = 'lan'\n{text}\n");
+        refused(&[("vonic.toml", lan), ("a.toml", &vm)], &format!("vms.d/a.toml:{line}"), words);
+    }
+    let outside = format!("{MAC}network = 'lan'\naddress4 = '10.0.0.2'\n");
+    let subnet = format!("{lan}subnet4 = '192.0.2.0/24'\n");
+    refused(&[("vonic.toml", &subnet), ("a.toml", &outside)], "vms.d/a.toml:3", "write one as 192.0.2.1");
+    let twice = "[network.b]\nuplink = 'tap:br0'\n[network.a]\nuplink = 'tap:br0'\n[network.c]\nuplink = 'tap:br1'\n";
+    refused(&[("vonic.toml", twice)], "vonic.toml:4", "bridge 'br0' is network 'b''s already (");
 }
 
 #[test]

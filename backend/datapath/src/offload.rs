@@ -61,7 +61,7 @@ fn chain(inbound: &Inbound<'_, '_>) -> std::ops::Range<usize> {
 
 /// The checked leading bytes that are written as headers: of a TCP frame exactly its headers; the rest is payload. They end
 /// an even number of bytes behind the start of the checksum.
-fn leading(inbound: &Inbound<'_, '_>, partial: Option<PartialChecksum>) -> HeaderBytes {
+pub fn leading(inbound: &Inbound<'_, '_>, partial: Option<PartialChecksum>) -> HeaderBytes {
     let mut cut = inbound.head.len();
     if let Content::Ip(ip) = inbound.frame.content
         && let Transport::Tcp(tcp) = ip.transport

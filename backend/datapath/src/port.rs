@@ -1,4 +1,5 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
+use crate::bridged::TapState;
 use crate::flow::policy::Usage;
 use crate::queues::Queues;
 use crate::ring::Ring;
@@ -42,7 +43,7 @@ pub const FRAME_MAX: u32 = 65535 + 14;
 const RX_CHAINS: usize = 256;
 
 /// Bytes of the smallest frame with payload and virtio-net header: less room than this is of no use to anybody.
-const SMALLEST_FRAME: u32 = 12 + 14 + 20 + 20 + 1;
+pub const SMALLEST_FRAME: u32 = 12 + 14 + 20 + 20 + 1;
 /// Faulty chains that are returned on the way to one frame's buffers; a driver that posts more waits for the next.
 const FAULTS_A_FRAME: u32 = 64;
 
@@ -105,6 +106,8 @@ pub struct Port {
     pub rx_burst: Burst,
     /// How much of its limits the guest uses.
     pub usage: Usage,
+    /// How far its tap has been read, if it has one.
+    pub tap: TapState,
 }
 
 impl Port {
@@ -117,6 +120,7 @@ impl Port {
             map: None,
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
             usage: Usage::default(),
+            tap: TapState::default(),
         }
     }
 
@@ -197,6 +201,11 @@ impl Port {
 
     /// Completes a frame: writes its headers into the reserved chains, `payload_len` bytes stand behind them already.
     pub fn complete(&mut self, vnet: &VnetHeader, headers: &[u8], payload_len: u32) {
+        self.complete_segmented(vnet, headers.len() as u16, headers, payload_len);
+    }
+
+    /// As [`Port::complete`], where a frame's headers end `headers_len` bytes behind its start, and not with `headers`.
+    pub fn complete_segmented(&mut self, vnet: &VnetHeader, headers_len: u16, headers: &[u8], payload_len: u32) {
         let header_len = self.negotiated.header_len;
         let total = header_len + headers.len() as u32 + payload_len;
         let mut chains = 0;
@@ -210,7 +219,7 @@ impl Port {
                 break;
             }
         }
-        let vnet = vnet.emit(headers.len() as u16, chains as u16);
+        let vnet = vnet.emit(headers_len, chains as u16);
         self.rx_burst.write(0..chains, 0, &vnet[..header_len as usize]);
         self.rx_burst.write(0..chains, header_len, headers);
         self.queues.rx().unfetch((self.rx_burst.len() - chains) as u16);

@@ -205,17 +205,25 @@ impl Queues {
         self.rings.iter_mut().for_each(Ring::flush);
     }
 
+    /// Aims at the receive queue for frames of a tap. They are read before anything is known of them, so all take one queue.
+    pub fn aim_at_tap(&mut self) {
+        self.aim(|| 0);
+    }
+
     /// Asks for notifications; true if there is work already. Of the receive queues only those for whose buffers somebody
-    /// waits want to hear.
-    pub fn arm(&mut self) -> bool {
+    /// waits want to hear; `tap`: frames of a tap wait for more than so many.
+    pub fn arm(&mut self, tap: Option<u16>) -> bool {
         let mut work = false;
+        if tap.is_some() {
+            self.aim_at_tap();
+        }
         for pair in 0..self.pairs {
             work |= self.tx(pair).arm();
             let rx = &mut self.rings[2 * pair];
-            if self.starved[pair].is_empty() {
-                rx.disarm();
-            } else {
-                work |= rx.arm();
+            match tap.filter(|_| pair == self.aim) {
+                _ if !self.starved[pair].is_empty() => work |= rx.arm(),
+                Some(too_few) => work |= rx.arm_behind(too_few),
+                None => rx.disarm(),
             }
         }
         work | self.control().is_some_and(Ring::arm)

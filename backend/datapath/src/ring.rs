@@ -190,9 +190,14 @@ impl Ring {
 
     /// Asks for kicks; true if there is work already.
     pub fn arm(&mut self) -> bool {
+        self.arm_behind(0)
+    }
+
+    /// Asks for kicks once more than `waiting` chains wait; true if they do already.
+    pub fn arm_behind(&mut self, waiting: u16) -> bool {
         self.armed = true;
         // Also if it is armed: what was fetched since has moved the index at which the driver is to signal.
-        self.touchable().is_some_and(SplitRing::arm)
+        self.touchable().is_some_and(|split| split.arm_behind(waiting))
     }
 
     /// Asks for no kicks while the worker looks by itself.

@@ -3,12 +3,23 @@ use crate::PortStats;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use vonic_frame::{MacAddr, Subnet4};
-use vonic_uplink::Listener;
+use vonic_uplink::{Listener, Tap};
 
 /// A port's number: its index in every table of the worker.
 pub type PortId = u32;
 /// A network's number.
 pub type NetworkId = u32;
+
+/// How a network's guests reach the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// Not at all.
+    None,
+    /// TCP is terminated on host sockets.
+    Sockets,
+    /// Each guest has a tap at a bridge of the host. vonic plays no gateway: the bridge's network has its own.
+    Tap,
+}
 
 /// One network of guests.
 #[derive(Clone, Debug)]
@@ -27,8 +38,8 @@ pub struct NetworkSpec {
     pub reach_host: bool,
     /// Whether guests reach only the gateway and the uplink.
     pub isolated: bool,
-    /// Whether TCP is terminated on host sockets (uplink `sockets`).
-    pub sockets: bool,
+    /// How its guests reach the world.
+    pub uplink: Uplink,
 }
 
 /// What egress says of a destination.
@@ -96,6 +107,9 @@ pub struct PortSpec {
     pub egress: Vec<EgressRule>,
     /// Forwards.
     pub forwards: Vec<ForwardSpec>,
+    /// Its port of the host's bridge, on a network with taps; `None`: there is none now. The control side keeps a reference
+    /// for longer: closing a tap takes the kernel its time.
+    pub tap: Option<Arc<Tap>>,
     /// Counters, which outlive the port's sessions.
     pub stats: Arc<PortStats>,
 }

@@ -46,7 +46,8 @@ impl Way {
     }
 }
 
-/// Where vonic itself may copy frame bytes; the promise is 0, 0, 1 and 1 per byte (the kernel's socket copy is not ours).
+/// Where vonic itself may copy frame bytes; each path's promise is so many copies of each byte (the kernel's own copies are not
+/// ours).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyPath {
     /// Guest to host socket: 0.
@@ -57,12 +58,22 @@ pub enum CopyPath {
     GuestToGuest,
     /// What a service echoes, such as ICMP echo data: 1.
     Service,
+    /// Guest to a tap: 0.
+    GuestToUplink,
+    /// Tap to guest: 0.
+    UplinkToGuest,
 }
 
 impl CopyPath {
     /// Every path, in the order of the counter array.
-    pub const ALL: [CopyPath; 4] =
-        [CopyPath::GuestToHost, CopyPath::HostToGuest, CopyPath::GuestToGuest, CopyPath::Service];
+    pub const ALL: [CopyPath; 6] = [
+        CopyPath::GuestToHost,
+        CopyPath::HostToGuest,
+        CopyPath::GuestToGuest,
+        CopyPath::Service,
+        CopyPath::GuestToUplink,
+        CopyPath::UplinkToGuest,
+    ];
 
     /// The name in statistics.
     pub const fn name(self) -> &'static str {
@@ -71,6 +82,8 @@ impl CopyPath {
             CopyPath::HostToGuest => "host_to_guest",
             CopyPath::GuestToGuest => "guest_to_guest",
             CopyPath::Service => "service",
+            CopyPath::GuestToUplink => "guest_to_uplink",
+            CopyPath::UplinkToGuest => "uplink_to_guest",
         }
     }
 }

@@ -69,6 +69,10 @@ reasons! {
     PortDown = "port_down",
     /// Sent on a queue that the VMM has disabled while others of the device run.
     QueueDisabled = "queue_disabled",
+    /// The network's bridge, or the guest's tap at it, is not there.
+    UplinkDown = "uplink_down",
+    /// The guest's tap took no more.
+    UplinkFull = "uplink_full",
     /// A protocol that the network's uplink does not carry.
     Unsupported = "unsupported",
     /// A fragment of an IP datagram on the terminated path.

@@ -127,6 +127,24 @@ impl Burst {
         IoVecs::new(self.iovecs.as_mut_slice(), skip + bytes)
     }
 
+    /// As [`iovecs`](Burst::iovecs), between an area of the caller's in front and one behind, for a call that moves one whole
+    /// frame: `front` holds the headers, and what comes to stand in `behind` had no room in the chains. Never empty areas.
+    pub fn iovecs_between<'a>(
+        &'a mut self,
+        front: &'a mut [u8],
+        chains: Range<usize>,
+        offset: u32,
+        len: u32,
+        behind: &'a mut [u8],
+    ) -> IoVecs<'a> {
+        let span = self.span(chains);
+        self.iovecs.clear();
+        self.iovecs.push(front.as_mut_ptr(), front.len());
+        let bytes = self.segments.iovecs(span, offset.into(), len.into(), &mut self.iovecs);
+        let cut = self.iovecs.push_last(behind.as_mut_ptr(), behind.len());
+        IoVecs::new(self.iovecs.as_mut_slice(), front.len() + bytes - cut + behind.len())
+    }
+
     /// One's-complement sum (RFC 1071) of [offset, offset + len) of the chains: not inverted, folded to 16 bits, of
     /// big-endian words counted from the range's start. The bytes `12 34` sum up to 0x1234, a single `12` to 0x1200.
     pub fn sum(&self, chains: Range<usize>, offset: u32, len: u32) -> u16 {

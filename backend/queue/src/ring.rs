@@ -227,14 +227,19 @@ impl SplitRing {
 
     /// Asks for kicks from the next chain on. True if chains are waiting already: then do not sleep.
     pub fn arm(&mut self) -> bool {
+        self.arm_behind(0)
+    }
+
+    /// Asks for a kick once more than `waiting` chains wait. True if they do already: then do not sleep.
+    pub fn arm_behind(&mut self, waiting: u16) -> bool {
         if self.setup.event_idx {
-            self.memory.set_available_event(self.next_avail);
+            self.memory.set_available_event(self.next_avail.wrapping_add(waiting));
         } else {
             self.memory.set_used_flags(0);
         }
         // The wish has to be visible before the driver's index is read: it writes the index, then looks at the wish.
         fence(Ordering::SeqCst);
-        self.available() != 0
+        self.available() > waiting
     }
 
     /// Asks for no kicks. With EVENT_IDX there is nothing to do: the event stays behind, and the flag has to stay 0

@@ -1,11 +1,16 @@
-//! Where bytes leave the guests: host sockets, one per terminated connection. Payload moves between the kernel and guest
-//! memory directly, through the checked iovecs of `vonic-queue`; this crate holds no payload.
+//! Where bytes leave the guests: host sockets, one per terminated connection, and taps, one per guest of a bridged network.
+//! Payload moves between the kernel and guest memory directly, through the checked iovecs of `vonic-queue`; this crate holds
+//! no payload.
 #![deny(unsafe_code)]
 
+mod link;
 mod socket;
 mod sys;
+mod tap;
 
+pub use link::LinkWatch;
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};
 pub use sys::limit::descriptor_limit;
 pub use sys::listener::{Accepted, Listener};
+pub use tap::{Tap, UplinkError};

@@ -66,12 +66,26 @@ pub struct VmDetail {
     pub drops_by_reason: Drops,
     /// Bytes that vonic itself copied for this VM, by path.
     pub copied_bytes: BTreeMap<String, u64>,
+    /// How it reaches the world.
+    #[serde(default)]
+    pub uplink: UplinkRow,
     /// The listeners whose connections go to this VM, as text.
     pub forwards: Vec<String>,
     /// The last thing that went wrong with this VM's session or rings.
     pub last_error: Option<String>,
     /// TCP counters by name.
     pub tcp: BTreeMap<String, u64>,
+}
+
+/// How a VM reaches the world.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UplinkRow {
+    /// What the network's configuration says: `none`, `sockets` or `tap:BRIDGE`.
+    pub kind: String,
+    /// The name of the VM's tap on the host, on a bridged network.
+    pub interface: Option<String>,
+    /// Why the bridge cannot be reached, if it cannot.
+    pub error: Option<String>,
 }
 
 /// One virtqueue.

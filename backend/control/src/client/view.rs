@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    ConnectionRow, Drops, FileError, Opener, ReloadReport, RingRow, Stats, Traffic, VmDetail, VmRow, VmStats,
+    ConnectionRow, Drops, FileError, Opener, ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `vm list`.
@@ -56,6 +56,7 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     line("host to guest", traffic(row.host_to_guest));
     line("drops", row.drops.to_string());
     line("connections", row.connections.to_string());
+    line("uplink", uplink(&vm.uplink));
     for forward in &vm.forwards {
         line("forward", forward.clone());
     }
@@ -65,6 +66,12 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
     counters(&["TCP", ">COUNT"], &vm.tcp, out)
+}
+
+fn uplink(uplink: &UplinkRow) -> String {
+    let by = uplink.interface.as_ref().map(|name| format!(" by {name}")).unwrap_or_default();
+    let error = uplink.error.as_ref().map(|error| format!(" (degraded: {error})")).unwrap_or_default();
+    format!("{}{by}{error}", uplink.kind)
 }
 
 fn traffic(traffic: Traffic) -> String {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::gateway::gateway_mac;
 use super::service::{SOCKET_PATH, ServiceDraft};
 use super::vm::VmDraft;
-use super::{Forward, ListenHost, Network, Subnet4, Uplink, Vm};
+use super::{Forward, ListenHost, Network, Subnet4, Uplink, Vm, uplink};
 
 /// Notes what is wrong with a VM in view of the service and its network.
 pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
@@ -39,7 +39,13 @@ fn check_in_network(draft: &VmDraft, network: &Network) {
     let VmDraft { source, vm, places, forward_lines, .. } = draft;
     let name = &network.name;
     let line = places.line("address4");
+    let bridged = matches!(network.uplink, Uplink::Tap(_));
+    if bridged {
+        uplink::check_vm(draft, network);
+    }
     match (vm.address4, network.subnet4) {
+        // The bridge's network decides what its addresses are.
+        (Some(_), None) if bridged => {}
         (Some(address), None) => {
             let message = format!("address4: network '{name}' has no subnet4: leave {address} out, or give it one");
             source.error(line, message);

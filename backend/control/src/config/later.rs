@@ -23,7 +23,7 @@ pub(super) static LATER: &[Later] = &[
     later(&NETWORK, "subnet6", any, "IPv6", "leave subnet6 out"),
     later(&NETWORK, "gateway6", any, "IPv6", "leave gateway6 out"),
     later(&NETWORK, "host_loopback6", any, "IPv6", "leave host_loopback6 out"),
-    later(&NETWORK, "uplink", layer_2, "tap: and packet: uplinks", r#"write uplink = "sockets" or "none""#),
+    later(&NETWORK, "uplink", packet, "packet: uplinks", r#"write uplink = "sockets" or "tap:BRIDGE""#),
     later(&VM, "address6", any, "IPv6", "leave address6 out"),
     later(&VM, "failover", off, "connections without failover", "write failover = true"),
     later(&VM, "ack", |v| is_text(v, "peer"), "acknowledging by the peer", r#"write ack = "kernel""#),
@@ -70,8 +70,8 @@ fn has_colon(value: &DeValue<'_>) -> bool {
     value.as_str().is_some_and(|s| s.contains(':'))
 }
 
-fn layer_2(value: &DeValue<'_>) -> bool {
-    value.as_str().is_some_and(|s| s.starts_with("tap:") || s.starts_with("packet:"))
+fn packet(value: &DeValue<'_>) -> bool {
+    value.as_str().is_some_and(|s| s.starts_with("packet:"))
 }
 
 fn ipv6_listen(value: &DeValue<'_>) -> bool {

@@ -32,6 +32,13 @@ pub(super) fn listen(s: &str) -> Result<Listen, String> {
     Ok(Listen { host: listen_host(host)?, ports: ports(port)? })
 }
 
+/// Whether Linux lets an interface have this name.
+pub(super) fn is_interface(name: &str) -> bool {
+    (1..=INTERFACE_NAME).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
+}
+
 fn listen_host(host: &str) -> Result<ListenHost, String> {
     if host == "*" {
         return Ok(ListenHost::Any);
@@ -48,10 +55,7 @@ fn listen_host(host: &str) -> Result<ListenHost, String> {
             a => Ok(ListenHost::Address(IpAddr::V4(a))),
         };
     }
-    let is_name = (1..=INTERFACE_NAME).contains(&host.len())
-        && !host.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-        && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
-    if !is_name {
+    if !is_interface(host) || host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(format!("'{host}' is neither an IPv4 address nor an interface: write 127.0.0.1, eth0 or *"));
     }
     Ok(ListenHost::Interface(host.to_string()))

@@ -16,6 +16,7 @@ pub(crate) mod name;
 mod reader;
 mod reload;
 mod service;
+mod uplink;
 mod vm;
 
 pub use change::{Change, NetworkChange, diff, diff_networks};

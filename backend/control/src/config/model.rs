@@ -72,6 +72,7 @@ pub struct Network {
     /// vonic's own IPv4 address in the subnet.
     pub gateway4: Option<Ipv4Addr>,
     /// Where frames for the world go.
+    #[serde(serialize_with = "as_text")]
     pub uplink: Uplink,
     /// The address by which guests reach the host's own loopback.
     pub host_loopback4: Option<Ipv4Addr>,
@@ -82,13 +83,24 @@ pub struct Network {
 }
 
 /// Where a network's traffic for the world goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uplink {
     /// Nowhere: guests reach each other and the gateway only.
     None,
     /// Terminated: into sockets of the host.
     Sockets,
+    /// To a bridge of the host, by a tap for each guest: the bridge's name.
+    Tap(String),
+}
+
+impl fmt::Display for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Uplink::None => f.write_str("none"),
+            Uplink::Sockets => f.write_str("sockets"),
+            Uplink::Tap(bridge) => write!(f, "tap:{bridge}"),
+        }
+    }
 }
 
 /// One VM's port, from one file in `vms.d`.

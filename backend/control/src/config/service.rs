@@ -9,8 +9,8 @@ use toml::de::DeValue;
 use super::gateway::gateway_mac;
 use super::keys::{NETWORK, SERVICE};
 use super::name;
-use super::reader::{Places, Source, Table, Wrong, choice, flag, integer, number, parsed, text};
-use super::{Network, Poll, Service, Subnet4, Uplink};
+use super::reader::{Places, Source, Table, Wrong, flag, integer, number, parsed, text};
+use super::{Network, Poll, Service, Subnet4, Uplink, uplink};
 
 /// The longest path that a Unix socket can be bound to in bytes: `sun_path` less the terminating zero.
 pub(super) const SOCKET_PATH: usize = 107;
@@ -76,6 +76,7 @@ pub(super) fn read(file: &Path, content: Option<&str>) -> ServiceDraft {
         draft.networks.insert("default".to_string(), alone);
     }
     check_subnets(&mut draft);
+    uplink::check_bridges(&mut draft);
     draft
 }
 
@@ -146,12 +147,11 @@ fn read_networks(root: &mut Table<'_, '_>) -> BTreeMap<String, NetworkDraft> {
 }
 
 fn read_network(name: &str, table: &mut Table<'_, '_>) -> Network {
-    let uplinks: &[(&str, Uplink)] = &[("none", Uplink::None), ("sockets", Uplink::Sockets)];
     Network {
         name: name.to_string(),
         subnet4: table.read("subnet4", subnet4),
         gateway4: table.read("gateway4", address4),
-        uplink: table.read("uplink", choice(uplinks)).unwrap_or(Uplink::Sockets),
+        uplink: table.read("uplink", uplink::uplink).unwrap_or(Uplink::Sockets),
         host_loopback4: table.read("host_loopback4", address4),
         reach_host: table.read("reach_host", flag).unwrap_or(false),
         isolated: table.read("isolated", flag).unwrap_or(false),
@@ -178,7 +178,7 @@ fn subnet4(value: &DeValue<'_>) -> Result<Subnet4, Wrong> {
 }
 
 /// What makes a range unfit for guests (RFC 6890): reserved for the host itself, for link-local use, or for groups.
-fn special(range: Subnet4) -> Option<&'static str> {
+pub(super) fn special(range: Subnet4) -> Option<&'static str> {
     let kinds = [
         (Ipv4Addr::new(0, 0, 0, 0), 8, "\"this network\" (0.0.0.0/8)"),
         (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback addresses (127.0.0.0/8)"),
@@ -193,6 +193,9 @@ fn special(range: Subnet4) -> Option<&'static str> {
 
 /// Notes what contradicts itself within one network.
 fn check_network(network: &Network, table: &Table<'_, '_>) {
+    if let Uplink::Tap(_) = network.uplink {
+        return uplink::check_bridged(network, table);
+    }
     let places = &table.places;
     let note = |key: &str, message: String| table.source.error(places.line(key).or(table.line), message);
     match (network.subnet4, network.gateway4) {

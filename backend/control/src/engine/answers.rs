@@ -1,6 +1,8 @@
 //! Answers to the API.
 use super::registry::{Entry, Registry};
-use crate::api::types::{ConnectionRow, Drops, Health, Opener, RingRow, Stats, Traffic, VmDetail, VmRow, VmStats};
+use crate::api::types::{
+    ConnectionRow, Drops, Health, Opener, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+};
 use crate::api::{ApiError, Reply, Request, Response};
 use crate::config::feature_names;
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ impl Registry {
         let response = match request {
             Request::Vms => Response::Vms(self.vms.values().map(row).collect()),
             Request::Vm(name) => match self.vms.get(&name) {
-                Some(entry) => Response::Vm(Box::new(detail(entry, self.config.service.vm_socket(&name)))),
+                Some(entry) => Response::Vm(Box::new(self.detail(entry))),
                 None => Response::Error(ApiError::no_such_vm(&name)),
             },
             Request::Connections { vm } => self.connections(vm),
@@ -35,6 +37,16 @@ impl Registry {
             }),
         };
         reply.send(response);
+    }
+
+    fn detail(&self, entry: &Entry) -> VmDetail {
+        let taps = self.taps.by_vm.get(&entry.vm.name);
+        let uplink = UplinkRow {
+            kind: self.config.networks.get(&entry.vm.network).map(|n| n.uplink.to_string()).unwrap_or_default(),
+            interface: taps.and_then(|u| Some(u.tap.as_ref()?.name().to_string())),
+            error: taps.and_then(|u| u.error.clone()),
+        };
+        detail(entry, self.config.service.vm_socket(&entry.vm.name), uplink)
     }
 
     fn connections(&mut self, vm: Option<String>) -> Response {
@@ -117,7 +129,7 @@ fn row(entry: &Entry) -> VmRow {
     }
 }
 
-fn detail(entry: &Entry, socket: PathBuf) -> VmDetail {
+fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow) -> VmDetail {
     let session = entry.session.as_ref();
     let bits = session.and_then(|s| s.features).unwrap_or_default();
     let rings = session.iter().flat_map(|s| &s.rings).map(|(index, ring)| RingRow {
@@ -144,6 +156,7 @@ fn detail(entry: &Entry, socket: PathBuf) -> VmDetail {
         rings: rings.collect(),
         drops_by_reason: drops(&entry.stats),
         copied_bytes: copied_bytes(&entry.stats),
+        uplink,
         forwards: entry.vm.forwards.iter().map(ToString::to_string).collect(),
         last_error: entry.last_error.clone(),
         tcp: tcp(&entry.stats),

@@ -7,6 +7,7 @@ mod forwards;
 mod registry;
 mod reload;
 mod sessions;
+mod taps;
 
 use crate::api::{self, Handler, Reply, Request};
 use crate::config::{self, Poll};
@@ -15,7 +16,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
 use vonic_front::{API, EngineLink, ToEngine};
@@ -51,6 +52,8 @@ enum Input {
     Worker(Notice),
     Api(Request, Reply),
     Addresses(Vec<IpAddr>),
+    /// An interface of the host came, went or changed.
+    Links,
 }
 
 #[derive(Clone)]
@@ -156,7 +159,16 @@ fn watch_addresses(to: &Sender<Input>) {
 }
 
 fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
-    for input in inputs {
+    loop {
+        let input = match registry.taps.retry_in() {
+            None => inputs.recv().map_err(RecvTimeoutError::from),
+            Some(time) => inputs.recv_timeout(time),
+        };
+        let input = match input {
+            Ok(input) => input,
+            Err(RecvTimeoutError::Timeout) => Input::Links,
+            Err(RecvTimeoutError::Disconnected) => return 1,
+        };
         match input {
             Input::Master(ToEngine::Stop) => {
                 registry.stop(STOP_LIMIT);
@@ -168,9 +180,9 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Worker(notice) => registry.notice(notice),
             Input::Api(request, reply) => registry.answer(request, reply),
             Input::Addresses(addresses) => registry.order(Command::Host(Box::new(HostView { addresses }))),
+            Input::Links => registry.mend_uplinks(),
         }
     }
-    1
 }
 
 fn from_master(registry: &mut Registry, message: ToEngine) {

@@ -2,6 +2,7 @@
 use super::Input;
 use super::forwards::{self, Forwards};
 use super::sessions::SessionState;
+use super::taps::Taps;
 use crate::config::{self, Action, Config, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ const SOCKET_MODE: u32 = 0o600;
 /// How long a full command ring is waited for: far longer than a worker's round.
 const ORDER_LIMIT: Duration = Duration::from_secs(10);
 /// How long an order may take that is waited for: a round of the worker's takes microseconds.
-const ROUND_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const ROUND_LIMIT: Duration = Duration::from_secs(2);
 
 /// One VM.
 pub(super) struct Entry {
@@ -42,6 +43,7 @@ pub struct Registry {
     pub(super) vms: BTreeMap<String, Entry>,
     networks: Vec<String>,
     forwards: Forwards,
+    pub(super) taps: Taps,
     worker: WorkerHandle,
     link: EngineLink,
     sender: Sender<Input>,
@@ -64,6 +66,7 @@ impl Registry {
             vms: BTreeMap::new(),
             networks: Vec::new(),
             forwards: Forwards::default(),
+            taps: Taps::default(),
             worker,
             link,
             sender,
@@ -135,7 +138,11 @@ impl Registry {
             host_loopback4: network.host_loopback4,
             reach_host: network.reach_host,
             isolated: network.isolated,
-            sockets: network.uplink == Uplink::Sockets,
+            uplink: match network.uplink {
+                Uplink::None => vonic_datapath::Uplink::None,
+                Uplink::Sockets => vonic_datapath::Uplink::Sockets,
+                Uplink::Tap(_) => vonic_datapath::Uplink::Tap,
+            },
         };
         self.order(Command::Network(Box::new(spec)));
     }
@@ -148,6 +155,7 @@ impl Registry {
         let taken: Vec<PortId> = self.vms.values().map(|e| e.port).collect();
         let port = (0..).find(|p| !taken.contains(p)).unwrap_or_default();
         let (forwards, errors) = self.forwards.open(&vm);
+        self.open_uplink(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
         let (name, path) = (vm.name.clone(), self.config.service.vm_socket(&vm.name));
@@ -172,6 +180,7 @@ impl Registry {
         if !detached.wait(ROUND_LIMIT) {
             log::warn!("{name}: the worker did not let go of it within {ROUND_LIMIT:?}");
         }
+        self.taps.by_vm.remove(name);
         Some(entry.stats)
     }
 
@@ -191,8 +200,7 @@ impl Registry {
             == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features)
             && old.socket_mode == vm.socket_mode;
         if !same_device {
-            let stats = self.take_out(&vm.name).unwrap_or_default();
-            return self.add_with(vm, stats);
+            return self.replace(vm);
         }
         let (port, stats) = (entry.port, Arc::clone(&entry.stats));
         let (forwards, errors) = self.forwards.open(&vm);
@@ -205,6 +213,12 @@ impl Registry {
             entry.incomplete = last_error.is_some();
             entry.last_error = last_error;
         }
+    }
+
+    /// Takes a VM out and puts it in again; its counters go on.
+    pub(super) fn replace(&mut self, vm: Vm) {
+        let stats = self.take_out(&vm.name).unwrap_or_default();
+        self.add_with(vm, stats);
     }
 
     /// Closes listeners that the new configuration has not: one that it has instead may overlap them, as `*:80` does
@@ -227,7 +241,13 @@ impl Registry {
         held
     }
 
-    fn spec(&mut self, vm: &Vm, port: PortId, stats: &Arc<PortStats>, forwards: Vec<ForwardSpec>) -> PortSpec {
+    pub(super) fn spec(
+        &mut self,
+        vm: &Vm,
+        port: PortId,
+        stats: &Arc<PortStats>,
+        forwards: Vec<ForwardSpec>,
+    ) -> PortSpec {
         let limits = Limits {
             connections: vm.limits.connections,
             pending: vm.limits.pending,
@@ -244,6 +264,7 @@ impl Registry {
             limits,
             egress: vm.egress.iter().map(rule).collect(),
             forwards,
+            tap: self.taps.tap(&vm.name),
             stats: Arc::clone(stats),
         }
     }

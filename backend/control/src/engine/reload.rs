@@ -29,6 +29,8 @@ impl Registry {
         for change in changes {
             self.apply(change, &mut report);
         }
+        let touched = report.added.iter().chain(&report.changed).cloned().collect();
+        report.changed.extend(self.change_uplinks(&old, &touched));
         report.unchanged = self.vms.len() - report.added.len() - report.changed.len();
         self.retry_forwards(&report);
         self.wait_for_worker();

@@ -89,6 +89,7 @@ impl Registry {
         if let Some(session) = entry.session.take() {
             session.close();
         }
+        self.taps.set_offloads(&entry.vm.name, None);
         let (done, _) = handover();
         self.order(Command::Disconnect { port, done });
     }
@@ -96,11 +97,13 @@ impl Registry {
     /// A vhost-user message has changed a port. What waits for an answer and is not passed on is answered by dropping it.
     pub(super) fn session_event(&mut self, event: SessionEvent) {
         let SessionEvent { port, session, event } = event;
-        let entry = self.vms.values_mut().find(|e| e.port == port);
-        let Some(state) = entry.and_then(|e| e.session.as_mut()).filter(|s| s.id == session) else { return };
+        let Some(entry) = self.vms.values_mut().find(|e| e.port == port) else { return };
+        let name = entry.vm.name.clone();
+        let Some(state) = entry.session.as_mut().filter(|s| s.id == session) else { return };
         match event {
             PortEvent::Features(bits) => {
                 state.features = Some(bits);
+                self.taps.set_offloads(&name, Some(bits));
                 self.order(Command::Features { port, bits });
             }
             PortEvent::Memory(map, done) => self.order(Command::Memory { port, map, done }),
@@ -115,12 +118,14 @@ impl Registry {
             }
             PortEvent::Reset => {
                 state.features = None;
+                self.taps.set_offloads(&name, None);
                 for index in std::mem::take(&mut state.rings).into_keys() {
                     let (done, _) = handover();
                     self.order(Command::StopRing { port, index, done });
                 }
             }
             PortEvent::Closed => {
+                self.taps.set_offloads(&name, None);
                 let (done, _) = handover();
                 self.order(Command::Disconnect { port, done });
             }

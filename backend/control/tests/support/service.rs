@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vonic_control::api::types::{
-    ConnectionRow, FileError, Health, Opener, ReloadReport, RingRow, Stats, Traffic, VmDetail, VmRow, VmStats,
+    ConnectionRow, FileError, Health, Opener, ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow,
+    VmStats,
 };
 use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 
@@ -100,6 +101,7 @@ pub fn detail() -> VmDetail {
         rings: rings.collect(),
         drops_by_reason: drops(),
         copied_bytes: BTreeMap::from([("guest_to_guest".to_string(), 99)]),
+        uplink: UplinkRow { kind: "sockets".into(), interface: None, error: None },
         forwards: vec!["tcp 127.0.0.1:8080 -> 80".into()],
         last_error: None,
         tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),

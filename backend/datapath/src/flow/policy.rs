@@ -1,5 +1,5 @@
 //! Where a guest may connect to, and how much of it.
-use crate::spec::{Action, HostView, Limits, PortSpec};
+use crate::spec::{Action, HostView, Limits, PortSpec, Uplink};
 use crate::switch::Network;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,7 +31,7 @@ pub struct World<'a> {
 /// `Denied`; `Unsupported` for networks without a `sockets` uplink.
 pub fn route(world: &World<'_>, network: &Network, port: &PortSpec, remote: SocketAddr) -> Result<Route, DropReason> {
     let IpAddr::V4(address) = remote.ip() else { return Err(DropReason::Unsupported) };
-    if !network.spec.sockets {
+    if network.spec.uplink != Uplink::Sockets {
         return Err(DropReason::Unsupported);
     }
     egress(port, address, remote.port())?;
@@ -180,7 +180,7 @@ mod tests {
         }
         assert_eq!(plain("192.0.2.1:80"), Ok(Route::Refuse));
         assert!(decide(|n| n.reach_host = true, &port, "203.0.113.9:80").is_ok());
-        assert_eq!(decide(|n| n.sockets = false, &port, "203.0.113.7:80"), Err(DropReason::Unsupported));
+        assert_eq!(decide(|n| n.uplink = Uplink::None, &port, "203.0.113.7:80"), Err(DropReason::Unsupported));
     }
 
     #[test]

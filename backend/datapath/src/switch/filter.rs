@@ -1,6 +1,6 @@
 //! Anti-spoofing: a guest sends only from its own MAC and addresses, and plays no server that vonic is.
 use super::Network;
-use crate::spec::PortSpec;
+use crate::spec::{PortSpec, Uplink};
 use std::net::{IpAddr, Ipv4Addr};
 use vonic_frame::{Arp, Content, DropReason, Frame, Ip, Transport};
 
@@ -18,6 +18,8 @@ pub fn check_source(network: &Network, port: &PortSpec, frame: &Frame) -> Result
     match &frame.content {
         Content::Arp(arp) => check_arp(network, port, arp),
         Content::Ip(ip) => check_ip(network, port, ip),
+        // Where vonic is the gateway there is no IPv6 yet; a bridge carries it.
+        Content::Ipv6 if network.spec.uplink == Uplink::Tap => Ok(()),
         Content::Ipv6 => Err(DropReason::Unsupported),
         // The MAC is all that other protocols have.
         Content::Other(_) => Ok(()),

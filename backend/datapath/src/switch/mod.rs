@@ -1,7 +1,7 @@
 //! Where a frame goes, by its destination MAC alone; and from whom it may come (`filter`).
 pub mod filter;
 
-use crate::spec::{NetworkSpec, PortId, PortSpec};
+use crate::spec::{NetworkSpec, PortId, PortSpec, Uplink};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use vonic_frame::{DropReason, MacAddr};
@@ -22,8 +22,10 @@ pub enum Destination {
     Gateway,
     /// To one guest.
     Port(PortId),
-    /// To every member of the network but the sender, and to the services.
+    /// To every member of the network but the sender, and to the services or the uplink.
     Group,
+    /// To the sender's tap: somebody beyond the bridge, or nobody.
+    Uplink,
 }
 
 impl Network {
@@ -54,12 +56,14 @@ impl Network {
         &self.members
     }
 
-    /// Decides where a frame from member `from` goes. Unknown unicast is never flooded.
+    /// Decides where a frame from member `from` goes. Unknown unicast is never flooded: it goes
+    /// to the uplink, or nowhere.
     ///
     /// # Errors
     /// `Isolated`, `UnknownDestination`.
     pub fn destination(&self, from: PortId, to: MacAddr) -> Result<Destination, DropReason> {
-        if to == self.spec.gateway_mac {
+        let bridged = self.spec.uplink == Uplink::Tap;
+        if to == self.spec.gateway_mac && !bridged {
             return Ok(Destination::Gateway);
         }
         if to.is_group() {
@@ -69,6 +73,7 @@ impl Network {
             Some(port) if *port == from => Err(DropReason::UnknownDestination),
             Some(_) if self.spec.isolated => Err(DropReason::Isolated),
             Some(port) => Ok(Destination::Port(*port)),
+            None if bridged => Ok(Destination::Uplink),
             None => Err(DropReason::UnknownDestination),
         }
     }
@@ -96,7 +101,7 @@ pub(crate) mod tests {
             host_loopback4: None,
             reach_host: false,
             isolated,
-            sockets: true,
+            uplink: Uplink::Sockets,
         })
     }
 
@@ -113,6 +118,7 @@ pub(crate) mod tests {
             limits,
             egress: Vec::new(),
             forwards: Vec::new(),
+            tap: None,
             stats: Arc::default(),
         }
     }
@@ -132,6 +138,24 @@ pub(crate) mod tests {
         net.leave(3);
         assert_eq!(net.destination(2, mac(3)), Err(DropReason::UnknownDestination));
         assert_eq!(net.members(), [2]);
+    }
+
+    #[test]
+    fn on_a_bridge_what_is_no_members_goes_to_the_uplink() {
+        let mac = |n| MacAddr([2, 0, 0, 0, 0, n]);
+        for isolated in [false, true] {
+            let mut net = network(isolated);
+            net.spec.uplink = Uplink::Tap;
+            net.join(&member(2, true));
+            net.join(&member(3, true));
+            // The gateway's MAC derives from a name; nobody has it here.
+            assert_eq!(net.destination(2, mac(0xfe)), Ok(Destination::Uplink));
+            assert_eq!(net.destination(2, mac(4)), Ok(Destination::Uplink));
+            assert_eq!(net.destination(2, mac(2)), Err(DropReason::UnknownDestination));
+            assert_eq!(net.destination(2, MacAddr::BROADCAST), Ok(Destination::Group));
+            let other = if isolated { Err(DropReason::Isolated) } else { Ok(Destination::Port(3)) };
+            assert_eq!(net.destination(2, mac(3)), other);
+        }
     }
 
     #[test]

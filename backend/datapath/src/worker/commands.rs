@@ -1,4 +1,5 @@
 //! Orders from the control side, applied between two bursts.
+use crate::bridged;
 use crate::command::{Command, ConnectionView, RingCommand};
 use crate::flow::table::{FlowId, FlowKey};
 use crate::port::Port;
@@ -10,6 +11,7 @@ use crate::worker::events::Token;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vonic_queue::{Done, MemoryMap};
+use vonic_uplink::Tap;
 
 /// Places `value` at `index`, with room made for it.
 fn place<T>(table: &mut Vec<Option<T>>, index: u32, value: T) {
@@ -93,8 +95,14 @@ impl Worker {
     fn reconfigure(&mut self, spec: PortSpec) {
         let id = spec.port;
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        let same =
+            |a: &Option<Arc<Tap>>, b: &Option<Arc<Tap>>| a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr);
+        if !same(&port.spec.tap, &spec.tap) {
+            bridged::forget(&self.poller, port);
+        }
         port.spec = spec;
         self.watch_forwards(id);
+        self.watch_tap(id);
     }
 
     /// Watches the listeners of a port, and keeps the list of addresses that guests must not reach through the host.
@@ -156,6 +164,7 @@ impl Worker {
         if another_driver {
             self.forget_driver(id);
         }
+        self.watch_tap(id);
         self.report_broken(id);
         self.feed(id);
         self.woken = true;
@@ -170,6 +179,7 @@ impl Worker {
         ring.stop();
         port.queues.settle();
         port.rx_burst.clear();
+        self.watch_tap(id);
         self.feed(id);
         self.woken = true;
     }

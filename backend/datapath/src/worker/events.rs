@@ -29,6 +29,11 @@ pub enum Token {
         /// Which of its forwards.
         index: u16,
     },
+    /// Frames have arrived in the tap of `port`.
+    Tap {
+        /// Which port.
+        port: u32,
+    },
 }
 
 impl Token {
@@ -38,6 +43,7 @@ impl Token {
             Token::Kick { port, index } => (1, u32::from(index), port),
             Token::Flow { id, generation } => (2, generation, id),
             Token::Listener { port, index } => (3, u32::from(index), port),
+            Token::Tap { port } => (4, 0, port),
         };
         (kind << 56) | (u64::from(middle) << 32) | u64::from(low)
     }
@@ -50,6 +56,7 @@ impl Token {
             1 => Some(Token::Kick { port: low, index: middle as u16 }),
             2 => Some(Token::Flow { id: low, generation: middle }),
             3 => Some(Token::Listener { port: low, index: middle as u16 }),
+            4 => Some(Token::Tap { port: low }),
             _ => None,
         }
     }
@@ -137,6 +144,7 @@ mod tests {
             Token::Kick { port: u32::MAX, index: u16::MAX },
             Token::Flow { id: u32::MAX, generation: 0xff_ffff },
             Token::Listener { port: 7, index: 65535 },
+            Token::Tap { port: u32::MAX },
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

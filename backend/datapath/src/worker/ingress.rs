@@ -1,10 +1,11 @@
 //! Frames from a guest: fetched in bursts, their headers copied once, checked, and sent on their way.
+use crate::bridged::{Outbound, guest_to_uplink};
 use crate::flow::guest_side::{self, Place};
 use crate::offload::{Inbound, forward};
 use crate::port::{FRAME_MAX, Port};
 use crate::queues::PAIRS;
 use crate::service::SERVICES;
-use crate::spec::PortId;
+use crate::spec::{PortId, Uplink};
 use crate::stats::{CopyPath, Way};
 use crate::switch::{Destination, Network, filter};
 use crate::worker::Worker;
@@ -115,14 +116,24 @@ impl Worker {
                 Ok(())
             }
             Destination::Group => {
-                if serve(network, port, &inbound)? && is_dhcp(&inbound.frame) || network.spec.isolated {
+                let bridged = network.spec.uplink == Uplink::Tap;
+                if !bridged && serve(network, port, &inbound)? && is_dhcp(&inbound.frame) {
                     return Ok(());
                 }
-                let copied = Arc::clone(&port.spec.stats);
-                for &to in network.members().iter().filter(|&&to| to != id) {
+                let (copied, mtu) = (Arc::clone(&port.spec.stats), port.spec.mtu);
+                let members = if network.spec.isolated { &[] } else { network.members() };
+                for &to in members.iter().filter(|&&to| to != id) {
                     deliver_to(&mut self.ports, to, &inbound, &copied);
                 }
-                Ok(())
+                if !bridged {
+                    return Ok(());
+                }
+                let outbound = Outbound::new(&inbound, mtu)?;
+                self.to_uplink(id, burst, &outbound)
+            }
+            Destination::Uplink => {
+                let outbound = Outbound::new(&inbound, port.spec.mtu)?;
+                self.to_uplink(id, burst, &outbound)
             }
             Destination::Gateway => {
                 if serve(network, port, &inbound)? {
@@ -134,6 +145,11 @@ impl Worker {
                 self.guest_segment(key, &segment, burst, Place { chain: i, payload })
             }
         }
+    }
+
+    fn to_uplink(&self, id: PortId, burst: &mut Burst, frame: &Outbound) -> Result<(), DropReason> {
+        let port = self.ports.get(id as usize).and_then(Option::as_deref).ok_or(DropReason::PortDown)?;
+        guest_to_uplink(port, burst, frame)
     }
 }
 

@@ -195,6 +195,7 @@ impl Worker {
                 }
             }
             Token::Listener { port, index } => self.accept_from_world(port, usize::from(index)),
+            Token::Tap { port } => self.tap_event(port),
         }
     }
 
@@ -204,6 +205,7 @@ impl Worker {
         for id in 0..self.ports.len() as PortId {
             worked |= self.guest_burst(id);
             worked |= self.answer_control(id);
+            worked |= self.uplink_burst(id);
             self.check_memory(id);
             self.report_broken(id);
             self.feed(id);
@@ -234,10 +236,15 @@ impl Worker {
     /// Tells the control side of rings that broke.
     pub(crate) fn report_broken(&mut self, id: PortId) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        let mut broken = false;
         for index in Queues::indices() {
             if let Some(error) = port.queues.ring(index).and_then(Ring::take_error) {
                 (self.notify)(Notice::RingBroken { port: id, index, error });
+                broken = true;
             }
+        }
+        if broken {
+            self.watch_tap(id);
         }
     }
 
@@ -259,6 +266,6 @@ impl Worker {
 
     /// Asks every driver for notifications; true if one has work already.
     fn arm(&mut self) -> bool {
-        self.ports.iter_mut().flatten().fold(false, |work, port| port.queues.arm() | work)
+        self.ports.iter_mut().flatten().fold(false, |work, port| port.queues.arm(port.tap.starved()) | work)
     }
 }

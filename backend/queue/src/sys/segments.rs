@@ -300,6 +300,13 @@ impl IoVecBuffer {
         room
     }
 
+    /// Pushes an iovec also if it is full, in the place of the last one; returns the bytes of that, or 0.
+    pub(crate) fn push_last(&mut self, host: *mut u8, len: usize) -> usize {
+        let cut = if self.list.len() < MAX_IOVECS { None } else { self.list.pop() };
+        self.push(host, len);
+        cut.map_or(0, |vec| vec.iov_len)
+    }
+
     pub(crate) fn as_mut_slice(&mut self) -> &mut [libc::iovec] {
         &mut self.list
     }

@@ -1,10 +1,10 @@
 //! The host's own addresses, and the news that they changed (rtnetlink(7)).
 #![allow(unsafe_code)]
+use super::netlink::Netlink;
 use super::tcp::{check, from_kernel};
 use std::io;
 use std::mem::size_of;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Every address of every interface of this host (getifaddrs(3)).
 ///
@@ -50,7 +50,7 @@ unsafe fn copy_address(address: *const libc::sockaddr) -> Option<libc::sockaddr_
 
 /// Tells when an address of the host was added or removed.
 #[derive(Debug)]
-pub struct AddressWatch(OwnedFd);
+pub struct AddressWatch(Netlink);
 
 impl AddressWatch {
     /// Subscribes to changes of both families.
@@ -58,31 +58,14 @@ impl AddressWatch {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<AddressWatch> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        // SAFETY: no pointers; a fresh descriptor is owned by nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE))?) };
-        // SAFETY: all-zero bytes are a valid sockaddr_nl.
-        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        address.nl_family = libc::AF_NETLINK as u16;
-        address.nl_groups = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
-        let len = size_of::<libc::sockaddr_nl>() as u32;
-        // SAFETY: the address outlives the call and `len` is its length.
-        unsafe { check(libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len))? };
-        Ok(AddressWatch(fd))
+        Netlink::open(libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR).map(AddressWatch)
     }
 
     /// Blocks until something changed. What changed is read by [`host_addresses`].
     ///
     /// # Errors
-    /// The system's, except ENOBUFS: messages were lost, which is news too.
+    /// The system's.
     pub fn wait(&self) -> io::Result<()> {
-        let mut buffer = [0u8; 4096];
-        // SAFETY: buffer and length are valid for the call.
-        let got = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-        if got >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::ENOBUFS) { Ok(()) } else { Err(error) }
+        self.0.wait()
     }
 }

@@ -2,4 +2,6 @@
 pub mod addresses;
 pub mod limit;
 pub mod listener;
+pub mod netlink;
+pub mod tap;
 pub mod tcp;

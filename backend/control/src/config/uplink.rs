@@ -1,0 +1,90 @@
+//! What a network's `uplink` says, and what goes together with a bridge.
+//!
+//! On a bridged network vonic is a cable with a filter: the gateway, DHCP and the rules of what may be reached are those of
+//! the bridge's own network. Keys that make vonic a gateway are refused there, so that none is set in vain.
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use toml::de::DeValue;
+
+use super::listen::is_interface;
+use super::reader::{Table, Wrong, text};
+use super::service::{NetworkDraft, ServiceDraft, special};
+use super::vm::VmDraft;
+use super::{Network, Subnet4, Uplink};
+
+/// Keys of a network by which vonic is its gateway.
+const GATEWAY_KEYS: [&str; 4] = ["gateway4", "gateway6", "host_loopback4", "host_loopback6"];
+
+/// Reads `none`, `sockets` or `tap:BRIDGE`.
+pub(super) fn uplink(value: &DeValue<'_>) -> Result<Uplink, Wrong> {
+    let s = text(value)?;
+    match (s, s.strip_prefix("tap:")) {
+        ("none", _) => Ok(Uplink::None),
+        ("sockets", _) => Ok(Uplink::Sockets),
+        (_, Some(bridge)) if is_interface(bridge) => Ok(Uplink::Tap(bridge.to_string())),
+        (_, Some(bridge)) => Err(Wrong::Value(format!("'{bridge}' is no interface's name: write it as \"tap:br0\""))),
+        _ => Err(Wrong::Value(format!("'{s}' is not known here: write \"none\", \"sockets\" or \"tap:BRIDGE\""))),
+    }
+}
+
+/// Notes the keys of a bridged network that only a gateway has.
+pub(super) fn check_bridged(network: &Network, table: &Table<'_, '_>) {
+    for key in GATEWAY_KEYS {
+        if let Some(line) = table.places.line(key) {
+            let message = format!("{key}: on a tap: uplink the bridge's own router is the gateway: leave {key} out");
+            table.source.error(Some(line), message);
+        }
+    }
+    if network.reach_host {
+        let message = "reach_host: on a tap: uplink guests reach the host's addresses by the bridge: leave it out";
+        table.source.error(table.places.line("reach_host"), message);
+    }
+}
+
+/// Notes networks with the same bridge: their taps are isolated from each other, so what looks like one network would be
+/// two that do not see each other.
+pub(super) fn check_bridges(draft: &mut ServiceDraft) {
+    let line_of = |d: &NetworkDraft| d.places.line("uplink").or(d.line);
+    let mut all: Vec<&NetworkDraft> = draft.networks.values().collect();
+    all.sort_by_key(|d| line_of(d));
+    let mut bridges: BTreeMap<&str, &NetworkDraft> = BTreeMap::new();
+    let mut bad = Vec::new();
+    for second in all {
+        let Uplink::Tap(bridge) = &second.network.uplink else { continue };
+        let first = *bridges.entry(bridge).or_insert(second);
+        let name = &first.network.name;
+        if *name != second.network.name {
+            let message = format!(
+                "uplink: bridge '{bridge}' is network '{name}''s already ({}:{}): put the VMs into '{name}', or name another bridge",
+                draft.source.file.display(),
+                line_of(first).unwrap_or(1)
+            );
+            draft.source.error(line_of(second), message);
+            bad.push(second.network.name.clone());
+        }
+    }
+    for name in bad {
+        if let Some(network) = draft.networks.get_mut(&name) {
+            network.good = false;
+        }
+    }
+}
+
+/// Notes what a VM on a bridged network has in vain, and an address that no guest can have.
+pub(super) fn check_vm(draft: &VmDraft, network: &Network) {
+    let VmDraft { source, vm, places, .. } = draft;
+    if !vm.egress.is_empty() {
+        let message = format!(
+            "egress needs uplink = \"sockets\" on network '{}': leave it out, and filter on the bridge",
+            network.name
+        );
+        source.error(places.line("egress"), message);
+    }
+    let wrong = |address: &Ipv4Addr| special(Subnet4 { address: *address, prefix: 32 });
+    if let Some((address, what)) = vm.address4.filter(|_| network.subnet4.is_none()).and_then(|a| Some((a, wrong(&a)?)))
+    {
+        let message = format!("address4: {address} is one of {what}: write an address that a guest can have");
+        source.error(places.line("address4"), message);
+    }
+}
