@@ -2,4 +2,5 @@
 pub mod addresses;
 pub mod limit;
 pub mod listener;
+pub mod local;
 pub mod tcp;
