@@ -16,6 +16,7 @@ mod switch;
 mod worker;
 
 pub use command::{Command, ConnectionView, Notice, RingCommand};
+pub use flow::policy::ServicePlace;
 pub use port::feature;
 pub use spec::{Action, EgressRule, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec};
 pub use stats::{CopyPath, Counter, PortStats, TcpStats, Way};
