@@ -64,6 +64,8 @@ pub struct GuestConfig {
     pub device: Option<String>,
     /// QEMU connects again after it lost the backend.
     pub reconnect: bool,
+    /// Programs besides vonic-peer, put into the guest's /tmp, where its shell finds them.
+    pub programs: Vec<PathBuf>,
 }
 
 impl GuestConfig {
@@ -80,6 +82,7 @@ impl GuestConfig {
             memory: 256,
             device: None,
             reconnect: false,
+            programs: Vec::new(),
         }
     }
 
@@ -104,6 +107,18 @@ impl GuestConfig {
         words
     }
 
+    /// Every program of the guest with its file name.
+    fn programs(&self) -> Result<Vec<(String, PathBuf)>> {
+        let named = |path: PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).context("a program's name")?.to_string();
+            Ok((name, path))
+        };
+        std::iter::once(lab::peer_program())
+            .chain(self.programs.iter().cloned().map(Ok))
+            .map(|path| named(path?))
+            .collect()
+    }
+
     fn uml(&self, directory: &TempDir) -> Result<Command> {
         let socket = directory.lab_path(&self.socket)?;
         let mut command = Command::new("linux.uml");
@@ -126,12 +141,11 @@ impl GuestConfig {
         let socket = directory.lab_path(&self.socket)?;
         let initrd = format!("initrd-{}", self.name);
         let base = std::fs::read(lab.boot("initramfs.cpio")).context("the initramfs")?;
-        let peer = std::fs::read(lab::peer_program()?)?;
-        let additions = [
-            Entry { path: "tmp/init.sh", content: INIT.as_bytes() },
-            Entry { path: "tmp/dhcp.sh", content: DHCP.as_bytes() },
-            Entry { path: "tmp/vonic-peer", content: &peer },
-        ];
+        let mut additions = vec![("tmp/init.sh".to_string(), INIT.into()), ("tmp/dhcp.sh".to_string(), DHCP.into())];
+        for (name, path) in self.programs()? {
+            additions.push((format!("tmp/{name}"), std::fs::read(path)?));
+        }
+        let additions: Vec<Entry<'_>> = additions.iter().map(|(path, content)| Entry { path, content }).collect();
         directory.write(&initrd, initramfs::extend(base, &additions))?;
         std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
         let (accelerator, cpu) = if lab.kvm() { ("kvm", "host") } else { ("tcg,thread=multi", "max") };
@@ -183,9 +197,11 @@ impl Guest {
             Vmm::Uml => {
                 directory.write("init.sh", INIT)?;
                 directory.write("dhcp.sh", DHCP)?;
-                let peer = directory.path().join("vonic-peer");
-                if !peer.exists() {
-                    std::fs::copy(lab::peer_program()?, &peer).context("copying vonic-peer")?;
+                for (name, path) in config.programs()? {
+                    let copy = directory.path().join(&name);
+                    if !copy.exists() {
+                        std::fs::copy(path, &copy).with_context(|| format!("copying {name}"))?;
+                    }
                 }
                 config.uml(directory)?
             }
