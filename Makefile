@@ -1,16 +1,19 @@
 # vonic. `make test` is the whole test suite; it sets up its test bed itself (Debian, root or sudo). Rust is assumed to be there.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# The tests' own traffic tool, linked statically so that it runs in any guest; its own folder, since it has its own flags.
-PEER_TARGET := x86_64-unknown-linux-gnu
-PEER_BUILD := RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_LTO=off \
-	cargo build --quiet --release -p vonic-peer --target $(PEER_TARGET) --target-dir $(TARGET)/guest
+# What runs in guests, the agent and the tests' own traffic tool, is linked statically so that it runs in any; its own folder, since it
+# has its own flags.
+GUEST_TARGET := --target x86_64-unknown-linux-gnu --target-dir $(TARGET)/guest
+GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
+PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
+AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
 .PHONY: build testbed fmt lint test demo bench
 
 build:
 	cargo build --release -p vonic-daemon
 	$(PEER_BUILD)
+	$(AGENT_BUILD)
 
 # Host packages, lab root, kernel and initramfs: once per machine, in /var/cache/vonic-testbed or $$VONIC_TESTBED.
 testbed:

@@ -10,10 +10,17 @@ fn explore_uml() {
     let server = bed.server().unwrap();
     let address = format!("192.0.2.1:{}", server.address().port());
     for command in [
-        "ethtool -l eth0", "ethtool -i eth0", "cat /sys/bus/virtio/devices/*/features", "ethtool -L eth0 combined 2; echo $?",
+        "ethtool -l eth0",
+        "ethtool -i eth0",
+        "cat /sys/bus/virtio/devices/*/features",
+        "ethtool -L eth0 combined 2; echo $?",
         &format!("vonic-peer both {address} 100000037 1 8"),
-        "ethtool -S eth0", "ip link set eth0 address 52:54:00:00:00:99; echo $?", "ip link set eth0 address 52:54:00:00:00:02; echo $?",
-        "ip link set eth0 promisc on; ip link set eth0 allmulticast on; echo $?", "dmesg | tail -5", "ethtool -L eth0 combined 1; echo $?",
+        "ethtool -S eth0",
+        "ip link set eth0 address 52:54:00:00:00:99; echo $?",
+        "ip link set eth0 address 52:54:00:00:00:02; echo $?",
+        "ip link set eth0 promisc on; ip link set eth0 allmulticast on; echo $?",
+        "dmesg | tail -5",
+        "ethtool -L eth0 combined 1; echo $?",
         &format!("vonic-peer both {address} 100000037 1 8"),
         "cat /proc/interrupts",
     ] {
@@ -26,16 +33,23 @@ fn explore_uml() {
 #[test]
 fn explore_qemu() {
     let bed = Bed::start(&TestConfig::default().vm("a", 2, "queue_pairs = 2")).unwrap();
-    let config = GuestConfig { queue_pairs: 2, device: Some("in_order=on".into()), ..GuestConfig::new("a", 2, &bed.socket("a")).on(Vmm::Qemu) };
+    let config = GuestConfig {
+        queue_pairs: 2,
+        device: Some("in_order=on".into()),
+        ..GuestConfig::new("a", 2, &bed.socket("a")).on(Vmm::Qemu)
+    };
     let mut guest = bed.start_configured(&config).unwrap();
     guest.wait_ready().unwrap();
     let server = bed.server().unwrap();
     let address = format!("192.0.2.1:{}", server.address().port());
     for command in [
-        "ethtool -l eth0", "cat /sys/bus/virtio/devices/*/features", "ethtool -L eth0 combined 2; echo $?",
+        "ethtool -l eth0",
+        "cat /sys/bus/virtio/devices/*/features",
+        "ethtool -L eth0 combined 2; echo $?",
         &format!("vonic-peer both {address} 20000037 1 8"),
         "ethtool -S eth0",
-        "dmesg | tail -5", "ethtool -L eth0 combined 1; echo $?",
+        "dmesg | tail -5",
+        "ethtool -L eth0 combined 1; echo $?",
         &format!("vonic-peer both {address} 10000037 1 8"),
     ] {
         eprintln!("# {command}\n{}", guest.run(command, seconds(60)).unwrap().stdout);

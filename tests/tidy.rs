@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("datapath", &["frame", "queue", "tcp", "uplink", "record"]),
     ("session", &["frame", "queue", "record"]),
     ("front", &["frame", "record"]),
-    ("control", &["frame", "queue", "tcp", "uplink", "record", "datapath", "session", "front"]),
+    ("control", &["frame", "queue", "tcp", "uplink", "record", "datapath", "session", "front", "agent"]),
     ("daemon", &["control", "front"]),
 ];
 

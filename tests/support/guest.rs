@@ -68,6 +68,8 @@ pub struct GuestConfig {
     pub qemu: QemuConfig,
     /// Pairs of queues: QEMU's device has so many, and as many processors. User-mode Linux takes what the backend offers, on one.
     pub queue_pairs: u16,
+    /// Programs besides vonic-peer, put into the guest's /tmp, where its shell finds them.
+    pub programs: Vec<PathBuf>,
 }
 
 /// What only QEMU can do. Its monitor listens at NAME.qmp in the test's directory: see [`Qmp`](crate::Qmp).
@@ -99,6 +101,7 @@ impl GuestConfig {
             reconnect: false,
             qemu: QemuConfig::default(),
             queue_pairs: 1,
+            programs: Vec::new(),
         }
     }
 
@@ -123,6 +126,18 @@ impl GuestConfig {
         words
     }
 
+    /// Every program of the guest with its file name.
+    fn programs(&self) -> Result<Vec<(String, PathBuf)>> {
+        let named = |path: PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).context("a program's name")?.to_string();
+            Ok((name, path))
+        };
+        std::iter::once(lab::peer_program())
+            .chain(self.programs.iter().cloned().map(Ok))
+            .map(|path| named(path?))
+            .collect()
+    }
+
     fn uml(&self, directory: &TempDir) -> Result<Command> {
         let socket = directory.lab_path(&self.socket)?;
         let mut command = Command::new("linux.uml");
@@ -145,12 +160,15 @@ impl GuestConfig {
         let socket = directory.lab_path(&self.socket)?;
         let initrd = format!("initrd-{}", self.name);
         let base = std::fs::read(lab.boot("initramfs.cpio")).context("the initramfs")?;
-        let peer = std::fs::read(lab::peer_program()?)?;
         let scripts = [("tmp/init.sh", INIT), ("tmp/dhcp.sh", DHCP), ("tmp/ethtool", ETHTOOL)];
-        let mut additions = scripts.map(|(path, text)| Entry { path, content: text.as_bytes() }).to_vec();
-        additions.push(Entry { path: "tmp/vonic-peer", content: &peer });
-        let programs = if self.queue_pairs > 1 { lab_programs(lab)? } else { Vec::new() };
-        additions.extend(programs.iter().map(|(path, content)| Entry { path, content }));
+        let mut additions = scripts.map(|(path, text)| (path.to_string(), text.as_bytes().to_vec())).to_vec();
+        for (name, path) in self.programs()? {
+            additions.push((format!("tmp/{name}"), std::fs::read(path)?));
+        }
+        if self.queue_pairs > 1 {
+            additions.extend(lab_programs(lab)?);
+        }
+        let additions: Vec<Entry<'_>> = additions.iter().map(|(path, content)| Entry { path, content }).collect();
         directory.write(&initrd, initramfs::extend(base, &additions))?;
         std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
         let (accelerator, cpu) = if lab.kvm() { ("kvm", "host") } else { ("tcg,thread=multi", "max") };
@@ -195,7 +213,7 @@ const DHCP: &str = include_str!("guest/dhcp.sh");
 const ETHTOOL: &str = "#!/bin/sh\nexec /tmp/ld.so --library-path /tmp /tmp/ethtool.elf \"$@\"\n";
 
 /// The lab's ethtool with what it is linked to, for an initramfs, which has no other program than busybox.
-fn lab_programs(lab: &Lab) -> Result<Vec<(&'static str, Vec<u8>)>> {
+fn lab_programs(lab: &Lab) -> Result<Vec<(String, Vec<u8>)>> {
     let places = [
         ("tmp/ethtool.elf", "usr/sbin/ethtool"),
         ("tmp/ld.so", "usr/lib64/ld-linux-x86-64.so.2"),
@@ -203,7 +221,9 @@ fn lab_programs(lab: &Lab) -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("tmp/libm.so.6", "usr/lib/x86_64-linux-gnu/libm.so.6"),
         ("tmp/libmnl.so.0", "usr/lib/x86_64-linux-gnu/libmnl.so.0"),
     ];
-    let read = |(to, from)| Ok((to, std::fs::read(lab.root().join(from)).with_context(|| format!("the lab's {from}"))?));
+    let read = |(to, from): (&str, &str)| {
+        Ok((to.to_string(), std::fs::read(lab.root().join(from)).with_context(|| format!("the lab's {from}"))?))
+    };
     places.into_iter().map(read).collect()
 }
 
@@ -235,9 +255,11 @@ impl Guest {
             Vmm::Uml => {
                 directory.write("init.sh", INIT)?;
                 directory.write("dhcp.sh", DHCP)?;
-                let peer = directory.path().join("vonic-peer");
-                if !peer.exists() {
-                    std::fs::copy(lab::peer_program()?, &peer).context("copying vonic-peer")?;
+                for (name, path) in config.programs()? {
+                    let copy = directory.path().join(&name);
+                    if !copy.exists() {
+                        std::fs::copy(path, &copy).with_context(|| format!("copying {name}"))?;
+                    }
                 }
                 config.uml(directory)?
             }

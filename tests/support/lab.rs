@@ -83,6 +83,14 @@ fn target_folder() -> Result<PathBuf> {
     found.map(Path::to_path_buf).context("the test does not lie in a cargo target folder")
 }
 
+/// The static `vonic-agent`.
+///
+/// # Errors
+/// If it has not been built.
+pub fn agent_program() -> Result<PathBuf> {
+    built("VONIC_AGENT_DIR", "guest/x86_64-unknown-linux-gnu/guest", "vonic-agent")
+}
+
 /// The static `vonic-peer`.
 ///
 /// # Errors

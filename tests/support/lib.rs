@@ -30,7 +30,7 @@ pub use bed::Bed;
 pub use console::Output;
 pub use directory::TempDir;
 pub use guest::{Guest, GuestConfig, Ip4, Job, QemuConfig, Vmm};
-pub use lab::{Lab, peer_program};
+pub use lab::{Lab, agent_program, peer_program};
 pub use netns::{Netns, ip, isolate};
 pub use process::Process;
 pub use qmp::Qmp;

@@ -2,6 +2,7 @@
 //!
 //! * [`config`]: the operator's files, read into checked types; every mistake is reported at once.
 //! * [`api`]: HTTP/1 with JSON over a Unix socket, on a thread of its own that knows nothing of the engine.
+//! * [`guest`]: what guests can ask of vonic itself, over the service address.
 //! * [`client`]: the command `vonic`, which speaks to that API.
 
 #![forbid(unsafe_code)]
@@ -10,3 +11,4 @@ pub mod api;
 pub mod client;
 pub mod config;
 pub mod engine;
+pub mod guest;

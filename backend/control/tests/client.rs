@@ -39,9 +39,9 @@ fn json<T: DeserializeOwned>(service: &Service, arguments: &str) -> T {
 fn tables_for_people() {
     let service = Service::start();
     let expected = "\
-NAME  NETWORK  ADDRESS    MAC                STATE    GUEST TO HOST  HOST TO GUEST  DROPS  CONNECTIONS
-web1  default  192.0.2.2  52:54:00:00:00:02  running        2.0 KiB        5.0 GiB      7            2
-web2           -                             waiting            0 B            0 B      0            0
+NAME  NETWORK  ADDRESS    MAC                STATE    GUEST TO HOST  HOST TO GUEST  DROPS  CONNECTIONS  AGENT
+web1  default  192.0.2.2  52:54:00:00:00:02  running        2.0 KiB        5.0 GiB      7            2  0.1.0
+web2           -                             waiting            0 B            0 B      0            0  -
 ";
     assert_eq!(good(&service, "vm list"), expected);
     let expected = "\
@@ -58,7 +58,14 @@ web2  world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B  
         "features negotiated  csum",
         "guest to host        2.0 KiB in 3 frames",
         "forward              tcp 127.0.0.1:8080 -> 80",
+        "guest agent          0.1.0, seen 1s ago",
+        "guest kernel         6.12.1",
+        "guest uptime         1m 1s",
         "last error           none",
+        "guest to host, frames            3             2          -1",
+        "host to guest, bytes          1960          2000         +40",
+        "eth0       52:54:00:00:00:02  1.9 KiB   1.9 KiB       2        4",
+        "sit0       -                      0 B       0 B       0        0",
         "   1  guest to host   256  yes      running",
         "spoofed mac  guest to host       7",
         "guest to guest     99",

@@ -1,4 +1,6 @@
 //! Everything that the control side can ask of a worker, and everything that a worker tells of its own accord.
+use crate::PortStats;
+use crate::flow::policy::ServicePlace;
 use crate::spec::{HostView, NetworkSpec, PortId, PortSpec};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -145,6 +147,15 @@ pub enum Notice {
         port: PortId,
         /// Why.
         error: std::io::Error,
+    },
+    /// A guest has connected to vonic's own service.
+    Service {
+        /// Counters of the port by which it came, which are its VM's for good: a port's number may have changed hands meanwhile.
+        from: Arc<PortStats>,
+        /// The service's end: a non-blocking Unix stream.
+        end: OwnedFd,
+        /// Held as long as the connection is.
+        place: ServicePlace,
     },
     /// A forward's listener cannot accept.
     AcceptFailed {

@@ -19,6 +19,7 @@ mod switch;
 mod worker;
 
 pub use command::{Command, ConnectionView, Notice, RingCommand};
+pub use flow::policy::ServicePlace;
 pub use port::{Negotiated, feature};
 pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
 pub use spec::{Action, EgressRule, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Uplink};

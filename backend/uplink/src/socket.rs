@@ -1,10 +1,10 @@
-//! The network leg of one terminated connection: a TCP socket of the host's kernel, used without ever holding payload.
+//! The far end of one terminated connection: a socket of the host's kernel, used without ever holding payload.
 use crate::sys::listener::Accepted;
-use crate::sys::tcp;
+use crate::sys::{local, tcp};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use vonic_queue::{Burst, IoVecs};
 
 /// How bytes behind the head of the receive queue are peeked.
@@ -53,10 +53,20 @@ pub struct Room {
     pub writable: bool,
 }
 
-/// A TCP socket of the host. Closing it lets the kernel deliver what it has accepted; [`HostSocket::abort`] resets.
+/// Where a connection leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Far {
+    /// To the world, by TCP.
+    World,
+    /// To vonic's own service, by a Unix stream.
+    Service,
+}
+
+/// A stream socket of the host. Closing it lets the kernel deliver what it has accepted; [`HostSocket::abort`] resets.
 #[derive(Debug)]
 pub struct HostSocket {
     fd: OwnedFd,
+    far: Far,
     mode: PeekMode,
     /// Where the kernel's peek cursor stands, from the head of the receive queue.
     cursor: u32,
@@ -75,7 +85,7 @@ impl HostSocket {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Connecting::InProgress,
             Err(e) => return Err(e),
         };
-        Ok((HostSocket::new(fd, mode)?, state))
+        Ok((HostSocket::new(fd, Far::World, mode)?, state))
     }
 
     /// Takes over a connection that the world opened. Options are inherited from its listener.
@@ -83,14 +93,24 @@ impl HostSocket {
     /// # Errors
     /// The system's.
     pub fn accepted(accepted: Accepted, mode: PeekMode) -> io::Result<HostSocket> {
-        HostSocket::new(accepted.fd, mode)
+        HostSocket::new(accepted.fd, Far::World, mode)
     }
 
-    fn new(fd: OwnedFd, mode: PeekMode) -> io::Result<HostSocket> {
+    /// A connection to vonic's own service, which gets the other end: no network lies between. Unix streams peek by offset on
+    /// every kernel that vonic runs on, but `mode` is the worker's for all its connections.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn service(mode: PeekMode) -> io::Result<(HostSocket, OwnedFd)> {
+        let (near, far) = local::pair()?;
+        Ok((HostSocket::new(near, Far::Service, mode)?, far))
+    }
+
+    fn new(fd: OwnedFd, far: Far, mode: PeekMode) -> io::Result<HostSocket> {
         if mode == PeekMode::Offset {
             tcp::set_peek_offset(fd.as_fd(), 0)?;
         }
-        Ok(HostSocket { fd, mode, cursor: 0 })
+        Ok(HostSocket { fd, far, mode, cursor: 0 })
     }
 
     /// How the connect that was in progress ended. Takes the socket's pending error.
@@ -149,7 +169,11 @@ impl HostSocket {
         let mut left = len;
         while left > 0 {
             // A short count is normal: reads stop at an urgent mark (tcp(7)).
-            match tcp::discard(self.fd.as_fd(), left as usize)? {
+            let dropped = match self.far {
+                Far::World => tcp::discard(self.fd.as_fd(), left as usize),
+                Far::Service => local::discard(self.fd.as_fd(), left as usize),
+            };
+            match dropped? {
                 0 => break,
                 n => left -= n as u32,
             }
@@ -164,9 +188,25 @@ impl HostSocket {
     /// # Errors
     /// The system's.
     pub fn send_room(&self) -> io::Result<Room> {
-        let (free, queued) = tcp::send_room(self.fd.as_fd())?;
-        // sk_stream_is_writeable (include/net/sock.h).
-        Ok(Room { free, writable: free >= queued / 2 })
+        match self.far {
+            Far::World => {
+                let (free, queued) = tcp::send_room(self.fd.as_fd())?;
+                // sk_stream_is_writeable (include/net/sock.h).
+                Ok(Room { free, writable: free >= queued / 2 })
+            }
+            Far::Service => {
+                let (free, queued) = local::send_room(self.fd.as_fd())?;
+                // Each segment has a buffer of its own here, none is joined to the last: half is kept for their overhead.
+                // A socket is writable while a quarter is in use (unix_writable, net/unix/af_unix.c).
+                Ok(Room { free: free / 2, writable: free / 3 >= queued })
+            }
+        }
+    }
+
+    /// Whether both directions being over without an end of our own means that the peer has reset. A TCP socket comes to that in
+    /// no other way; a Unix socket whose peer was closed has still to be read to its end.
+    pub fn hang_up_is_reset(&self) -> bool {
+        self.far == Far::World
     }
 
     /// Passes the guest's FIN on.
@@ -177,7 +217,8 @@ impl HostSocket {
         tcp::shutdown_write(self.fd.as_fd())
     }
 
-    /// Closes by reset: the peer learns that the guest is gone, or reset.
+    /// Closes by reset: the peer learns that the guest is gone, or reset. The service reads an end in the middle of a request,
+    /// which is all that it needs to know.
     pub fn abort(self) {
         // Fails on no open TCP socket (socket(7)); a plain close is then all that is left.
         let _ = tcp::set_abort_on_close(self.fd.as_fd());
@@ -187,6 +228,12 @@ impl HostSocket {
 impl AsRawFd for HostSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+impl AsFd for HostSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Host sockets against the kernel's loopback. What moves payload is tested with guests, where guest memory is.
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Connecting, HostSocket, Listener, PeekMode, host_addresses};
@@ -85,4 +87,34 @@ fn errors_of_connect_have_a_meaning_for_the_guest() {
 #[test]
 fn the_hosts_addresses_are_known() {
     assert!(host_addresses().unwrap().contains(&LOOPBACK));
+}
+
+/// A connection to vonic's own service behaves like one to the world, by what a leg asks of it.
+#[test]
+fn a_service_connection_has_room_until_it_is_full_and_tells_of_its_end() {
+    let (mut socket, far) = HostSocket::service(PeekMode::Offset).unwrap();
+    let mut far = UnixStream::from(far);
+    socket.connect_result().unwrap();
+    let room = socket.send_room().unwrap();
+    assert!(room.free > 65_536 && room.writable, "{room:?}");
+    // What a leg makes a window of, three quarters, is taken in segments of 536 bytes, the least that RFC 9293 §3.7.1 expects.
+    let mut near = UnixStream::from(socket.as_fd().try_clone_to_owned().unwrap());
+    let mut taken = 0;
+    while taken + 536 <= room.free / 4 * 3 {
+        near.write_all(&[7; 536]).unwrap();
+        taken += 536;
+    }
+    let left = socket.send_room().unwrap();
+    assert!(left.free < room.free / 4 && !left.writable, "{left:?}");
+    let filled = (0..2000).find_map(|_| near.write(&[7; 536]).err()).unwrap();
+    assert_eq!((filled.kind(), socket.send_room().unwrap().free), (ErrorKind::WouldBlock, 0));
+    far.set_nonblocking(false).unwrap();
+    far.read_exact(&mut vec![0; taken as usize]).unwrap();
+    assert!(socket.send_room().unwrap().writable);
+    far.write_all(&[9; 10_000]).unwrap();
+    assert_eq!(socket.discard(9_990).unwrap(), 9_990);
+    assert_eq!(near.read(&mut [0; 64]).unwrap(), 10);
+    socket.shutdown_write().unwrap();
+    assert!(far.read_to_end(&mut Vec::new()).is_ok());
+    assert!(!socket.hang_up_is_reset());
 }

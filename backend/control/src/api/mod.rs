@@ -2,6 +2,7 @@
 //!
 //! Access is the socket file's mode and nothing else. A client that sends garbage, nothing, or too much loses its own
 //! connection.
+pub(crate) mod body;
 mod error;
 mod handler;
 mod routes;

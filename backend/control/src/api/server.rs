@@ -6,27 +6,23 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
+use hyper::Method;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time;
 
-use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, Reply, Response, routes};
+use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, Reply, Response, body, routes};
 
-/// The most bytes of a request's body that are read.
-const BODY_LIMIT: usize = 64 * 1024;
 /// How many connections are served at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 64;
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it may take to send the body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last: head, body, the handler's answer, and the response's way to the client.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause after an accept that failed, so that running out of descriptors does not become a busy loop.
@@ -85,7 +81,7 @@ async fn connection(stream: UnixStream, handler: Arc<dyn Handler>) {
         .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(BODY_LIMIT)
+        .max_buf_size(body::BODY_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
     match time::timeout(CONNECTION_TIMEOUT, served).await {
         Ok(Ok(())) => {}
@@ -97,20 +93,10 @@ async fn connection(stream: UnixStream, handler: Arc<dyn Handler>) {
 async fn respond(request: hyper::Request<Incoming>, handler: &dyn Handler) -> hyper::Response<Full<Bytes>> {
     let path = request.uri().path().to_string();
     let response = answer(request, handler).await.unwrap_or_else(Response::Error);
-    let (status, body) = match &response {
-        Response::Error(error) => (error.status, serde_json::to_vec(&ErrorBody { error: error.clone() })),
-        good => (200, serde_json::to_vec(good)),
+    let (status, mut http) = match response {
+        Response::Error(error) => (error.status, body::json(error.status, &ErrorBody { error })),
+        good => (200, body::json(200, &good)),
     };
-    let (status, body) = match body {
-        Ok(body) => (status, body),
-        Err(e) => {
-            log::error!("an API response cannot be written as JSON: {e}");
-            (500, br#"{"error":{"message":"the response cannot be written as JSON"}}"#.to_vec())
-        }
-    };
-    let mut http = hyper::Response::new(Full::new(Bytes::from(body)));
-    *http.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    http.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if status == 405
         && let Ok(allowed) = HeaderValue::from_str(&routes::allowed(&path))
     {
@@ -136,19 +122,10 @@ async fn answer(request: hyper::Request<Incoming>, handler: &dyn Handler) -> Res
 }
 
 /// No route takes a body yet.
-async fn no_body(body: Incoming) -> Result<(), ApiError> {
-    let read = time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
-    let Ok(read) = read else {
-        let message = format!("the body did not come within {BODY_TIMEOUT:?}");
-        return Err(ApiError::new(408, message).field("body").mend("send none"));
-    };
-    match read.map(|read| read.to_bytes()) {
-        Ok(read) if read.is_empty() => Ok(()),
-        Ok(_) => Err(ApiError::bad_request("this path takes no body").field("body").mend("send none")),
-        Err(e) if e.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("the body is longer than {BODY_LIMIT} bytes");
-            Err(ApiError::new(413, message).field("body").mend("send a shorter one"))
-        }
-        Err(e) => Err(ApiError::bad_request(format!("the body cannot be read: {e}")).field("body")),
+async fn no_body(incoming: Incoming) -> Result<(), ApiError> {
+    let read = body::read(incoming).await.map_err(|e| e.mend("send none"))?;
+    if read.is_empty() {
+        return Ok(());
     }
+    Err(ApiError::bad_request("this path takes no body").field("body").mend("send none"))
 }

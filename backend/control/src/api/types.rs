@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+pub use vonic_agent::message::{Counters, Interface};
 
 /// Frames and bytes that went one way. Bytes are frame bytes without the virtio-net header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,55 @@ pub struct VmRow {
     pub drops: u64,
     /// Open TCP connections.
     pub connections: u64,
+    /// The agent in the guest, if it has ever spoken.
+    #[serde(default)]
+    pub agent: Option<AgentRow>,
+}
+
+/// The agent in a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRow {
+    /// Its version, by its own word.
+    pub version: String,
+    /// Seconds since its last message.
+    pub seen_seconds: u64,
+    /// Whether that is longer than an agent should be quiet.
+    pub silent: bool,
+}
+
+/// What the guest's agent last said, and what the host had counted at that moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestReport {
+    /// The guest's host name.
+    pub hostname: String,
+    /// Its kernel's release.
+    pub kernel: String,
+    /// Seconds since it booted.
+    pub uptime_seconds: u64,
+    /// The interface with the VM's MAC, beside the host's counters.
+    pub nic: Option<NicCounters>,
+    /// All its interfaces but the loopback.
+    pub interfaces: Vec<Interface>,
+}
+
+/// The VM's NIC, counted on both sides. They differ by what was under way, and where the guest or vonic began to count later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicCounters {
+    /// The interface's name in the guest.
+    pub interface: String,
+    /// What the guest sent.
+    pub guest_to_host: BothCounts,
+    /// What the guest was sent.
+    pub host_to_guest: BothCounts,
+}
+
+/// One direction, counted on both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BothCounts {
+    /// By the host, when the guest's message came.
+    pub host: Traffic,
+    /// By the guest.
+    pub guest: Traffic,
 }
 
 /// Drops by reason, and for each reason by direction: `guest_to_host` or `host_to_guest`.
@@ -75,6 +125,9 @@ pub struct VmDetail {
     pub last_error: Option<String>,
     /// TCP counters by name.
     pub tcp: BTreeMap<String, u64>,
+    /// What the guest says of itself: nothing in it is certain.
+    #[serde(default)]
+    pub guest: Option<GuestReport>,
 }
 
 /// How a VM reaches the world.

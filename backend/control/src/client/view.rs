@@ -4,13 +4,24 @@ use std::io::{self, Write};
 
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    ConnectionRow, Drops, FileError, Opener, ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, FileError, GuestReport, Interface, NicCounters, Opener, ReloadReport, RingRow,
+    Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `vm list`.
 pub(super) fn vms(rows: &Vec<VmRow>, out: &mut dyn Write) -> io::Result<()> {
-    let headings =
-        &["NAME", "NETWORK", "ADDRESS", "MAC", "STATE", ">GUEST TO HOST", ">HOST TO GUEST", ">DROPS", ">CONNECTIONS"];
+    let headings = &[
+        "NAME",
+        "NETWORK",
+        "ADDRESS",
+        "MAC",
+        "STATE",
+        ">GUEST TO HOST",
+        ">HOST TO GUEST",
+        ">DROPS",
+        ">CONNECTIONS",
+        "AGENT",
+    ];
     let mut table = Table::new(headings);
     for vm in rows {
         table.row([
@@ -23,6 +34,7 @@ pub(super) fn vms(rows: &Vec<VmRow>, out: &mut dyn Write) -> io::Result<()> {
             bytes(vm.host_to_guest.bytes),
             vm.drops.to_string(),
             vm.connections.to_string(),
+            agent(vm.agent.as_ref()),
         ]);
     }
     if rows.is_empty() { writeln!(out, "no VMs") } else { table.print(out) }
@@ -60,8 +72,13 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     for forward in &vm.forwards {
         line("forward", forward.clone());
     }
+    guest_lines(row.agent.as_ref(), vm.guest.as_ref(), &mut line);
     line("last error", vm.last_error.clone().unwrap_or_else(|| "none".to_string()));
     table.print(out)?;
+    if let Some(guest) = &vm.guest {
+        nic(guest.nic.as_ref(), out)?;
+        interfaces(&guest.interfaces, out)?;
+    }
     rings(&vm.rings, out)?;
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
@@ -72,6 +89,57 @@ fn uplink(uplink: &UplinkRow) -> String {
     let by = uplink.interface.as_ref().map(|name| format!(" by {name}")).unwrap_or_default();
     let error = uplink.error.as_ref().map(|error| format!(" (degraded: {error})")).unwrap_or_default();
     format!("{}{by}{error}", uplink.kind)
+}
+
+/// The agent in the list.
+fn agent(agent: Option<&AgentRow>) -> String {
+    match agent {
+        None => "-".to_string(),
+        Some(agent) if agent.silent => format!("silent for {}", duration(agent.seen_seconds)),
+        Some(agent) => agent.version.clone(),
+    }
+}
+
+/// The guest's own words about itself.
+fn guest_lines(agent: Option<&AgentRow>, guest: Option<&GuestReport>, line: &mut dyn FnMut(&str, String)) {
+    let (Some(agent), Some(guest)) = (agent, guest) else { return line("guest agent", "none".to_string()) };
+    let seen = duration(agent.seen_seconds);
+    let state = if agent.silent { format!("silent for {seen}") } else { format!("seen {seen} ago") };
+    line("guest agent", format!("{}, {state}", agent.version));
+    line("guest hostname", guest.hostname.clone());
+    line("guest kernel", guest.kernel.clone());
+    line("guest uptime", duration(guest.uptime_seconds));
+}
+
+/// The NIC as both sides count it, at the moment of the guest's last message.
+fn nic(nic: Option<&NicCounters>, out: &mut dyn Write) -> io::Result<()> {
+    let Some(nic) = nic else { return Ok(()) };
+    let mut table = Table::new(&["NIC", ">BY THE HOST", ">BY THE GUEST", ">DIFFERENCE"]);
+    for (way, both) in [("guest to host", nic.guest_to_host), ("host to guest", nic.host_to_guest)] {
+        for (what, host, guest) in
+            [("frames", both.host.frames, both.guest.frames), ("bytes", both.host.bytes, both.guest.bytes)]
+        {
+            let difference = i128::from(guest) - i128::from(host);
+            table.row([format!("{way}, {what}"), host.to_string(), guest.to_string(), format!("{difference:+}")]);
+        }
+    }
+    apart(&table, true, out)
+}
+
+fn interfaces(interfaces: &[Interface], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&["INTERFACE", "MAC", ">SENT", ">RECEIVED", ">ERRORS", ">DROPPED"]);
+    for interface in interfaces {
+        let Interface { name, mac, received, sent } = interface;
+        table.row([
+            name.clone(),
+            mac.clone().unwrap_or_else(|| "-".to_string()),
+            bytes(sent.bytes),
+            bytes(received.bytes),
+            (u128::from(sent.errors) + u128::from(received.errors)).to_string(),
+            (u128::from(sent.dropped) + u128::from(received.dropped)).to_string(),
+        ]);
+    }
+    apart(&table, !interfaces.is_empty(), out)
 }
 
 fn traffic(traffic: Traffic) -> String {

@@ -1,4 +1,5 @@
 //! Answers to the API.
+use super::agents;
 use super::registry::{Entry, Registry};
 use crate::api::types::{
     ConnectionRow, Drops, Health, Opener, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
@@ -126,6 +127,7 @@ fn row(entry: &Entry) -> VmRow {
         host_to_guest: traffic(&entry.stats, Way::HostToGuest),
         drops: Way::ALL.into_iter().map(dropped).sum(),
         connections: entry.stats.tcp.open.get(),
+        agent: entry.guest.report().map(|report| agents::row(&report)),
     }
 }
 
@@ -160,6 +162,7 @@ fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow) -> VmDetail {
         forwards: entry.vm.forwards.iter().map(ToString::to_string).collect(),
         last_error: entry.last_error.clone(),
         tcp: tcp(&entry.stats),
+        guest: entry.guest.report().map(|report| agents::detail(report, entry.vm.mac)),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! In: the master's messages, the sessions' port events, the worker's notices, API requests, news of the host's addresses.
 //! Out: commands to the worker, messages to the master, answers to the API.
+mod agents;
 mod answers;
 mod forwards;
 mod registry;
@@ -11,6 +12,7 @@ mod taps;
 
 use crate::api::{self, Handler, Reply, Request};
 use crate::config::{self, Poll};
+use crate::guest::Service;
 use registry::Registry;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -99,7 +101,8 @@ fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<I
     spawn("from-master", move || read_master(&reader, &from_master))?;
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
-    let mut registry = Registry::new(engine.config_dir, config, handle, link, sender);
+    let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
+    let mut registry = Registry::new(engine.config_dir, config, handle, link, sender, guests);
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));

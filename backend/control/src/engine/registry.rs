@@ -4,6 +4,7 @@ use super::forwards::{self, Forwards};
 use super::sessions::SessionState;
 use super::taps::Taps;
 use crate::config::{self, Action, Config, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
+use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub(super) struct Entry {
     pub vm: Vm,
     pub port: PortId,
     pub stats: Arc<PortStats>,
+    /// What its guest says of itself.
+    pub guest: Arc<Guest>,
     pub session: Option<SessionState>,
     pub last_error: Option<String>,
     /// Some of its forwards could not be opened.
@@ -47,6 +50,7 @@ pub struct Registry {
     worker: WorkerHandle,
     link: EngineLink,
     sender: Sender<Input>,
+    guests: Service,
     pub(super) started: Instant,
     /// Bytes copied for VMs that are gone, in the order of [`CopyPath::ALL`].
     pub(super) copied_by_gone: [u64; CopyPath::ALL.len()],
@@ -59,6 +63,7 @@ impl Registry {
         worker: WorkerHandle,
         link: EngineLink,
         sender: Sender<Input>,
+        guests: Service,
     ) -> Registry {
         Registry {
             config_dir,
@@ -70,6 +75,7 @@ impl Registry {
             worker,
             link,
             sender,
+            guests,
             started: Instant::now(),
             copied_by_gone: [0; CopyPath::ALL.len()],
         }
@@ -165,7 +171,8 @@ impl Registry {
         });
         let last_error = report(&vm.name, &errors);
         let incomplete = last_error.is_some();
-        self.vms.insert(vm.name.clone(), Entry { vm, port, stats, session: None, last_error, incomplete });
+        let guest = Arc::new(Guest::new(&vm.name, &stats));
+        self.vms.insert(vm.name.clone(), Entry { vm, port, stats, guest, session: None, last_error, incomplete });
     }
 
     /// Takes a VM out of service; its counters, which count no further.
@@ -284,6 +291,12 @@ impl Registry {
             Notice::MemoryLost { port } => {
                 let message = "its VMM has truncated the memory that it shared: out of service until it connects again";
                 self.complain(port, message.into());
+            }
+            Notice::Service { from, end, place } => {
+                // A VM that has gone meanwhile has nobody to be known as.
+                if let Some(entry) = self.vms.values().find(|e| Arc::ptr_eq(&e.stats, &from)) {
+                    self.guests.serve(Arc::clone(&entry.guest), end, place);
+                }
             }
             Notice::AcceptFailed { port, error } => {
                 self.complain(port, format!("a forward cannot accept connections: {error}"));

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vonic_control::api::types::{
-    ConnectionRow, FileError, Health, Opener, ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow,
-    VmStats,
+    AgentRow, BothCounts, ConnectionRow, Counters, FileError, GuestReport, Health, Interface, NicCounters, Opener,
+    ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
 };
 use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 
@@ -74,6 +74,7 @@ pub fn row(name: &str) -> VmRow {
         host_to_guest: Traffic { frames: 4, bytes: 5 << 30 },
         drops: 7,
         connections: 2,
+        agent: Some(AgentRow { version: "0.1.0".into(), seen_seconds: 1, silent: false }),
     }
 }
 
@@ -105,6 +106,22 @@ pub fn detail() -> VmDetail {
         forwards: vec!["tcp 127.0.0.1:8080 -> 80".into()],
         last_error: None,
         tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),
+        guest: Some(guest()),
+    }
+}
+
+fn guest() -> GuestReport {
+    let sent = Counters { packets: 2, bytes: 2000, errors: 1, dropped: 2 };
+    let eth0 = Interface { name: "eth0".into(), mac: Some("52:54:00:00:00:02".into()), received: sent, sent };
+    let both =
+        |frames, bytes| BothCounts { host: Traffic { frames, bytes }, guest: Traffic { frames: 2, bytes: 2000 } };
+    let nic = NicCounters { interface: "eth0".into(), guest_to_host: both(3, 2048), host_to_guest: both(1, 1960) };
+    GuestReport {
+        hostname: "www".into(),
+        kernel: "6.12.1".into(),
+        uptime_seconds: 61,
+        nic: Some(nic),
+        interfaces: vec![eth0, Interface { name: "sit0".into(), ..Interface::default() }],
     }
 }
 

@@ -18,7 +18,8 @@ impl Worker {
         // FIN of ours only after a reset, whoever has taken the error.
         let failed =
             events.contains(EventSet::ERROR) && flow.socket.as_ref().is_some_and(|s| s.connect_result().is_err());
-        if failed || (events.contains(EventSet::HANG_UP) && !flow.shut) {
+        let hung_up = events.contains(EventSet::HANG_UP) && !flow.shut;
+        if failed || (hung_up && flow.socket.as_ref().is_some_and(vonic_uplink::HostSocket::hang_up_is_reset)) {
             return self.reset_guest(id);
         }
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP) {

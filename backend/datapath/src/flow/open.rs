@@ -1,18 +1,22 @@
 //! How connections begin and end.
 use crate::command::Notice;
 use crate::flow::guest_side::envelope;
-use crate::flow::policy::{self, Route, World};
+use crate::flow::policy::{self, Route, ServicePlace, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
-use crate::worker::Worker;
+use crate::port::Port;
+use crate::service::address;
 use crate::worker::events::Token;
+use crate::worker::{Notify, Worker};
 use std::hash::BuildHasher;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
 use vonic_tcp::{Config, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
-use vonic_uplink::{Accepted, Connecting, HostSocket};
+use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 
 /// Shift of the windows that legs advertise: up to 8 MiB.
 const WINDOW_SCALE: u8 = 7;
@@ -32,8 +36,10 @@ impl Worker {
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
         let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
-        let to = match policy::route(&world, network, &port.spec, key.remote)? {
+        let route = policy::route(&world, network, &port.spec, key.remote)?;
+        let to = match route {
             Route::To(to) => to,
+            Route::Service => key.remote,
             Route::Refuse => {
                 self.refuse(key, syn);
                 return Ok(());
@@ -44,7 +50,15 @@ impl Worker {
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
         let config = leg_config(port.spec.mtu);
-        match HostSocket::connect(to, self.peek_mode) {
+        let opened = match (route, port.usage.service_place()) {
+            (Route::Service, Some(place)) => connect_service(port, place, self.peek_mode, &self.notify),
+            (Route::Service, None) => {
+                self.refuse(key, syn);
+                return Err(DropReason::Limit);
+            }
+            _ => HostSocket::connect(to, self.peek_mode),
+        };
+        match opened {
             Ok((socket, state)) => {
                 let mut flow = Flow::new(key, Leg::accept(&config, syn, iss, now), socket, to, now);
                 flow.guest_opens = true;
@@ -156,6 +170,10 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let (Some(network), Some(address)) = (network, port.spec.address4) else { return socket.abort() };
+        if address::is_ours(peer.ip()) {
+            // Nobody but vonic speaks from there.
+            return socket.abort();
+        }
         let remote = if peer.ip().is_loopback() || peer.ip() == IpAddr::V4(address) {
             match network.spec.host_loopback4.or(network.spec.gateway4) {
                 Some(host) => SocketAddr::new(host.into(), peer.port()),
@@ -250,6 +268,18 @@ impl Worker {
     fn initial_sequence(&self, key: &FlowKey) -> Seq {
         Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32))
     }
+}
+
+/// Connects a guest to vonic's own service, which knows it by the port on which it came.
+fn connect_service(
+    port: &Port,
+    place: ServicePlace,
+    mode: PeekMode,
+    notify: &Notify,
+) -> io::Result<(HostSocket, Connecting)> {
+    let (socket, end) = HostSocket::service(mode)?;
+    notify(Notice::Service { from: Arc::clone(&port.spec.stats), end, place });
+    Ok((socket, Connecting::Done))
 }
 
 fn leg_config(mtu: u16) -> Config {

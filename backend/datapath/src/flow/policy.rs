@@ -1,8 +1,10 @@
 //! Where a guest may connect to, and how much of it.
+use crate::service::address;
 use crate::spec::{Action, HostView, Limits, PortSpec, Uplink};
 use crate::switch::Network;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use vonic_frame::{DropReason, PROTOCOL_TCP};
 use vonic_tcp::Instant;
 
@@ -11,6 +13,8 @@ use vonic_tcp::Instant;
 pub enum Route {
     /// Connect the host's socket there.
     To(SocketAddr),
+    /// Hand it to vonic's own service.
+    Service,
     /// Answer with a reset: nothing listens there.
     Refuse,
 }
@@ -30,6 +34,10 @@ pub struct World<'a> {
 /// # Errors
 /// `Denied`; `Unsupported` for networks without a `sockets` uplink.
 pub fn route(world: &World<'_>, network: &Network, port: &PortSpec, remote: SocketAddr) -> Result<Route, DropReason> {
+    // Before everything else: neither egress nor the lack of an uplink keeps a guest from it.
+    if address::serves(remote) {
+        return Ok(Route::Service);
+    }
     let IpAddr::V4(address) = remote.ip() else { return Err(DropReason::Unsupported) };
     if network.spec.uplink != Uplink::Sockets {
         return Err(DropReason::Unsupported);
@@ -77,6 +85,17 @@ pub struct Usage {
     world: Opening,
     /// Connects of the guest in progress, by destination.
     destinations: HashMap<SocketAddr, u32>,
+    /// As many holders, besides this one, as connections are open at vonic's own service.
+    service: Arc<()>,
+}
+
+/// Connections that one guest may have at vonic's own service.
+const SERVICE_CONNECTIONS: usize = 8;
+
+/// One connection's place at vonic's own service; free again when it is dropped, by whoever held the connection last.
+#[derive(Debug)]
+pub struct ServicePlace {
+    _held: Arc<()>,
 }
 
 /// Connections being opened by one side.
@@ -120,6 +139,13 @@ impl Usage {
             return Err(DropReason::Limit);
         }
         self.guest.admit(limits, now)
+    }
+
+    /// A place at vonic's own service, if one is left: counted from here until the service has let go of the connection, so that
+    /// what a guest opens and resets does not pile up on its way there.
+    pub fn service_place(&self) -> Option<ServicePlace> {
+        (Arc::strong_count(&self.service) <= SERVICE_CONNECTIONS)
+            .then(|| ServicePlace { _held: Arc::clone(&self.service) })
     }
 
     /// A handshake begins.
@@ -181,6 +207,36 @@ mod tests {
         assert_eq!(plain("192.0.2.1:80"), Ok(Route::Refuse));
         assert!(decide(|n| n.reach_host = true, &port, "203.0.113.9:80").is_ok());
         assert_eq!(decide(|n| n.uplink = Uplink::None, &port, "203.0.113.7:80"), Err(DropReason::Unsupported));
+    }
+
+    #[test]
+    fn the_service_is_reached_whatever_the_network_and_egress_say() {
+        let mut port = member(2, true);
+        port.egress = vec![EgressRule {
+            action: Action::Deny,
+            to: Subnet4 { address: [0, 0, 0, 0].into(), prefix: 0 },
+            protocol: None,
+            ports: None,
+        }];
+        for to in ["169.254.169.254:80", "[fe80::a9fe:a9fe]:80"] {
+            assert_eq!(
+                decide(|n| (n.uplink, n.gateway4) = (Uplink::None, None), &port, to),
+                Ok(Route::Service),
+                "{to}"
+            );
+        }
+        port.egress.clear();
+        assert_eq!(decide(|_| (), &port, "169.254.169.254:81"), Ok(Route::Refuse), "never forwarded");
+        assert_eq!(decide(|_| (), &port, "[fe80::a9fe:a9ff]:80"), Err(DropReason::Unsupported));
+    }
+
+    #[test]
+    fn the_service_has_eight_places_for_a_guest() {
+        let usage = Usage::default();
+        let mut held: Vec<ServicePlace> = (0..8).map(|_| usage.service_place().unwrap()).collect();
+        assert!(usage.service_place().is_none());
+        held.pop();
+        assert!(usage.service_place().is_some());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What vonic answers on the gateway's address.
+//! What vonic answers itself: on the gateway's address and on its service address.
+pub mod address;
 pub mod arp;
 pub mod dhcp;
 pub mod icmp;

@@ -1,6 +1,7 @@
 //! Where a frame goes, by its destination MAC alone; and from whom it may come (`filter`).
 pub mod filter;
 
+use crate::service::address;
 use crate::spec::{NetworkSpec, PortId, PortSpec, Uplink};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -80,7 +81,9 @@ impl Network {
 
     /// Whether vonic answers for this address.
     pub fn is_service(&self, address: Ipv4Addr) -> bool {
-        Some(address) == self.spec.gateway4 || Some(address) == self.spec.host_loopback4
+        Some(address) == self.spec.gateway4
+            || Some(address) == self.spec.host_loopback4
+            || address::is_ours(address.into())
     }
 }
 

@@ -2,6 +2,7 @@
 pub mod addresses;
 pub mod limit;
 pub mod listener;
+pub mod local;
 pub mod netlink;
 pub mod tap;
 pub mod tcp;

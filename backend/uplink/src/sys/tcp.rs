@@ -105,13 +105,19 @@ pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<()> {
     if value == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(value)) }
 }
 
-/// Bytes of send buffer that are free and in use, by the kernel's own accounting (SO_MEMINFO: buffer overhead is counted).
-pub fn send_room(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+/// The kernel's accounting of a socket's memory (SO_MEMINFO).
+pub fn memory(fd: BorrowedFd<'_>) -> io::Result<[u32; SK_MEMINFO_VARS]> {
     let mut info = [0u32; SK_MEMINFO_VARS];
     let mut len = size_of_val(&info) as socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
     // SAFETY: array and length are valid for the call.
     unsafe { check(libc::getsockopt(fd.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &raw mut len))? };
+    Ok(info)
+}
+
+/// Bytes of send buffer that are free and in use, by the kernel's own accounting (buffer overhead is counted).
+pub fn send_room(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let info = memory(fd)?;
     let queued = info[SK_MEMINFO_WMEM_QUEUED];
     Ok((info[SK_MEMINFO_SNDBUF].saturating_sub(queued), queued))
 }

@@ -1,0 +1,97 @@
+//! What is known of one guest by its own word.
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vonic_agent::message::Message;
+use vonic_datapath::{PortStats, Way};
+
+/// The least time between two requests of one guest, over all its connections: an agent needs one a second.
+const PACE: Duration = Duration::from_millis(20);
+
+/// A guest's last message.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What it says; nothing in it is certain.
+    pub message: Message,
+    /// When it came.
+    pub at: Instant,
+    /// Frames and bytes that the host had counted then, in the order of [`Way::ALL`].
+    pub host: [(u64, u64); 2],
+}
+
+/// One VM, as the service knows it.
+#[derive(Debug)]
+pub struct Guest {
+    name: String,
+    stats: Arc<PortStats>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    report: Option<Report>,
+    next: Option<Instant>,
+}
+
+impl Guest {
+    /// The VM `name`, which has not spoken yet; `stats` are its port's.
+    pub fn new(name: &str, stats: &Arc<PortStats>) -> Guest {
+        Guest { name: name.into(), stats: Arc::clone(stats), inner: Mutex::default() }
+    }
+
+    /// The VM's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its last message.
+    pub fn report(&self) -> Option<Report> {
+        self.lock().report.clone()
+    }
+
+    /// Keeps a message, and what the host counts at this moment.
+    pub(super) fn says(&self, message: Message) {
+        let host = Way::ALL.map(|way| self.stats.traffic(way));
+        self.lock().report = Some(Report { message, at: Instant::now(), host });
+    }
+
+    /// Takes the guest's next turn; how long to wait for it. Its callers are at most as many as its places.
+    pub(super) fn turn(&self, now: Instant) -> Duration {
+        let mut inner = self.lock();
+        let at = inner.next.map_or(now, |next| next.max(now));
+        inner.next = Some(at + PACE);
+        at - now
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_keep_the_pace_and_nobody_saves_them_up() {
+        let guest = Guest::new("a", &Arc::default());
+        let now = Instant::now();
+        assert_eq!([0, 1, 2].map(|_| guest.turn(now)), [Duration::ZERO, PACE, PACE * 2]);
+        let later = now + Duration::from_secs(9);
+        assert_eq!([0, 1].map(|_| guest.turn(later)), [Duration::ZERO, PACE]);
+    }
+
+    #[test]
+    fn the_last_message_is_kept_with_the_hosts_counters_of_that_moment() {
+        let stats = Arc::new(PortStats::default());
+        let guest = Guest::new("a", &stats);
+        assert!(guest.report().is_none());
+        for uptime_seconds in [1, 2] {
+            stats.frame(Way::GuestToHost, 60);
+            guest.says(Message { uptime_seconds, ..Message::default() });
+        }
+        stats.frame(Way::GuestToHost, 60);
+        let report = guest.report().unwrap();
+        assert_eq!((report.message.uptime_seconds, report.host), (2, [(2, 120), (0, 0)]));
+    }
+}

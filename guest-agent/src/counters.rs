@@ -1,0 +1,92 @@
+//! What the guest's kernel counts (proc(5), sysfs).
+use std::fs;
+use vonic_agent::message::{self, Counters, Interface, Message, clean};
+
+/// This moment's message. What cannot be read is left empty.
+pub fn message() -> Message {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let uptime = read("/proc/uptime");
+    Message {
+        version: message::VERSION,
+        agent: clean(env!("CARGO_PKG_VERSION"), message::AGENT_MAX),
+        hostname: clean(&read("/proc/sys/kernel/hostname"), message::HOSTNAME_MAX),
+        kernel: clean(&read("/proc/sys/kernel/osrelease"), message::KERNEL_MAX),
+        uptime_seconds: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
+        interfaces: interfaces(&read("/proc/net/dev"), |name| {
+            fs::read_to_string(format!("/sys/class/net/{name}/address")).ok()
+        }),
+    }
+}
+
+/// Reads /proc/net/dev; `mac` gives an interface's address.
+fn interfaces(text: &str, mac: impl Fn(&str) -> Option<String>) -> Vec<Interface> {
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let named = lines.map(|(name, numbers)| (name.trim(), numbers)).filter(|(name, _)| *name != "lo");
+    let read = named.filter_map(|(name, numbers)| {
+        let numbers: Vec<u64> = numbers.split_ascii_whitespace().map(|n| n.parse().unwrap_or(0)).collect();
+        // Eight of what was received, then eight of what was sent: bytes, packets, errs, drop, …
+        let counters = |at: usize| {
+            let [bytes, packets, errors, dropped] = *numbers.get(at..at + 4)?.first_chunk()?;
+            Some(Counters { packets, bytes, errors, dropped })
+        };
+        // Tunnels have addresses of other lengths.
+        let mac = mac(name).map(|mac| mac.trim().to_string()).filter(|mac| mac.len() == 17);
+        let name = clean(name, message::INTERFACE_MAX);
+        Some(Interface { name, mac, received: counters(0)?, sent: counters(8)? })
+    });
+    read.take(message::INTERFACES_MAX).collect()
+}
+
+/// Interfaces with an IPv6 link-local address, by number and name (/proc/net/if_inet6).
+pub fn links6() -> Vec<(u32, String)> {
+    read_links6(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default())
+}
+
+fn read_links6(text: &str) -> Vec<(u32, String)> {
+    let link = |line: &str| {
+        // Address, interface number, prefix length, scope, flags, name; the numbers in hexadecimal.
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, number, _, scope, _, name] = fields[..] else { return None };
+        let number = u32::from_str_radix(number, 16).ok()?;
+        (scope == "20").then(|| (number, name.to_string()))
+    };
+    text.lines().filter_map(link).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEV: &str = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
+  eth0: 18446744073709551615      12    3    4    0     0          0         0     2222      22    5    6    0     0       0          0
+ sit0:1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
+ odd0: 1 2
+";
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let mac = |name: &str| Some(if name == "eth0" { "52:54:00:00:00:02\n" } else { "0.0.0.0\n" }.to_string());
+        let read = interfaces(DEV, mac);
+        let [eth0, sit0] = &read[..] else { panic!("{read:?}") };
+        assert_eq!((eth0.name.as_str(), eth0.mac.as_deref()), ("eth0", Some("52:54:00:00:00:02")));
+        assert_eq!(eth0.received, Counters { packets: 12, bytes: u64::MAX, errors: 3, dropped: 4 });
+        assert_eq!(eth0.sent, Counters { packets: 22, bytes: 2222, errors: 5, dropped: 6 });
+        assert_eq!((sit0.mac.as_deref(), sit0.sent.bytes, sit0.sent.packets), (None, 9, 10));
+    }
+
+    #[test]
+    fn this_machines_message_is_accepted() {
+        let message = message();
+        assert_eq!(Message::read(&serde_json::to_vec(&message).unwrap()), Ok(message));
+    }
+
+    #[test]
+    fn link_local_interfaces_are_found() {
+        let text = "00000000000000000000000000000001 01 80 10 80       lo\n\
+            fe80000000000000505400fffe000002 0b 40 20 80     eth0\n";
+        assert_eq!(read_links6(text), [(11, "eth0".to_string())]);
+    }
+}
