@@ -30,7 +30,6 @@ fn run(bed: &Bed, guest: &mut Guest, client: &str) -> Value {
         Ok(job.output(guest)?.strip_suffix("ended").map(ToString::to_string))
     })
     .unwrap();
-    println!("{client}: {said}");
     serde_json::from_str(said.trim()).with_context(|| said.clone()).unwrap()
 }
 
@@ -57,7 +56,10 @@ fn hostile_clients_cost_themselves_only() {
     assert_eq!((&many["held"], &many["refused"]), (&Value::from(8), &Value::from(92)), "{many}");
     assert!(many["longest"].as_f64().unwrap() < 15.0, "{many}");
     let pipeline = run(&bed, &mut a, "pipeline");
-    assert_eq!((&pipeline["answers"], &pipeline["whole"]), (&Value::from(200), &Value::from(true)), "{pipeline}");
+    assert_eq!((&pipeline["answers"], &pipeline["whole"]), (&Value::from(600), &Value::from(600)), "{pipeline}");
+    // Small segments fill a socket sooner than their bytes: the rest was asked for again, and nothing was lost.
+    let short = bed.vonicd.vm("a").unwrap()["tcp"]["short_writes"].as_u64().unwrap();
+    assert!(short > 0);
     let never = run(&bed, &mut a, "never");
     assert!(["ConnectionResetError", "BrokenPipeError"].contains(&never["end"].as_str().unwrap()), "{never}");
     assert!(never["seconds"].as_f64().unwrap() < 40.0, "{never}");
@@ -69,7 +71,6 @@ fn hostile_clients_cost_themselves_only() {
     })
     .unwrap();
     let after = (resident(&bed), descriptors(&bed));
-    println!("resident {} then {} KiB, descriptors {} then {}", before.0, after.0, before.1, after.1);
     assert!(after.0 < before.0 + 4096, "the engine grew from {} to {} KiB", before.0, after.0);
     assert!(after.1 <= before.1 + 2, "descriptors: {} and then {}", before.1, after.1);
     assert_eq!(bed.vonicd.log().matches("WARN").count(), 2, "one line for each VMM's memory:\n{}", bed.vonicd.log());
