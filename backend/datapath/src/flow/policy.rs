@@ -35,8 +35,8 @@ pub struct World<'a> {
 /// `Denied`; `Unsupported` for networks without a `sockets` uplink.
 pub fn route(world: &World<'_>, network: &Network, port: &PortSpec, remote: SocketAddr) -> Result<Route, DropReason> {
     // Before everything else: neither egress nor the lack of an uplink keeps a guest from it.
-    if address::serves(remote) {
-        return Ok(Route::Service);
+    if address::is_ours(remote.ip()) {
+        return Ok(if remote.port() == address::PORT { Route::Service } else { Route::Refuse });
     }
     let IpAddr::V4(address) = remote.ip() else { return Err(DropReason::Unsupported) };
     if network.spec.uplink != Uplink::Sockets {
@@ -225,9 +225,9 @@ mod tests {
                 "{to}"
             );
         }
-        port.egress.clear();
-        assert_eq!(decide(|_| (), &port, "169.254.169.254:81"), Ok(Route::Refuse), "never forwarded");
-        assert_eq!(decide(|_| (), &port, "[fe80::a9fe:a9ff]:80"), Err(DropReason::Unsupported));
+        for to in ["169.254.169.254:81", "[fe80::a9fe:a9fe]:443"] {
+            assert_eq!(decide(|_| (), &port, to), Ok(Route::Refuse), "never forwarded: {to}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The service address: where vonic itself answers each guest, whatever its network's addresses are (RFC 3927 §2.1 keeps
 //! 169.254.0.0/16 to the link, RFC 4291 §2.5.6 fe80::/10).
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// One per family: 169.254.169.254 and fe80::a9fe:a9fe.
 pub const ADDRESSES: [IpAddr; 2] =
@@ -11,9 +11,4 @@ pub const PORT: u16 = 80;
 /// Whether this is the service's address: nothing that is sent there leaves vonic.
 pub fn is_ours(address: IpAddr) -> bool {
     ADDRESSES.contains(&address)
-}
-
-/// Whether a connection to `remote` is the service's.
-pub fn serves(remote: SocketAddr) -> bool {
-    is_ours(remote.ip()) && remote.port() == PORT
 }

@@ -1,0 +1,77 @@
+//! Does vonic's own service hold out against guests that mean no good, and do the others notice nothing?
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use serde_json::Value;
+use vonic_tests::*;
+
+const CLIENTS: &str = include_str!("support/guest/clients.py");
+
+/// Resident KiB of the engine.
+fn resident(bed: &Bed) -> u64 {
+    let engine = std::fs::read_to_string(bed.directory.path().join("run/engine.pid")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", engine.trim())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn descriptors(bed: &Bed) -> usize {
+    let engine = std::fs::read_to_string(bed.directory.path().join("run/engine.pid")).unwrap();
+    std::fs::read_dir(format!("/proc/{}/fd", engine.trim())).unwrap().count()
+}
+
+/// Runs one of the clients in the guest `a`; b's agent is heard all the time.
+fn run(bed: &Bed, guest: &mut Guest, client: &str) -> Value {
+    let job = guest.spawn(&format!("python3 /tmp/clients.py {client}; echo ended")).unwrap();
+    let said = wait_for(client, seconds(90), || {
+        let b = bed.vonicd.vm("b")?;
+        let heard = b["agent"]["seen_seconds"].as_u64().is_some_and(|seconds| seconds <= 2);
+        assert!(heard, "b's agent is not heard beside {client}: {b}");
+        guest.must("sleep 0.2", seconds(5))?;
+        Ok(job.output(guest)?.strip_suffix("ended").map(ToString::to_string))
+    })
+    .unwrap();
+    serde_json::from_str(said.trim()).with_context(|| said.clone()).unwrap()
+}
+
+#[test]
+fn hostile_clients_cost_themselves_only() {
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, "").vm("b", 3, "")).unwrap();
+    bed.directory.write("clients.py", CLIENTS).unwrap();
+    let programs = vec![agent_program().unwrap()];
+    let config =
+        |name, number| GuestConfig { programs: programs.clone(), ..GuestConfig::new(name, number, &bed.socket(name)) };
+    let mut a = bed.start_configured(&config("a", 2)).unwrap();
+    let mut b = bed.start_configured(&config("b", 3)).unwrap();
+    a.wait_ready().unwrap();
+    b.wait_ready().unwrap();
+    b.spawn("vonic-agent").unwrap();
+    a.must("vonic-agent --once", seconds(10)).unwrap();
+    wait_until("b's first message", seconds(20), || !bed.vonicd.vm("b").unwrap()["agent"].is_null()).unwrap();
+    // The first answer of each kind brings its code and its buffers.
+    run(&bed, &mut a, "garbage");
+    let before = (resident(&bed), descriptors(&bed));
+    run(&bed, &mut a, "garbage");
+    assert_eq!(run(&bed, &mut a, "head")["status"], "431");
+    let many = run(&bed, &mut a, "many");
+    assert_eq!((&many["held"], &many["refused"]), (&Value::from(8), &Value::from(92)), "{many}");
+    assert!(many["longest"].as_f64().unwrap() < 15.0, "{many}");
+    let pipeline = run(&bed, &mut a, "pipeline");
+    assert_eq!((&pipeline["answers"], &pipeline["whole"]), (&Value::from(600), &Value::from(600)), "{pipeline}");
+    // Small segments fill a socket sooner than their bytes: the rest was asked for again, and nothing was lost.
+    let short = bed.vonicd.vm("a").unwrap()["tcp"]["short_writes"].as_u64().unwrap();
+    assert!(short > 0);
+    let never = run(&bed, &mut a, "never");
+    assert!(["ConnectionResetError", "BrokenPipeError"].contains(&never["end"].as_str().unwrap()), "{never}");
+    assert!(never["seconds"].as_f64().unwrap() < 40.0, "{never}");
+    // Nothing of it stays, and the guest's own agent is as welcome as before.
+    a.must("vonic-agent --once", seconds(10)).unwrap();
+    wait_until("the end of a's connections", seconds(90), || {
+        let rows = bed.vonicd.vonic(&["conns", "--vm", "a", "--json"]).unwrap();
+        rows.as_array().unwrap().iter().all(|row| row["state"] == "TIME-WAIT")
+    })
+    .unwrap();
+    let after = (resident(&bed), descriptors(&bed));
+    assert!(after.0 < before.0 + 4096, "the engine grew from {} to {} KiB", before.0, after.0);
+    assert!(after.1 <= before.1 + 2, "descriptors: {} and then {}", before.1, after.1);
+    assert_eq!(bed.vonicd.log().matches("WARN").count(), 2, "one line for each VMM's memory:\n{}", bed.vonicd.log());
+}

@@ -1,0 +1,100 @@
+"""Clients of vonic's own service that mean no good. Run in a guest; prints one JSON object."""
+import json, os, socket, sys, threading, time
+
+SERVICE = ("169.254.169.254", 80)
+
+
+def connect():
+    s = socket.socket()
+    s.settimeout(3)
+    s.connect(SERVICE)
+    return s
+
+
+def end(s, limit):
+    """How a connection ends for one that only reads: its bytes, and the seconds until the end."""
+    begin, got = time.time(), b""
+    try:
+        while time.time() - begin < limit:
+            s.settimeout(limit)
+            piece = s.recv(65536)
+            if not piece:
+                break
+            got += piece
+    except OSError as e:
+        got += b"" if isinstance(e, ConnectionResetError) else repr(e).encode()
+    return got, time.time() - begin
+
+
+def garbage():
+    for size in (1, 100, 5000, 100000):
+        s = connect()
+        try:
+            s.sendall(os.urandom(size))
+            s.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        end(s, 15)
+    return {}
+
+
+def head():
+    """A head of 1 MiB."""
+    s = connect()
+    try:
+        s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * (1 << 20))
+    except OSError:
+        pass
+    return {"status": end(s, 15)[0][9:12].decode()}
+
+
+def many():
+    """A hundred connections that say nothing, until the service ends them."""
+    held, refused = [], 0
+    for _ in range(100):
+        try:
+            held.append(connect())
+        except ConnectionRefusedError:
+            refused += 1
+    ends = [end(s, 20)[1] for s in held]
+    return {"held": len(held), "refused": refused, "longest": max(ends)}
+
+
+def pipeline():
+    """Six hundred requests, each in a segment of its own, far faster than they are answered; and every answer in small reads."""
+    s = connect()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    s.settimeout(30)
+
+    def ask():
+        for number in range(600):
+            last = b"connection: close\r\n" if number == 599 else b"x: " + b"y" * 80 + b"\r\n"
+            s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n" + last + b"\r\n")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    got = b""
+    while True:
+        piece = s.recv(77)
+        if not piece:
+            break
+        got += piece
+    asking.join()
+    return {"answers": got.count(b"This is vonic"), "whole": got.count(b"HTTP/1.1 200 OK")}
+
+
+def never():
+    """Requests without end in small segments, and nothing is ever read."""
+    s = connect()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    begin, sent, s_end = time.time(), 0, ""
+    s.settimeout(40)
+    try:
+        while time.time() - begin < 60:
+            sent += s.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    except OSError as e:
+        s_end = type(e).__name__
+    return {"sent": sent, "seconds": time.time() - begin, "end": s_end}
+
+
+print(json.dumps(globals()[sys.argv[1]]()))
