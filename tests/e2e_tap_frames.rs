@@ -223,7 +223,7 @@ fn an_isolated_network_reaches_its_uplink_only() {
 /// Receives `count` numbered frames in order.
 fn in_order(mock: &mut MockFrontend, count: u16) {
     for number in 0..count {
-        let frame = next(mock, seconds(5)).unwrap_or_else(|| panic!("frame {number}"));
+        let frame = next(mock, seconds(5)).with_context(|| format!("frame {number}")).unwrap();
         assert_eq!(frame[14..16], number.to_be_bytes());
     }
 }

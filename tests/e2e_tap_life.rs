@@ -84,6 +84,26 @@ fn a_tap_that_is_deleted_or_moved_is_made_right_again() {
     assert_eq!(uplink(&bed, "a")["interface"], "vonic-a");
 }
 
+/// What `ip -d` says of an interface.
+fn link(name: &str) -> String {
+    let output = std::process::Command::new("ip").args(["-d", "link", "show", "dev", name]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_tap_is_an_isolated_port_that_operators_can_tell() {
+    let (_bed, _hosts) = lan::start(9000, "", "").unwrap();
+    let tap = link("vonic-a");
+    for words in
+        ["mtu 9000", "master br0", "isolated on", "alias vonic: a", "link/ether fe:", "addrgenmode none", ",UP,"]
+    {
+        assert!(tap.contains(words), "{words}: {tap}");
+    }
+    // The bridge's address stays that of a machine's port: a tap's is higher than any.
+    let address = |text: &str| text.split("link/ether ").nth(1).unwrap()[..17].to_string();
+    assert!([link("p10"), link("p11")].iter().any(|port| address(port) == address(&link(BRIDGE))));
+}
+
 /// A bridge that is not there yet, and an interface that is none.
 #[test]
 fn a_bridge_may_come_after_vonicd() {
