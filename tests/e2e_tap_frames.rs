@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use vm_memory::{Bytes, GuestAddress};
 use vonic_peer::packet::Wire;
 use vonic_tests::frames::{self, BROADCAST, Mac, hex, ip4, mac};
 use vonic_tests::lan::{self, Host};
-use vonic_tests::mock::{MockConfig, MockFrontend, VnetHeader, feature};
+use vonic_tests::mock::{GUEST_TO_HOST, MockConfig, MockFrontend, VnetHeader, feature};
 use vonic_tests::*;
 
 /// Of nobody's concern on any network (IEEE 802, local experimental EtherType 1).
@@ -166,6 +168,39 @@ fn what_is_spoofed_never_reaches_the_bridge() {
     let seen = out_of_tap("a", || assert_eq!(a.send_frame(&VnetHeader::default(), &honest).unwrap(), 0));
     assert_eq!(seen, [honest]);
     drop(hosts);
+}
+
+/// A guest that changes its frame's source while vonic looks at it: what was checked is what goes out.
+#[test]
+fn a_source_that_changes_behind_the_check_does_not_get_out() {
+    let (bed, _hosts) = lan::start(1500, "", "").unwrap();
+    let mut a = bed.mock("a", MockConfig::default()).unwrap();
+    let (memory, wire) = (a.memory().clone(), Wire::open("vonic-a").unwrap());
+    // The mock sends from one buffer, again and again: the last byte of the source behind 12 bytes of virtio-net header.
+    let place = GuestAddress(a.ring(GUEST_TO_HOST).buffer(0) + 12 + 11);
+    let stop = AtomicBool::new(false);
+    let (own, foreign) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                [2u8, 3].into_iter().for_each(|byte| memory.store(byte, place, Ordering::Relaxed).unwrap());
+            }
+        });
+        let ear = scope.spawn(|| {
+            let (mut own, mut foreign) = (0, 0);
+            while let Some(frame) = wire.receive(MOMENT).unwrap() {
+                *if frame[6..12] == mac(2) { &mut own } else { &mut foreign } += 1;
+            }
+            (own, foreign)
+        });
+        let frame = numbered(mac(10), 2, 0);
+        let sent = (0..5000).try_for_each(|_| a.send_frame(&VnetHeader::default(), &frame).map(drop));
+        stop.store(true, Ordering::Relaxed);
+        sent.unwrap();
+        ear.join().unwrap()
+    });
+    assert_eq!(foreign, 0);
+    let refused = bed.vonicd.drops("a", "spoofed_mac").unwrap();
+    assert!(own > 100 && refused > 100, "it changed while vonic looked: {own} sent, {refused} refused");
 }
 
 /// Sends `frames` from a machine.
