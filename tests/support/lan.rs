@@ -4,8 +4,12 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 
+use crate::bed::Bed;
 use crate::frames::ip4;
-use crate::netns::{Netns, ip};
+use crate::guest::{Guest, GuestConfig, Vmm};
+use crate::netns::{Netns, ip, isolate};
+use crate::seconds;
+use crate::vonicd::TestConfig;
 
 /// The bridge's name.
 pub const BRIDGE: &str = "br0";
@@ -69,4 +73,53 @@ impl Host {
 /// The IPv6 address of guest or host `number`.
 pub fn ip6(number: u8) -> String {
     format!("2001:db8::{number}")
+}
+
+/// A configuration whose network `default` is the bridge.
+pub fn bridged() -> TestConfig {
+    TestConfig { network: format!("uplink = \"tap:{BRIDGE}\"\n"), ..TestConfig::default() }
+}
+
+/// A namespace of the test's own with the bridge, two machines on it (10 and 11), and the service with the VMs `a`, `b` and `c` (2, 3
+/// and 4); `network` is appended to their network, `vm` to their files.
+///
+/// # Errors
+/// If a part is missing or does not start.
+pub fn start(mtu: u16, network: &str, vm: &str) -> Result<(Bed, [Host; 2])> {
+    isolate()?;
+    bridge(mtu)?;
+    let hosts = [Host::new(10, mtu)?, Host::new(11, mtu)?];
+    let lines = format!("mtu = {mtu}\n{vm}");
+    let mut config = bridged();
+    config.network.push_str(network);
+    let vms = [("a", 2), ("b", 3), ("c", 4)];
+    let config = vms.into_iter().fold(config, |config, (name, number)| config.vm(name, number, &lines));
+    Ok((Bed::start_here(&config)?, hosts))
+}
+
+/// Starts a guest with IPv6 on VM `name`; [`settle`] follows.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start_guest(bed: &Bed, name: &str, number: u8, vmm: Vmm, device: Option<&str>) -> Result<Guest> {
+    let plain = GuestConfig::new(name, number, &bed.socket(name)).on(vmm);
+    bed.start_configured(&GuestConfig { ip6: true, device: device.map(str::to_string), ..plain })
+}
+
+/// Waits for a started guest, gives it its IPv6 address, and starts a server on port 7 of both families.
+///
+/// # Errors
+/// If it does not boot.
+pub fn settle(guest: &mut Guest, number: u8) -> Result<()> {
+    guest.wait_ready()?;
+    // No time is spent on duplicate address detection; busybox's ip has no word for it.
+    let address = format!("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip addr add {}/64 dev eth0", ip6(number));
+    guest.must(&address, seconds(5))?;
+    let server = guest.spawn("vonic-peer serve [::]:7")?;
+    server.wait_output(guest, "listening", seconds(10))
+}
+
+/// Where the server of guest or machine `number` listens, in both families.
+pub fn servers(number: u8) -> [String; 2] {
+    [format!("{}:7", ip4(number)), format!("[{}]:7", ip6(number))]
 }

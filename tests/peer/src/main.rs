@@ -1,6 +1,7 @@
 //! `vonic-peer`: traffic from the command line. Results are JSON, one object per line; the exit code is 0 if all went well.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +15,7 @@ const USAGE: &str = "usage:
   vonic-peer connections ADDRESS:PORT COUNT      short connections in sequence
   vonic-peer inject INTERFACE HEX [COUNT]        send a raw frame
   vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
-  vonic-peer sniff INTERFACE FILE                count received frames by destination until FILE exists
+  vonic-peer sniff INTERFACE FILE                count received frames by destination, and those to groups by source, until FILE exists
 VONIC_PEER_TIMEOUT: seconds that one wait on a socket may take (default 30)";
 
 type Outcome = Result<bool, String>;
@@ -129,7 +130,11 @@ fn sniff(interface: &str, file: &str) -> Outcome {
     let wire = open(interface)?;
     println!("{{\"listening\":{}}}", quote(interface));
     let heard = wire.listen(|| std::path::Path::new(file).exists()).map_err(|error| error.to_string())?;
-    let others: Vec<String> = heard.others.iter().map(|(mac, count)| format!("\"{mac}\":{count}")).collect();
-    println!("{{\"mine\":{},\"group\":{},\"others\":{{{}}}}}", heard.mine, heard.group, others.join(","));
+    let list = |counts: &BTreeMap<String, u64>| {
+        counts.iter().map(|(key, count)| format!("\"{key}\":{count}")).collect::<Vec<_>>().join(",")
+    };
+    let (groups, others) = (list(&heard.groups), list(&heard.others));
+    let (mine, group) = (heard.mine, heard.group);
+    println!("{{\"mine\":{mine},\"group\":{group},\"groups\":{{{groups}}},\"others\":{{{others}}}}}");
     Ok(heard.others.is_empty())
 }

@@ -21,6 +21,8 @@ pub struct Heard {
     pub mine: u64,
     /// Frames to a group address, broadcast included.
     pub group: u64,
+    /// The same by `SOURCE/ETHERTYPE`, as `52:54:00:00:00:02/0806`.
+    pub groups: BTreeMap<String, u64>,
     /// Frames that should not have come here: count by destination.
     pub others: BTreeMap<String, u64>,
 }
@@ -31,6 +33,9 @@ impl Heard {
         let text = format_mac(destination);
         if destination[0] & 1 == 1 {
             self.group += 1;
+            if let Some([source @ .., a, b]) = frame.get(6..14) {
+                *self.groups.entry(format!("{}/{a:02x}{b:02x}", format_mac(source))).or_default() += 1;
+            }
         } else if text == mac {
             self.mine += 1;
         } else {
@@ -140,6 +145,8 @@ mod tests {
         }
         heard.count("52:54:00:00:00:01", &[0x52]);
         let others = BTreeMap::from([("52:54:00:00:00:02".to_string(), 2)]);
-        assert_eq!(heard, Heard { mine: 1, group: 2, others });
+        assert_eq!(heard, Heard { mine: 1, group: 2, others, ..Heard::default() });
+        heard.count("52:54:00:00:00:01", &parse_hex("ffffffffffff 525400000002 0806 0001").unwrap());
+        assert_eq!(heard.groups, BTreeMap::from([("52:54:00:00:00:02/0806".to_string(), 1)]));
     }
 }

@@ -214,3 +214,23 @@ fn bursts_and_rings_move_between_threads() {
     let fetched = std::thread::spawn(move || ring.fetch(&mut burst, 16).map(|n| (n, burst.len()))).join().unwrap();
     assert_eq!(fetched, Ok((3, 3)));
 }
+
+#[test]
+fn a_kick_is_asked_for_once_more_chains_wait_than_are_too_few() {
+    for event_idx in [false, true] {
+        let mut guest = Guest::new(8, 65534, event_idx);
+        for head in 0..3 {
+            guest.chain(head, &[(BUFFERS, 4)], 0);
+            guest.post(head);
+        }
+        let mut ring = guest.ring(Direction::GuestToHost);
+        ring.disarm();
+        assert!(ring.arm_behind(2), "three wait");
+        assert!(!ring.arm_behind(3) && !ring.arm_behind(4));
+        assert_eq!(guest.used_flags(), 0);
+        assert_eq!(guest.available_event(), if event_idx { 2 } else { 0 }, "the fifth: 65534 and four more");
+        guest.chain(3, &[(BUFFERS, 4)], 0);
+        guest.post(3);
+        assert!(ring.arm_behind(3));
+    }
+}

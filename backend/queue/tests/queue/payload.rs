@@ -211,6 +211,29 @@ fn one_call_takes_1024_iovecs() {
 }
 
 #[test]
+fn areas_in_front_and_behind_stand_around_the_chains() {
+    let (mut front, mut behind) = ([0u8; 26], [0u8; 1]);
+    let places = [front.as_ptr().addr(), behind.as_ptr().addr()];
+    let mut chains = Chains::new(&[vec![100, 20], vec![300]]);
+    let iovecs = chains.burst.iovecs_between(&mut front, 0..2, 110, 200, &mut behind);
+    let lens: Vec<usize> = iovecs.as_slice().iter().map(|iovec| iovec.iov_len).collect();
+    assert_eq!((lens, iovecs.len_bytes()), (vec![26, 10, 190, 1], 227));
+    assert_eq!([0, 3].map(|i: usize| iovecs.as_slice()[i].iov_base.addr()), places);
+    // Without room for all of the chains the area behind stands in the last one's place: what comes to lie there was cut.
+    let mut chains = Chains::new(&[vec![1; 60]]);
+    assert_eq!(chains.burst.iovecs_between(&mut front, 0..1, 0, 60, &mut behind).len_bytes(), 87);
+    let mut guest = Guest::new(1024, 0, false);
+    let buffers: Vec<Span> = (0..1024).map(|i| (BUFFERS + 8 * i, 2)).collect();
+    guest.chain(0, &buffers[..1023], 0);
+    guest.post(0);
+    let mut burst = Burst::with_capacity(4, 2048);
+    assert_eq!(guest.ring(Direction::GuestToHost).fetch(&mut burst, 4), Ok(1));
+    let iovecs = burst.iovecs_between(&mut front, 0..1, 0, 5000, &mut behind);
+    assert_eq!((iovecs.as_slice().len(), iovecs.len_bytes()), (1024, 26 + 1022 * 2 + 1));
+    assert_eq!(iovecs.as_slice()[1023].iov_base.addr(), places[1]);
+}
+
+#[test]
 fn a_buffer_may_be_copied_onto_itself() {
     let chains = Chains::new(&[vec![600]]);
     chains.fill(9);
