@@ -178,7 +178,8 @@ fn lab_programs(lab: &Lab) -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("tmp/libm.so.6", "usr/lib/x86_64-linux-gnu/libm.so.6"),
         ("tmp/libmnl.so.0", "usr/lib/x86_64-linux-gnu/libmnl.so.0"),
     ];
-    let read = |(to, from)| Ok((to, std::fs::read(lab.root().join(from)).with_context(|| format!("the lab's {from}"))?));
+    let read =
+        |(to, from)| Ok((to, std::fs::read(lab.root().join(from)).with_context(|| format!("the lab's {from}"))?));
     places.into_iter().map(read).collect()
 }
 
