@@ -50,6 +50,9 @@ pub struct VmDetail {
     pub row: VmRow,
     /// The largest IP packet in bytes.
     pub mtu: u16,
+    /// Pairs of virtqueues offered.
+    #[serde(default)]
+    pub queue_pairs: u16,
     /// The operator's labels.
     pub labels: BTreeMap<String, String>,
     /// Names of the virtio features offered.

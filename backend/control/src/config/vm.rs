@@ -95,7 +95,8 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
     }
     if vm.queue_pairs > 1 && !vm.features.ctrl_vq {
         let line = table.places.line("queue_pairs").or(table.line);
-        let message = "queue_pairs: more than one needs ctrl_vq (virtio 1.3 §5.1.3.1): write queue_pairs = 1, or ctrl_vq = true";
+        let message =
+            "queue_pairs: more than one needs ctrl_vq (virtio 1.3 §5.1.3.1): write queue_pairs = 1, or ctrl_vq = true";
         table.source.error(line, message);
     }
     if let Some(mut limits) = table.table("limits", &LIMITS) {

@@ -135,6 +135,7 @@ fn detail(entry: &Entry) -> VmDetail {
     VmDetail {
         row: row(entry),
         mtu: entry.vm.mtu,
+        queue_pairs: entry.vm.queue_pairs,
         labels: entry.vm.labels.clone(),
         features_offered: feature_names(entry.vm.virtio_bits()),
         features_negotiated: session.and_then(|s| s.features).map(feature_names).unwrap_or_default(),

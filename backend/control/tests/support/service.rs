@@ -92,6 +92,7 @@ pub fn detail() -> VmDetail {
     VmDetail {
         row: row("web1"),
         mtu: 1500,
+        queue_pairs: 1,
         labels: BTreeMap::from([("tier".to_string(), "web".to_string())]),
         features_offered: vec!["csum".into(), "tso".into()],
         features_negotiated: vec!["csum".into()],
