@@ -222,6 +222,7 @@ fn segments_of_one_round_are_put_in_order_over_both_queues() {
     let mut guest = HandGuest::start_configured(&bed, "a", 2, config).unwrap();
     guest.mock.enable_ring(RX1, false).unwrap();
     let (mut conn, mut host) = Conn::new(HOST, (40_000, 0)).connect(&mut guest).unwrap();
+    let mut last = conn.snd_nxt;
     for round in 0..50usize {
         let text = ramp(4000 + 13 * round);
         // The older half in the queue that is looked at second.
@@ -237,9 +238,12 @@ fn segments_of_one_round_are_put_in_order_over_both_queues() {
         let mut got = vec![0; text.len()];
         host.read_exact(&mut got).unwrap();
         assert_eq!(got, text, "round {round}");
-        // No acknowledgement asks for what came in the same round.
-        let segment = conn.expect(&mut guest, "acknowledgement").unwrap();
-        assert_eq!(segment.acknowledgment, conn.snd_nxt, "round {round}");
+        // No acknowledgement is a duplicate: none asks for what came in the same round.
+        while last != conn.snd_nxt {
+            let segment = conn.expect(&mut guest, "acknowledgement").unwrap();
+            assert_ne!(segment.acknowledgment, last, "round {round}");
+            last = segment.acknowledgment;
+        }
         for index in [GUEST_TO_HOST, TX1] {
             while guest.mock.wait_used(index, seconds(0)).unwrap().is_some() {}
         }
@@ -299,11 +303,14 @@ fn commands_are_answered() {
     two.bed.vonicd.stop().unwrap();
 }
 
+/// A name, the reason for which it is dropped, its descriptors.
+type Malformed<'a> = (&'a str, &'a str, &'a [(u64, u32, u16)]);
+
 #[test]
 fn a_malformed_command_is_returned_and_the_next_is_answered() {
     let mut two = Two::start(with_control());
     let (data, write) = (b"\x00\x00\x01", flag::WRITE);
-    let cases: &[(&str, &str, &[(u64, u32, u16)])] = &[
+    let cases: &[Malformed] = &[
         ("no place for an answer", "truncated", &[(0, 3, 0)]),
         ("an empty place for an answer", "truncated", &[(0, 3, 0), (0x1000, 0, write)]),
         ("no command", "truncated", &[(0x1000, 1, write)]),
