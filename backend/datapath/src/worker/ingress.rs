@@ -34,12 +34,14 @@ impl Late {
         Late { open: false, ending: false, pair: 0, chains: Vec::with_capacity(PAIRS * BURST) }
     }
 
-    /// Puts a segment off; false if it has to be dealt with now.
-    pub(crate) fn put_off(&mut self, chain: usize) -> bool {
-        if self.open {
-            self.chains.push((self.pair, chain));
-        }
+    /// Whether a segment can be put off; else it has to be dealt with now.
+    pub(crate) fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Puts a segment off.
+    pub(crate) fn put_off(&mut self, chain: usize) {
+        self.chains.push((self.pair, chain));
     }
 }
 
