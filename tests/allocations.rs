@@ -1,4 +1,4 @@
-//! Does the data path allocate once it is warm? Master, engine and two mock guests run in this process, whose allocator counts what the
+//! Does the data path allocate once it is warm? Master, engine and three mock guests run in this process, whose allocator counts what the
 //! worker's thread asks for.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use vonic_control::client;
 use vonic_control::engine::{self, EngineConfig};
 use vonic_tests::frames::{self, Mac, Tcp, ip4, mac};
-use vonic_tests::mock::{MockConfig, MockFrontend, VnetHeader};
+use vonic_tests::mock::{GUEST_TO_HOST, MockConfig, MockFrontend, VnetHeader, feature};
 use vonic_tests::{CountingAllocator, TempDir, TestConfig, isolate, seconds, wait_until};
 
 #[global_allocator]
@@ -93,6 +93,27 @@ fn vonicd(directory: &Path) {
     });
 }
 
+/// Frames to both pairs of a guest that has two, frames of one connection on both at once, and commands in between.
+fn pairs(b: &mut MockFrontend, two: &mut MockFrontend, gateway: Mac, rounds: u16) {
+    for round in 0..rounds {
+        let frame = frames::udp((mac(3), mac(4)), ip4(3), ip4(4), (1000 + round, 7), b"to one pair or the other");
+        b.send_frame(&VnetHeader::default(), &frame).unwrap();
+        let stray = Tcp { ports: (4000, 9), sequence: round.into(), flags: Tcp::ACK, ..Tcp::default() };
+        for pair in [1, 0] {
+            let frame = stray.frame((mac(4), gateway), ip4(4), ip4(HOST));
+            two.queue_frame_on(pair, &VnetHeader::default(), &frame).unwrap();
+        }
+        for pair in [0, 1] {
+            two.notify_on(pair).unwrap();
+            assert!(two.wait_used(2 * pair + GUEST_TO_HOST, seconds(5)).unwrap().is_some());
+        }
+        assert_eq!(two.command(4, 0, &[2 - round as u8 % 2, 0]).unwrap(), 0);
+        for pair in [0, 1] {
+            while two.receive_frame_on(pair, seconds(0)).unwrap().is_some() {}
+        }
+    }
+}
+
 fn traffic(a: &mut MockFrontend, b: &mut MockFrontend, connection: &mut Connection, rounds: u16) {
     for round in 0..rounds {
         let text = vec![round as u8; 1 + usize::from(round) * 7 % 1400];
@@ -115,19 +136,29 @@ fn traffic(a: &mut MockFrontend, b: &mut MockFrontend, connection: &mut Connecti
 fn nothing_is_allocated_per_frame_once_warm() {
     isolate().unwrap();
     let directory = TempDir::new().unwrap();
-    TestConfig::default().vm("a", 2, "").vm("b", 3, "").write(&directory).unwrap();
+    TestConfig::default().vm("a", 2, "").vm("b", 3, "").vm("c", 4, "queue_pairs = 2").write(&directory).unwrap();
     vonicd(directory.path());
     let socket = |name: &str| directory.path().join(format!("run/{name}.sock"));
     wait_until("the sockets", seconds(10), || socket("a").exists() && socket("b").exists()).unwrap();
     let mut a = MockFrontend::start(&socket("a"), MockConfig::default()).unwrap();
     let mut b = MockFrontend::start(&socket("b"), MockConfig::default()).unwrap();
     let mut connection = Connection::open(&mut a, echo_server());
+    let features = feature::ALL | feature::MQ | feature::CTRL_VQ;
+    let config = MockConfig { features, queue_pairs: 2, ..MockConfig::default() };
+    let mut c = MockFrontend::start(&socket("c"), config).unwrap();
+    let gateway = c.gateway_answers(4).unwrap();
     traffic(&mut a, &mut b, &mut connection, 200);
+    pairs(&mut b, &mut c, gateway, 200);
 
     let warm = ALLOCATOR.count();
     assert!(warm > 0, "the worker's thread was not counted at all");
     traffic(&mut a, &mut b, &mut connection, 1000);
-    assert_eq!(ALLOCATOR.count() - warm, 0, "allocations of the worker in 4,000 frames and their answers");
+    pairs(&mut b, &mut c, gateway, 500);
+    assert_eq!(
+        ALLOCATOR.count() - warm,
+        0,
+        "allocations of the worker in 6,000 frames, 500 commands and their answers"
+    );
 
     // What is not per frame may allocate, and is then seen: a list of connections.
     let socket = socket("api").display().to_string();

@@ -78,7 +78,7 @@ fn a_bad_value_is_refused() {
         ("a ring of no entries", code::SET_VRING_NUM, words(&[0, 0]), vec![]),
         ("a ring of three entries", code::SET_VRING_NUM, words(&[0, 3]), vec![]),
         ("a ring of 2^20 entries", code::SET_VRING_NUM, words(&[0, 1 << 20]), vec![]),
-        ("ring 2 of 2", code::SET_VRING_NUM, words(&[2, 256]), vec![]),
+        ("ring 3 of 3", code::SET_VRING_NUM, words(&[3, 256]), vec![]),
         ("ring 2^32 - 1", code::SET_VRING_BASE, words(&[u32::MAX, 0]), vec![]),
         ("enable ring 7", code::SET_VRING_ENABLE, words(&[7, 1]), vec![]),
         ("enable with 2", code::SET_VRING_ENABLE, words(&[0, 2]), vec![]),

@@ -66,7 +66,8 @@ impl Console {
         String::from_utf8_lossy(&self.shared.lock().bytes).into_owned()
     }
 
-    fn position(&self) -> usize {
+    /// How many bytes were heard so far.
+    pub(crate) fn position(&self) -> usize {
         self.shared.lock().bytes.len()
     }
 

@@ -278,8 +278,12 @@ impl Guest {
     /// # Errors
     /// As [`Guest::boot`].
     pub fn wait_ready(&self) -> Result<()> {
+        self.wait_ready_from(0)
+    }
+
+    fn wait_ready_from(&self, position: usize) -> Result<()> {
         let prompt = |text: &str| text.contains("@@READY\n").then_some(());
-        let ready = self.console.expect(0, BOOT, prompt);
+        let ready = self.console.expect(position, BOOT, prompt);
         let text = self.console.text();
         if ready.is_err() || text.contains("@@FAILED") {
             bail!("{} did not boot: {ready:?}\n{text}\n{}", self.name, self.process.log());
@@ -349,6 +353,17 @@ impl Guest {
         self.requests += 1;
         let answer = self.console.ask(self.requests, mode, command, limit);
         answer.with_context(|| format!("{}: `{command}`", self.name))
+    }
+
+    /// Boots the kernel anew, without any farewell to the device, and waits for its shell; [`GuestConfig::reboots`] has to be set.
+    ///
+    /// # Errors
+    /// As [`Guest::boot`].
+    pub fn reboot(&mut self) -> Result<()> {
+        let position = self.console.position();
+        self.requests += 1;
+        drop(self.console.ask(self.requests, "background", "busybox reboot -f", Duration::from_secs(2)));
+        self.wait_ready_from(position)
     }
 
     /// Ends the guest's kernel in good order.

@@ -246,7 +246,9 @@ impl Port {
         let total = before + payload_len;
         if self.reserve(total, total) == 0 {
             self.release();
-            return Err(DropReason::NoRoom);
+            // A ring that has just shown itself broken is not the frame's last chance.
+            let another = !self.rx().is_live() && self.queues.is_live();
+            return if another { self.deliver(vnet, headers, payload) } else { Err(DropReason::NoRoom) };
         }
         if let Some(p) = payload {
             let chains = 0..self.rx_burst.len();

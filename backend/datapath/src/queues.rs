@@ -229,3 +229,35 @@ impl Queues {
         work | self.control().is_some_and(Ring::arm)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_queue_is_behind_the_pairs_that_the_driver_may_use() {
+        let (data, control) = (feature::VERSION_1, feature::CTRL_VQ);
+        let all = |bits, pairs| Queues::indices().map(|index| queue_direction(bits, pairs, index)).collect::<Vec<_>>();
+        let (to, from, commands) = (Direction::HostToGuest, Direction::GuestToHost, Direction::Control);
+        assert_eq!(all(data, 2), [Some(to), Some(from), None, None, None]);
+        assert_eq!(all(data | control, 2), [Some(to), Some(from), Some(commands), None, None]);
+        assert_eq!(all(data | feature::MQ, 2), [Some(to), Some(from), Some(to), Some(from), None]);
+        assert_eq!(all(data | control | feature::MQ, 2), [Some(to), Some(from), Some(to), Some(from), Some(commands)]);
+        assert_eq!(all(data | control | feature::MQ, 1)[2..], [Some(commands), None, None]);
+        assert_eq!(all(data | control | feature::MQ, 9).len(), RINGS);
+    }
+
+    #[test]
+    fn a_driver_gets_the_pairs_that_there_are_and_no_others() {
+        let mut queues = Queues::new(feature::MQ | feature::CTRL_VQ, 2);
+        assert_eq!([0, 1, 2, 3, u16::MAX].map(|pairs| queues.use_pairs(pairs)), [false, true, true, false, false]);
+        queues.set_features(feature::CTRL_VQ);
+        assert_eq!([0, 1, 2].map(|pairs| queues.use_pairs(pairs)), [false, true, false]);
+        // Without rings nothing is live, nothing waits, and aiming goes nowhere in particular.
+        queues.set_features(feature::MQ);
+        queues.aim(|| 1);
+        assert!(!queues.is_live() && !queues.has_frames() && queues.fed().is_none() && !queues.arm());
+        queues.starved().push(7);
+        assert!(queues.fed().is_none(), "no ring takes frames: whoever waits goes on waiting");
+    }
+}

@@ -25,13 +25,15 @@ pub fn hash_of_frame(headers: &[u8]) -> u32 {
 fn addresses_and_ports(headers: &[u8]) -> Option<(&[u8], &[u8])> {
     const NO_PORTS: &[u8] = &[0; 4];
     let packet = headers.get(14..)?;
+    // The shortest header of either kind: everything below that is indexed lies in it.
+    let fixed: &[u8; 20] = packet.first_chunk()?;
     let (addresses, protocol, transport) = match headers.get(12..14)? {
         [0x08, 0x00] => {
-            let fragment = u16::from_be_bytes([*packet.get(6)?, packet[7]]) & 0x3fff != 0;
-            let length = usize::from(packet[0] & 15) * 4;
-            (packet.get(12..20)?, if fragment { None } else { Some(packet[9]) }, packet.get(length..))
+            let fragment = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0;
+            let length = usize::from(fixed[0] & 15) * 4;
+            (&fixed[12..20], if fragment { None } else { Some(fixed[9]) }, packet.get(length..))
         }
-        [0x86, 0xdd] => (packet.get(8..40)?, Some(packet[6]), packet.get(40..)),
+        [0x86, 0xdd] => (packet.get(8..40)?, Some(fixed[6]), packet.get(40..)),
         _ => return None,
     };
     let has_ports = protocol.is_some_and(|protocol| protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP);

@@ -40,13 +40,18 @@ fn spec() -> SessionSpec {
 impl Bench {
     /// With protocol features (MQ, REPLY_ACK, CONFIG) and features acknowledged.
     fn new() -> Bench {
+        Bench::of(spec())
+    }
+
+    fn of(spec: SessionSpec) -> Bench {
+        let offered = spec.features;
         let (sender, events) = mpsc::channel();
         let scratch = TempDir::new().unwrap();
         let sink = Sink(Arc::new(Mutex::new(sender)));
-        let (session, front) = start(spec(), scratch.as_path(), sink).unwrap();
+        let (session, front) = start(spec, scratch.as_path(), sink).unwrap();
         let mut bench = Bench { front: front.into(), events, session: Some(session), scratch };
         bench.front.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(bench.ask(1, &[], &[]), FEATURES.to_ne_bytes());
+        assert_eq!(bench.ask(1, &[], &[]), offered.to_ne_bytes());
         assert_eq!(bench.ask(16, &0x209_u64.to_ne_bytes(), &[]), [0; 8]);
         assert_eq!(bench.ask(2, &FEATURES.to_ne_bytes(), &[]), [0; 8]);
         assert!(matches!(bench.next(), PortEvent::Features(FEATURES)));
@@ -180,6 +185,32 @@ fn rings_come_whole_and_in_order() {
     bench.ring(18, 1, 0);
     bench.none();
     assert!(matches!(bench.start_ring(1), PortEvent::Ring { index: 1, enabled: false, call: None, .. }));
+}
+
+#[test]
+fn a_disabled_ring_is_acknowledged_when_the_data_path_has_let_go_of_it() {
+    let mut bench = Bench::new();
+    bench.memory();
+    // One that was never started is nobody's.
+    assert_eq!(bench.ring(18, 1, 0), [0; 8]);
+    bench.none();
+    bench.start_ring(1);
+    bench.ring(18, 1, 1);
+    assert!(matches!(bench.next(), PortEvent::Ring { index: 1, enabled: true, done: None, .. }));
+    bench.send(18, &[1, 0, 0, 0, 0, 0, 0, 0], &[]);
+    let PortEvent::Ring { index: 1, enabled: false, done: Some(done), .. } = bench.next() else {
+        panic!("not the disabled ring")
+    };
+    assert!(bench.is_held_back());
+    drop(done);
+    assert_eq!(bench.answer(), [0; 8]);
+}
+
+#[test]
+fn the_control_queue_comes_behind_the_pairs() {
+    let offered = SessionSpec { features: FEATURES | 1 << 17, ..spec() };
+    let mut bench = Bench::of(offered);
+    assert_eq!(bench.ask(17, &[], &[]), 5_u64.to_ne_bytes());
 }
 
 #[test]

@@ -11,14 +11,12 @@ use crate::sys;
 
 /// Guest address of the region in which the rings lie.
 pub const RINGS: u64 = 0x1_0000;
-/// Its size.
-pub(super) const RINGS_SIZE: u64 = 0x10_0000;
 /// Guest address of the region in which the buffers lie.
 pub const BUFFERS: u64 = 0x1_0000_0000;
-/// Its size: for each of two rings, 256 buffers.
-pub(super) const BUFFERS_SIZE: u64 = 2 * 256 * SLOT;
 /// Room per buffer: 64 KiB, headers, and some.
 pub(super) const SLOT: u64 = 0x1_1000;
+/// Bytes per ring in the rings' region: descriptors, available and used ring, indirect tables of 16 entries per head.
+pub(super) const RING_SPACE: u64 = 0x8_0000;
 
 /// One region as SET_MEM_TABLE tells it.
 #[derive(Debug, Clone)]
@@ -52,14 +50,16 @@ impl Region {
     }
 }
 
-pub(super) fn create() -> Result<(GuestMemoryMmap, [Region; 2])> {
+/// For so many rings: their areas, and 256 buffers for each.
+pub(super) fn create(rings: u64) -> Result<(GuestMemoryMmap, [Region; 2])> {
+    let (rings_size, buffers_size) = (rings * RING_SPACE, rings * 256 * SLOT);
     let file: File = sys::memfd(c"mock-guest").context("a memfd")?.into();
-    file.set_len(RINGS_SIZE + BUFFERS_SIZE)?;
-    let second = FileOffset::new(file.try_clone()?, RINGS_SIZE);
+    file.set_len(rings_size + buffers_size)?;
+    let second = FileOffset::new(file.try_clone()?, rings_size);
     let first = FileOffset::new(file, 0);
     let ranges = [
-        (GuestAddress(RINGS), RINGS_SIZE as usize, Some(first)),
-        (GuestAddress(BUFFERS), BUFFERS_SIZE as usize, Some(second)),
+        (GuestAddress(RINGS), rings_size as usize, Some(first)),
+        (GuestAddress(BUFFERS), buffers_size as usize, Some(second)),
     ];
     let memory = GuestMemoryMmap::from_ranges_with_files(ranges).context("mapping guest memory")?;
     let region = |guest: u64, size: u64| -> Result<Region> {
@@ -71,6 +71,6 @@ pub(super) fn create() -> Result<(GuestMemoryMmap, [Region; 2])> {
         let (file, offset) = found.context("a region's file")?;
         Ok(Region { guest, size, user, offset, file })
     };
-    let regions = [region(RINGS, RINGS_SIZE)?, region(BUFFERS, BUFFERS_SIZE)?];
+    let regions = [region(RINGS, rings_size)?, region(BUFFERS, buffers_size)?];
     Ok((memory, regions))
 }

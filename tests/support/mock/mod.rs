@@ -3,6 +3,7 @@
 //! Good behaviour is the default ([`MockFrontend::start`], [`MockFrontend::send_frame`], [`MockFrontend::receive_frame`]); bad behaviour is made with
 //! [`DriverRing`]'s raw access, [`MockFrontend::memory`] and [`MockFrontend::raw`].
 
+mod control;
 mod header;
 mod memory;
 mod message;
@@ -39,10 +40,15 @@ pub mod feature {
     pub const HOST_TSO6: u64 = 1 << 12;
     pub const MRG_RXBUF: u64 = 1 << 15;
     pub const STATUS: u64 = 1 << 16;
+    pub const CTRL_VQ: u64 = 1 << 17;
+    pub const CTRL_RX: u64 = 1 << 18;
+    pub const MQ: u64 = 1 << 22;
+    pub const CTRL_MAC_ADDR: u64 = 1 << 23;
     pub const RING_INDIRECT_DESC: u64 = 1 << 28;
     pub const RING_EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
+    pub const IN_ORDER: u64 = 1 << 35;
     /// What a driver without any offload acknowledges.
     pub const PLAIN: u64 = VERSION_1 | MAC | PROTOCOL_FEATURES;
     /// All that a driver of today acknowledges.
@@ -60,9 +66,9 @@ pub mod feature {
         | RING_EVENT_IDX;
 }
 
-/// The ring on which the device writes.
+/// The ring on which the device writes, of the first pair; that of pair N is behind it by 2·N.
 pub const HOST_TO_GUEST: usize = 0;
-/// The ring on which the device reads.
+/// The ring on which the device reads, of the first pair.
 pub const GUEST_TO_HOST: usize = 1;
 
 /// How the driver behaves.
@@ -74,14 +80,16 @@ pub struct MockConfig {
     pub ring_size: u16,
     /// Lengths of the descriptors of each posted receive buffer; at most 64 KiB and a header together.
     pub buffer: Vec<u32>,
-    /// How many receive buffers are kept posted.
+    /// How many receive buffers are kept posted in each pair.
     pub posted: u16,
+    /// Pairs of rings. Behind them is the control queue if the features have CTRL_VQ.
+    pub queue_pairs: usize,
 }
 
 impl Default for MockConfig {
     /// All features, rings of 256, buffers of 64 KiB.
     fn default() -> MockConfig {
-        MockConfig { features: feature::ALL, ring_size: 256, buffer: vec![65_562], posted: 64 }
+        MockConfig { features: feature::ALL, ring_size: 256, buffer: vec![65_562], posted: 64, queue_pairs: 1 }
     }
 }
 
@@ -92,7 +100,7 @@ pub struct MockFrontend {
     config: MockConfig,
     memory: GuestMemoryMmap,
     regions: [Region; 2],
-    rings: [DriverRing; 2],
+    rings: Vec<DriverRing>,
     features: u64,
 }
 
@@ -128,12 +136,12 @@ impl MockFrontend {
         stream.set_read_timeout(limit)?;
         stream.set_write_timeout(limit)?;
         let raw = RawConnection::new(stream.try_clone()?);
-        let (memory, regions) = memory::create()?;
-        let rings = [0, 1].map(|index| DriverRing::new(&memory, index, config.ring_size));
-        let [host_to_guest, guest_to_host] = rings;
-        let rings = [host_to_guest?, guest_to_host?];
+        let count = 2 * config.queue_pairs as u64 + u64::from(config.features & feature::CTRL_VQ != 0);
+        let (memory, regions) = memory::create(count)?;
+        let rings = (0..count).map(|index| DriverRing::new(&memory, index, config.ring_size));
+        let rings = rings.collect::<Result<_>>()?;
         Ok(MockFrontend {
-            frontend: Frontend::from_stream(stream, 2),
+            frontend: Frontend::from_stream(stream, count),
             raw,
             config,
             memory,
@@ -174,12 +182,12 @@ impl MockFrontend {
         self.frontend.set_mem_table(&table).context("SET_MEM_TABLE").map(drop)
     }
 
-    /// Sets both rings up and enables them.
+    /// Sets all rings up and enables them.
     ///
     /// # Errors
     /// If the backend refuses.
     pub fn start_rings(&mut self) -> Result<()> {
-        for index in [HOST_TO_GUEST, GUEST_TO_HOST] {
+        for index in 0..self.rings.len() {
             self.start_ring(index).with_context(|| format!("starting ring {index}"))?;
         }
         Ok(())
@@ -209,6 +217,20 @@ impl MockFrontend {
         self.frontend.set_vring_call(index, &ring.call).context("SET_VRING_CALL")?;
         self.frontend.set_vring_kick(index, &ring.kick).context("SET_VRING_KICK")?;
         self.frontend.set_vring_enable(index, true).context("SET_VRING_ENABLE")
+    }
+
+    /// Lays all rings out anew at their places, as a driver does that was loaded again; the device is told nothing.
+    ///
+    /// # Errors
+    /// If guest memory cannot be written.
+    pub fn forget_rings(&mut self) -> Result<()> {
+        for (index, ring) in self.rings.iter_mut().enumerate() {
+            let event_idx = ring.event_idx;
+            let fresh = DriverRing::new(&self.memory, index as u64, self.config.ring_size)?;
+            let old = std::mem::replace(ring, fresh);
+            (ring.kick, ring.call, ring.event_idx) = (old.kick, old.call, event_idx);
+        }
+        Ok(())
     }
 
     /// GET_VRING_BASE: stops a ring and says where it stood.
@@ -273,7 +295,15 @@ impl MockFrontend {
     /// # Errors
     /// If guest memory cannot be written.
     pub fn post_buffers(&mut self) -> Result<()> {
-        let ring = &mut self.rings[HOST_TO_GUEST];
+        (0..self.config.queue_pairs).try_for_each(|pair| self.post_buffers_on(pair))
+    }
+
+    /// As [`MockFrontend::post_buffers`], in one pair.
+    ///
+    /// # Errors
+    /// If guest memory cannot be written.
+    pub fn post_buffers_on(&mut self, pair: usize) -> Result<()> {
+        let ring = &mut self.rings[2 * pair + HOST_TO_GUEST];
         let chains = (self.config.ring_size / self.config.buffer.len() as u16).min(self.config.posted);
         let mut posted = false;
         while ring.outstanding() < chains {
@@ -312,6 +342,24 @@ impl MockFrontend {
         let head = ring.add(&self.memory, &Chain { lengths, writable: false, indirect }, &content)?;
         ring.notify(&self.memory)?;
         self.wait_sent(head)
+    }
+
+    /// Puts a frame into the transmit ring of a pair; the device is not told. Returns its head.
+    ///
+    /// # Errors
+    /// If the ring is full.
+    pub fn queue_frame_on(&mut self, pair: usize, header: &VnetHeader, frame: &[u8]) -> Result<u16> {
+        let content = [&header.encode()[..], frame].concat();
+        let chain = Chain { lengths: vec![content.len() as u32], writable: false, indirect: false };
+        self.rings[2 * pair + GUEST_TO_HOST].add(&self.memory, &chain, &content)
+    }
+
+    /// Tells the device of what was put into a pair's transmit ring.
+    ///
+    /// # Errors
+    /// As [`DriverRing::notify`].
+    pub fn notify_on(&mut self, pair: usize) -> Result<()> {
+        self.rings[2 * pair + GUEST_TO_HOST].notify(&self.memory)
     }
 
     /// Waits until the device returns the transmit chain `head`; the used length.
@@ -354,8 +402,17 @@ impl MockFrontend {
     /// # Errors
     /// If the frame breaks virtio 1.3 §5.1.6.4: shorter than its header, or buffers of a merged frame missing.
     pub fn receive_frame(&mut self, limit: Duration) -> Result<Option<(VnetHeader, Vec<u8>)>> {
-        let Some(first) = self.wait_used(HOST_TO_GUEST, limit)? else { return Ok(None) };
-        let mut content = self.rings[HOST_TO_GUEST].content(&self.memory, &first)?;
+        self.receive_frame_on(0, limit)
+    }
+
+    /// As [`MockFrontend::receive_frame`], from one pair.
+    ///
+    /// # Errors
+    /// As [`MockFrontend::receive_frame`].
+    pub fn receive_frame_on(&mut self, pair: usize, limit: Duration) -> Result<Option<(VnetHeader, Vec<u8>)>> {
+        let index = 2 * pair + HOST_TO_GUEST;
+        let Some(first) = self.wait_used(index, limit)? else { return Ok(None) };
+        let mut content = self.rings[index].content(&self.memory, &first)?;
         let header = VnetHeader::decode(&content).with_context(|| format!("a frame of {} bytes", content.len()))?;
         let merge = self.features & feature::MRG_RXBUF != 0;
         let buffers = if merge { header.buffers } else { 1 };
@@ -364,11 +421,11 @@ impl MockFrontend {
         }
         for _ in 1..buffers {
             // All of a frame's buffers are published by one index store: no waiting.
-            let ring = &mut self.rings[HOST_TO_GUEST];
+            let ring = &mut self.rings[index];
             let next = ring.take_used(&self.memory)?.context("a merged frame's buffers were not published together")?;
             content.extend(ring.content(&self.memory, &next)?);
         }
-        self.post_buffers()?;
+        self.post_buffers_on(pair)?;
         Ok(Some((header, content.split_off(VnetHeader::LENGTH))))
     }
 

@@ -1,13 +1,13 @@
 //! The driver's side of a split ring (virtio 1.3 §2.7), with raw access to all of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{Ordering, fence};
 
 use anyhow::{Context, Result, bail};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::memory::{BUFFERS, RINGS, SLOT};
+use super::memory::{BUFFERS, RING_SPACE, RINGS, SLOT};
 
 /// Descriptor flags.
 #[allow(missing_docs, reason = "named as in the specification")]
@@ -17,8 +17,6 @@ pub mod flag {
     pub const INDIRECT: u16 = 4;
 }
 
-/// Bytes per ring in the rings' region: descriptors, available and used ring, indirect tables of 16 entries per head.
-const RING_SPACE: u64 = 0x8_0000;
 const INDIRECT_TABLES: u64 = 0x1_0000;
 const INDIRECT_ENTRIES: u64 = 16;
 
@@ -94,6 +92,8 @@ pub struct DriverRing {
     buffers: u64,
     free: Vec<u16>,
     outstanding: BTreeMap<u16, Outstanding>,
+    /// Heads in the order in which they were made available: the device returns them so, negotiated (IN_ORDER) or not.
+    order: VecDeque<u16>,
 }
 
 impl DriverRing {
@@ -117,6 +117,7 @@ impl DriverRing {
             buffers: BUFFERS + index * 256 * SLOT,
             free: (0..size).rev().collect(),
             outstanding: BTreeMap::new(),
+            order: VecDeque::new(),
         })
     }
 
@@ -200,6 +201,7 @@ impl DriverRing {
         let slot = self.available + 4 + 2 * u64::from(self.next_available % self.size);
         memory.write_slice(&head.to_le_bytes(), GuestAddress(slot))?;
         self.next_available = self.next_available.wrapping_add(1);
+        self.order.push_back(head);
         self.set_available_index(memory, self.next_available)
     }
 
@@ -255,6 +257,9 @@ impl DriverRing {
         let head = u16::try_from(id).with_context(|| format!("used id {id}"))?;
         let entry =
             self.outstanding.remove(&head).with_context(|| format!("head {head} was returned but not given"))?;
+        if let Some(first) = self.order.pop_front().filter(|first| *first != head) {
+            bail!("head {head} was returned before {first}, which was available before it");
+        }
         if length > entry.capacity {
             bail!("{length} bytes were written into a buffer of {}", entry.capacity);
         }

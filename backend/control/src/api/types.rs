@@ -104,6 +104,9 @@ pub struct VmDetail {
     pub socket: String,
     /// Who listens there: `server`, that is vonic, or `client`: the VMM, to which vonic connects.
     pub socket_mode: String,
+    /// Pairs of virtqueues offered.
+    #[serde(default)]
+    pub queue_pairs: u16,
     /// The operator's labels.
     pub labels: BTreeMap<String, String>,
     /// Names of the virtio features offered.

@@ -3,7 +3,7 @@ use super::Sink;
 use super::registry::{Entry, Registry};
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
-use vonic_datapath::{Command, RingCommand};
+use vonic_datapath::{Command, QUEUE_PAIRS_MAX, RingCommand};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
 use vonic_session::{PortEvent, Session, SessionEvent, SessionSpec};
@@ -27,9 +27,10 @@ pub(super) struct RingState {
 }
 
 impl SessionState {
-    /// Whether both rings of a driver run.
+    /// Whether both rings of a pair run.
     pub fn driver_ready(&self) -> bool {
-        self.rings.values().filter(|ring| ring.enabled && ring.broken.is_none()).count() >= 2
+        let runs = |index: u16| self.rings.get(&index).is_some_and(|ring| ring.enabled && ring.broken.is_none());
+        (0..QUEUE_PAIRS_MAX).any(|pair| runs(2 * pair) && runs(2 * pair + 1))
     }
 
     /// Ends the session. Its thread may be waiting for an answer from this one, so it is joined elsewhere.

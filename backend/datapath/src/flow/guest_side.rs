@@ -34,7 +34,10 @@ impl Worker {
                 self.finish(id);
                 self.open_from_guest(key, segment)
             }
-            Some(id) if self.is_early(id, segment) && self.late.put_off(place.chain) => Ok(()),
+            Some(id) if self.late.is_open() && self.is_early(id, segment) => {
+                self.late.put_off(place.chain);
+                Ok(())
+            }
             Some(id) => {
                 self.segment_of_flow(id, segment, burst, place);
                 Ok(())

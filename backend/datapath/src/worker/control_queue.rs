@@ -74,7 +74,7 @@ fn answer(port: &mut Port, chain: &ControlChain, burst: &Burst) -> Result<u8, Dr
         (RX_PROMISC | RX_ALLMULTI, [0 | 1, ..]) => has(feature::CTRL_RX),
         (MAC_TABLE_SET, _) => has(feature::CTRL_RX) && is_mac_table(chain, burst),
         // The address is the operator's to give.
-        (MAC_ADDR_SET, [mac @ ..]) => has(feature::CTRL_MAC_ADDR) && *mac == port.spec.mac.0,
+        (MAC_ADDR_SET, mac) => has(feature::CTRL_MAC_ADDR) && *mac == port.spec.mac.0,
         (MQ_VQ_PAIRS_SET, [low, high, ..]) => {
             has(feature::MQ) && port.queues.use_pairs(u16::from_le_bytes([*low, *high]))
         }

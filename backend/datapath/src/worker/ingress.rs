@@ -35,12 +35,14 @@ impl Late {
         Late { open: false, ending: false, pair: 0, chains: Vec::with_capacity(PAIRS * BURST) }
     }
 
-    /// Puts a segment off; false if it has to be dealt with now.
-    pub(crate) fn put_off(&mut self, chain: usize) -> bool {
-        if self.open {
-            self.chains.push((self.pair, chain));
-        }
+    /// Whether a segment can be put off; else it has to be dealt with now.
+    pub(crate) fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Puts a segment off.
+    pub(crate) fn put_off(&mut self, chain: usize) {
+        self.chains.push((self.pair, chain));
     }
 }
 
@@ -61,14 +63,15 @@ impl Worker {
         self.late.open = busy > 1;
         for (pair, burst) in bursts.iter_mut().enumerate() {
             self.late.pair = pair;
+            let live = Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.tx(pair).is_live());
             for i in 0..burst.len() {
-                self.take_frame(id, pair, burst, i);
+                self.take_frame(id, live, burst, i);
             }
         }
         (self.late.open, self.late.ending) = (false, true);
         for n in 0..self.late.chains.len() {
             let (pair, i) = self.late.chains[n];
-            self.take_frame(id, pair, &mut bursts[pair], i);
+            self.take_frame(id, true, &mut bursts[pair], i);
         }
         self.late.chains.clear();
         self.late.ending = false;
@@ -88,8 +91,8 @@ impl Worker {
         }
     }
 
-    fn take_frame(&mut self, id: PortId, pair: usize, burst: &mut Burst, i: usize) {
-        let live = Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.tx(pair).is_live());
+    /// Takes one frame of a queue, or drops it if the queue is not `live`.
+    fn take_frame(&mut self, id: PortId, live: bool, burst: &mut Burst, i: usize) {
         let result = if live { self.guest_frame(id, burst, i) } else { Err(DropReason::QueueDisabled) };
         if let Err(reason) = result
             && let Some(port) = Worker::port_mut(&mut self.ports, id)

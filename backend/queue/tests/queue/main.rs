@@ -3,6 +3,7 @@
 
 mod bursts;
 mod concurrent;
+mod control;
 mod differential;
 mod guest;
 mod handover;
