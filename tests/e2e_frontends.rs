@@ -1,6 +1,8 @@
 //! Every frontend in every mood: memory plugged in and out, resets, firmware, who listens, backends that come back.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 
 use serde_json::json;
@@ -185,6 +187,54 @@ fn qemu_connects_again_to_a_new_service() {
         wait_until("running rings", seconds(10), || vonicd.vm("a").unwrap()["driver_ready"] == true).unwrap();
     }
     guest.must(&stream, seconds(60)).unwrap();
+    guest.power_off().unwrap();
+    vonicd.stop().unwrap();
+}
+
+/// Serves the files of a folder over HTTP/1.1, one request per connection, until the test ends; the port.
+fn serve_files(folder: &Path) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = folder.to_path_buf();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            lines.find(String::is_empty);
+            let name = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+            let content = std::fs::read(folder.join(name)).unwrap_or_default();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", content.len());
+            // A client that leaves early says so by itself.
+            let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(&content));
+        }
+    });
+    port
+}
+
+/// iPXE takes its address from vonic and the kernel through vonic, with a driver of its own; then Linux takes the device over.
+#[test]
+fn firmware_uses_the_device_before_the_kernel() {
+    isolate().unwrap();
+    let lab = Lab::open().unwrap();
+    let directory = TempDir::new().unwrap();
+    let vonicd = talkative(&directory, &TestConfig::default().vm("a", 2, ""));
+    let files = format!("http://192.0.2.1:{}", serve_files(directory.path()));
+    let script = format!(
+        "#!ipxe\ndhcp || goto failed\necho @@DHCP ${{net0/ip}} ${{net0/gateway}}\nkernel {files}/vmlinuz @LINUX@ || goto failed\n\
+         initrd {files}/initrd-a || goto failed\nboot\n:failed\necho @@FAILED\n"
+    );
+    let qemu = QemuConfig { ipxe: Some(script), ..QemuConfig::default() };
+    let config = GuestConfig { qemu, ..GuestConfig::new("a", 2, &vonicd.socket("a")).on(Vmm::Qemu) };
+    let mut guest = Guest::start(&lab, &directory, &config).unwrap();
+    guest.wait_console("@@DHCP 192.0.2.2 192.0.2.1", seconds(60)).unwrap();
+    println!("{}", vonicd.vonic_text(&["vm", "show", "a"]).unwrap());
+    guest.wait_ready().unwrap();
+    println!("{}", vonicd.vonic_text(&["vm", "show", "a"]).unwrap());
+    let mut server = PeerServer::start("server", directory.path(), "127.0.0.1:0", None).unwrap();
+    guest.must(&format!("vonic-peer both 192.0.2.1:{} 4000037 1", server.address().port()), seconds(60)).unwrap();
+    let report = server.report(seconds(10)).unwrap();
+    assert!(report["error"].is_null(), "{report}");
+    println!("{}", vonicd.log());
     guest.power_off().unwrap();
     vonicd.stop().unwrap();
 }
