@@ -116,7 +116,12 @@ impl Front {
             Request::SetOwner if self.owned => Verdict::Done,
             Request::SetOwner => Verdict::Forward(message),
             // "It is recommended that back-ends either ignore this message, or …" (vhost-user specification).
-            Request::ResetOwner | Request::SendRarp | Request::NetSetMtu | Request::SetLogFd => Verdict::Done,
+            Request::ResetOwner | Request::SetLogFd => Verdict::Done,
+            // Not offered, and nothing that the engine could act upon (ADR 0006).
+            Request::SendRarp | Request::NetSetMtu => {
+                log::debug!("{request:?} with {:#x}: noted, without effect", message.u64_at(0).unwrap_or(0));
+                Verdict::Done
+            }
             // With a log in shared memory the VMM always waits for the answer.
             Request::SetLogBase if !message.fds.is_empty() => Verdict::Answer(0u64.to_ne_bytes().to_vec()),
             Request::SetLogBase => Verdict::Done,
