@@ -83,7 +83,7 @@ pub enum PortEvent {
         /// When it has.
         done: Done,
     },
-    /// RESET_DEVICE.
+    /// RESET_DEVICE. The front has stopped every ring before.
     Reset,
     /// The session is over; nothing follows.
     Closed,
