@@ -119,6 +119,42 @@ fn a_vmm_that_hangs_up_at_once_costs_next_to_nothing() {
     bed.vonicd.stop().unwrap();
 }
 
+/// DPDK's virtio-user with `server=1`: what a switch or a packet generator of that world does.
+#[test]
+fn dpdk_listens_and_is_found_again() {
+    let bed = start();
+    let frames = || bed.vonicd.vm("a").unwrap()["drops"].as_u64().unwrap();
+    for _ in 0..2 {
+        let mut command = std::process::Command::new("dpdk-testpmd");
+        command.args([
+            "-l",
+            "0,1",
+            "--main-lcore",
+            "0",
+            "--no-huge",
+            "-m",
+            "256",
+            "--no-pci",
+            "--single-file-segments",
+        ]);
+        command.args(["--file-prefix", "client", "--vdev"]);
+        command.arg("net_virtio_user0,path=/tmp/run/a.sock,server=1,queues=1,queue_size=256,mac=52:54:00:00:00:02");
+        command.args(["--", "--nb-cores=1", "--forward-mode=txonly", "--auto-start", "--total-num-mbufs=4096"]);
+        command.args(["--stats-period", "1"]);
+        let mut testpmd = bed.lab.start("testpmd", &bed.directory, &mut command).unwrap();
+        let ready = || bed.vonicd.vm("a").unwrap()["driver_ready"] == true;
+        wait_until("rings of testpmd", seconds(30), ready).with_context(|| testpmd.log()).unwrap();
+        // Its frames claim addresses that are not the VM's: each is counted as a drop.
+        let before = frames();
+        wait_until("frames of testpmd", seconds(20), || frames() > before + 1000)
+            .with_context(|| testpmd.log())
+            .unwrap();
+        testpmd.kill();
+        wait_until("its end", seconds(5), || bed.vonicd.vm("a").unwrap()["connected"] == false).unwrap();
+    }
+    bed.vonicd.stop().unwrap();
+}
+
 #[test]
 fn a_reload_changes_who_listens() {
     let bed = start();

@@ -155,6 +155,35 @@ fn a_guest_is_reset_under_traffic_and_comes_back() {
 }
 
 #[test]
+fn a_driver_is_unloaded_and_loaded_again() {
+    isolate().unwrap();
+    let lab = Lab::open().unwrap();
+    let directory = TempDir::new().unwrap();
+    let vonicd = Vonicd::start(&directory, &TestConfig::default().vm("uml", 2, "").vm("qemu", 3, "")).unwrap();
+    for (vmm, name, number) in [(Vmm::Uml, "uml", 2), (Vmm::Qemu, "qemu", 3)] {
+        let config = GuestConfig::new(name, number, &vonicd.socket(name)).on(vmm);
+        let mut guest = Guest::boot(&lab, &directory, &config).unwrap();
+        let mut server = PeerServer::start(name, directory.path(), "127.0.0.1:0", None).unwrap();
+        let stream = format!("vonic-peer both 192.0.2.1:{} 4000037 1", server.address().port());
+        let again = format!(
+            "rmmod virtio_net; insmod $(find /modules /usr/lib/uml/modules/*/kernel -name virtio_net.ko | head -n 1); n=0; \
+             until [ -e /sys/class/net/eth0 ] || [ $n = 100 ]; do sleep 0.05; n=$((n+1)); done; ip link set eth0 up; \
+             ip addr add 192.0.2.{number}/24 dev eth0 && ip route add default via 192.0.2.1"
+        );
+        for round in 0..4 {
+            let ran = guest.must(&stream, seconds(60)).with_context(|| format!("{name}, round {round}"));
+            ran.with_context(|| vonicd.vonic_text(&["vm", "show", name]).unwrap_or_default()).unwrap();
+            let report = server.report(seconds(10)).unwrap();
+            assert!(report["error"].is_null(), "{report}");
+            guest.must(&again, seconds(20)).unwrap();
+        }
+        assert_eq!(vonicd.vm(name).unwrap()["last_error"], serde_json::Value::Null);
+        guest.power_off().unwrap();
+    }
+    vonicd.stop().unwrap();
+}
+
+#[test]
 fn qemu_connects_again_to_a_new_service() {
     isolate().unwrap();
     let lab = Lab::open().unwrap();

@@ -143,6 +143,31 @@ fn a_reset_device_is_as_it_was_before_its_driver() {
     two.bed.vonicd.stop().unwrap();
 }
 
+/// User-mode Linux unloads its driver with SET_VRING_ENABLE and no more; the next one may find the same pages for its rings.
+#[test]
+fn a_driver_that_begins_anew_in_the_same_place_is_followed() {
+    let mut two = Two::start();
+    let mut a = two.by_regions();
+    for round in 0..5 {
+        for _ in 0..=round {
+            a.gateway_answers(2).unwrap();
+        }
+        for index in [1, 0] {
+            a.enable_ring(index, false).unwrap();
+        }
+        a.clear_rings().unwrap();
+        let features = a.features();
+        a.frontend().set_features(features).unwrap();
+        a.share_memory().unwrap();
+        a.start_rings().unwrap();
+        a.post_buffers().unwrap();
+        a.gateway_answers(2).with_context(|| format!("round {round}")).unwrap();
+    }
+    two.b.gateway_answers(3).unwrap();
+    assert_eq!(two.bed.vonicd.vm("a").unwrap()["last_error"], serde_json::Value::Null);
+    two.bed.vonicd.stop().unwrap();
+}
+
 #[test]
 fn bad_regions_are_refused_one_by_one() {
     let mut two = Two::start();

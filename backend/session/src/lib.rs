@@ -76,7 +76,7 @@ pub enum PortEvent {
         /// Whether frames may pass.
         enabled: bool,
     },
-    /// A ring was stopped (GET_VRING_BASE). The VMM is answered when the data path has let go of it.
+    /// A ring was stopped (GET_VRING_BASE), or is being set up anew without that. The VMM is answered when the data path has let go of it.
     RingStopped {
         /// Queue index.
         index: u16,

@@ -211,8 +211,15 @@ fn rings_come_whole_and_in_order() {
     bench.ring(18, 1, 1);
     assert!(matches!(bench.next(), PortEvent::Ring { index: 1, kick: Some(_), call: Some(_), enabled: true, .. }));
 
+    // SET_VRING_BASE of a running ring: it begins anew, once the old one was let go.
+    bench.send(10, &[1, 40].map(u32::to_ne_bytes).concat(), &[]);
+    let PortEvent::RingStopped { index: 1, done } = bench.next() else { panic!("not stopped") };
+    assert!(bench.is_held_back());
+    done.done();
+    assert_eq!(bench.answer(), [0; 8]);
+    assert!(matches!(bench.start_ring(1), PortEvent::Ring { index: 1, call: Some(_), enabled: true, .. }));
+
     // GET_VRING_BASE: answered with the used index in memory, here 0, once the ring was let go.
-    bench.ring(10, 1, 40);
     bench.send(11, &[1, 0, 0, 0, 0, 0, 0, 0], &[]);
     let PortEvent::RingStopped { index: 1, done } = bench.next() else { panic!("not stopped") };
     assert!(bench.is_held_back());
