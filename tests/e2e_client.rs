@@ -126,18 +126,9 @@ fn dpdk_listens_and_is_found_again() {
     let frames = || bed.vonicd.vm("a").unwrap()["drops"].as_u64().unwrap();
     for _ in 0..2 {
         let mut command = std::process::Command::new("dpdk-testpmd");
-        command.args([
-            "-l",
-            "0,1",
-            "--main-lcore",
-            "0",
-            "--no-huge",
-            "-m",
-            "256",
-            "--no-pci",
-            "--single-file-segments",
-        ]);
-        command.args(["--file-prefix", "client", "--vdev"]);
+        command.args(["-l", "0,1", "--main-lcore", "0", "--no-huge", "-m", "256", "--no-pci"]);
+        command.args(["--in-memory", "--no-telemetry"]);
+        command.args(["--vdev"]);
         command.arg("net_virtio_user0,path=/tmp/run/a.sock,server=1,queues=1,queue_size=256,mac=52:54:00:00:00:02");
         command.args(["--", "--nb-cores=1", "--forward-mode=txonly", "--auto-start", "--total-num-mbufs=4096"]);
         command.args(["--stats-period", "1"]);

@@ -104,6 +104,11 @@ impl Front {
         if !takes_fd(request) {
             message.fds.clear(); // The crate ends the session over one that it does not expect.
         }
+        self.decide(request, message, warn)
+    }
+
+    /// Decides about a message of the right shape.
+    fn decide(&mut self, request: Request, message: Message, warn: impl FnOnce(&str)) -> Verdict {
         match request {
             Request::GetFeatures => Verdict::Answer(self.offered.to_ne_bytes().to_vec()),
             Request::GetProtocolFeatures => Verdict::Answer(self.offered_protocol.to_ne_bytes().to_vec()),
