@@ -171,7 +171,8 @@ impl GuestConfig {
         }
         let linux = format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters());
         if let Some(script) = &self.qemu.ipxe {
-            std::fs::copy(lab.boot("ipxe.lkrn"), directory.path().join("ipxe.lkrn")).context("iPXE")?;
+            std::fs::copy(lab.boot("ipxe.lkrn"), directory.path().join("ipxe.lkrn"))
+                .context("no iPXE: run `make testbed`")?;
             directory.write("script.ipxe", script.replace("@LINUX@", &linux))?;
             command.args(["-kernel", "/tmp/ipxe.lkrn", "-initrd", "/tmp/script.ipxe"]);
         } else {
