@@ -1,6 +1,8 @@
 //! Every frontend in every mood: memory plugged in and out, resets, firmware, who listens, backends that come back.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 
 use serde_json::json;
@@ -122,9 +124,6 @@ fn memory_is_plugged_in_and_out_under_traffic() {
     let (guest, rounds) = busy.stop();
     assert!(rounds >= 8, "{rounds}");
     guest.power_off().unwrap();
-    if let Some(to) = std::env::var_os("KEEP") {
-        std::fs::write(to, vonicd.log()).unwrap();
-    }
     vonicd.stop().unwrap();
 }
 
@@ -150,11 +149,37 @@ fn a_guest_is_reset_under_traffic_and_comes_back() {
         assert!(report["error"].is_null(), "{report}");
     }
     assert!(sent(&vonicd, 34) > resets, "QEMU resets the device with RESET_DEVICE");
-    if let Some(to) = std::env::var_os("KEEP") {
-        std::fs::write(to, vonicd.log()).unwrap();
-    }
     assert_eq!(vonicd.log().matches("a VMM connected").count(), 1, "one connection all the way");
     guest.power_off().unwrap();
+    vonicd.stop().unwrap();
+}
+
+#[test]
+fn a_driver_is_unloaded_and_loaded_again() {
+    isolate().unwrap();
+    let lab = Lab::open().unwrap();
+    let directory = TempDir::new().unwrap();
+    let vonicd = Vonicd::start(&directory, &TestConfig::default().vm("uml", 2, "").vm("qemu", 3, "")).unwrap();
+    for (vmm, name, number) in [(Vmm::Uml, "uml", 2), (Vmm::Qemu, "qemu", 3)] {
+        let config = GuestConfig::new(name, number, &vonicd.socket(name)).on(vmm);
+        let mut guest = Guest::boot(&lab, &directory, &config).unwrap();
+        let mut server = PeerServer::start(name, directory.path(), "127.0.0.1:0", None).unwrap();
+        let stream = format!("vonic-peer both 192.0.2.1:{} 4000037 1", server.address().port());
+        let again = format!(
+            "rmmod virtio_net; insmod $(find /modules /usr/lib/uml/modules/*/kernel -name virtio_net.ko | head -n 1); n=0; \
+             until [ -e /sys/class/net/eth0 ] || [ $n = 100 ]; do sleep 0.05; n=$((n+1)); done; ip link set eth0 up; \
+             ip addr add 192.0.2.{number}/24 dev eth0 && ip route add default via 192.0.2.1"
+        );
+        for round in 0..4 {
+            let ran = guest.must(&stream, seconds(60)).with_context(|| format!("{name}, round {round}"));
+            ran.with_context(|| vonicd.vonic_text(&["vm", "show", name]).unwrap_or_default()).unwrap();
+            let report = server.report(seconds(10)).unwrap();
+            assert!(report["error"].is_null(), "{report}");
+            guest.must(&again, seconds(20)).unwrap();
+        }
+        assert_eq!(vonicd.vm(name).unwrap()["last_error"], serde_json::Value::Null);
+        guest.power_off().unwrap();
+    }
     vonicd.stop().unwrap();
 }
 
@@ -185,6 +210,86 @@ fn qemu_connects_again_to_a_new_service() {
         wait_until("running rings", seconds(10), || vonicd.vm("a").unwrap()["driver_ready"] == true).unwrap();
     }
     guest.must(&stream, seconds(60)).unwrap();
+    guest.power_off().unwrap();
+    vonicd.stop().unwrap();
+}
+
+#[test]
+fn qemu_listens_and_vonic_finds_it_again_and_again() {
+    isolate().unwrap();
+    let lab = Lab::open().unwrap();
+    let directory = TempDir::new().unwrap();
+    let service = TestConfig::default().vm("a", 2, "socket_mode = \"client\"");
+    let mut vonicd = Vonicd::start(&directory, &service).unwrap();
+    let mut server = PeerServer::start("server", directory.path(), "127.0.0.1:0", None).unwrap();
+    let stream = format!("vonic-peer both 192.0.2.1:{} 4000037 1", server.address().port());
+    let qemu = QemuConfig { listens: true, ..QemuConfig::default() };
+    let config = GuestConfig { qemu, ..GuestConfig::new("a", 2, &vonicd.socket("a")).on(Vmm::Qemu) };
+    for end in ["crash", "power off"] {
+        let mut guest = Guest::boot(&lab, &directory, &config).unwrap();
+        guest.must(&stream, seconds(60)).unwrap();
+        let report = server.report(seconds(10)).unwrap();
+        assert!(report["error"].is_null(), "{report}");
+        if end == "crash" {
+            guest.kill();
+            wait_until("the VMM's end", seconds(5), || vonicd.vm("a").unwrap()["connected"] == false).unwrap();
+            continue;
+        }
+        // The service restarts under the running guest: QEMU takes the next connection as it took the first.
+        vonicd.kill();
+        vonicd = Vonicd::start(&directory, &service).unwrap();
+        wait_until("running rings", seconds(20), || vonicd.vm("a").unwrap()["driver_ready"] == true).unwrap();
+        guest.must(&stream, seconds(60)).unwrap();
+        guest.power_off().unwrap();
+    }
+    vonicd.stop().unwrap();
+}
+
+/// Serves the files of a folder over HTTP/1.1, one request per connection, until the test ends; the port.
+fn serve_files(folder: &Path) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = folder.to_path_buf();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            lines.find(String::is_empty);
+            let name = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+            let content = std::fs::read(folder.join(name)).unwrap_or_default();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", content.len());
+            // A client that leaves early says so by itself.
+            let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(&content));
+        }
+    });
+    port
+}
+
+/// iPXE takes its address from vonic and the kernel through vonic, with a driver of its own; then Linux takes the device over.
+#[test]
+fn firmware_uses_the_device_before_the_kernel() {
+    isolate().unwrap();
+    let lab = Lab::open().unwrap();
+    let directory = TempDir::new().unwrap();
+    let vonicd = talkative(&directory, &TestConfig::default().vm("a", 2, ""));
+    let files = format!("http://192.0.2.1:{}", serve_files(directory.path()));
+    let script = format!(
+        "#!ipxe\ndhcp || goto failed\necho @@DHCP ${{net0/ip}} ${{net0/gateway}}\nkernel {files}/vmlinuz @LINUX@ || goto failed\n\
+         initrd {files}/initrd-a || goto failed\nboot\n:failed\necho @@FAILED\n"
+    );
+    let qemu = QemuConfig { ipxe: Some(script), ..QemuConfig::default() };
+    let config = GuestConfig { qemu, ..GuestConfig::new("a", 2, &vonicd.socket("a")).on(Vmm::Qemu) };
+    let mut guest = Guest::start(&lab, &directory, &config).unwrap();
+    guest.wait_console("@@DHCP 192.0.2.2 192.0.2.1", seconds(60)).unwrap();
+    guest.wait_ready().unwrap();
+    // Kernel and initramfs came through iPXE's rings, byte for byte, or Linux would not be here.
+    let files = ["vmlinuz", "initrd-a"].map(|name| std::fs::metadata(directory.path().join(name)).unwrap().len());
+    let received = vonicd.vm("a").unwrap()["tcp"]["bytes_host_to_guest"].as_u64().unwrap();
+    assert!(received > files.iter().sum(), "{received} of {files:?}");
+    let mut server = PeerServer::start("server", directory.path(), "127.0.0.1:0", None).unwrap();
+    guest.must(&format!("vonic-peer both 192.0.2.1:{} 4000037 1", server.address().port()), seconds(60)).unwrap();
+    let report = server.report(seconds(10)).unwrap();
+    assert!(report["error"].is_null(), "{report}");
     guest.power_off().unwrap();
     vonicd.stop().unwrap();
 }

@@ -90,12 +90,6 @@ impl Console {
         }
     }
 
-    /// Types text as it is.
-    pub(crate) fn type_text(&mut self, text: &str) -> Result<()> {
-        self.input.write_all(text.as_bytes())?;
-        Ok(self.input.flush()?)
-    }
-
     /// Writes one request line and waits for its answer.
     pub(crate) fn ask(&mut self, id: u32, mode: &str, command: &str, limit: Duration) -> Result<Output> {
         if command.contains('\n') || command.len() > 3000 {

@@ -81,8 +81,9 @@ pub struct QemuConfig {
     pub hotplug: bool,
     /// A reset restarts it; without this it ends.
     pub reboots: bool,
-    /// The NIC has its option ROM: the firmware knows the device before the kernel does.
-    pub option_rom: bool,
+    /// iPXE boots first and runs this script, in which `@LINUX@` stands for the kernel's parameters. Kernel and initramfs lie in the
+    /// test's directory as vmlinuz and initrd-NAME.
+    pub ipxe: Option<String>,
 }
 
 impl GuestConfig {
@@ -178,10 +179,7 @@ impl GuestConfig {
             (true, false) => ",reconnect-ms=100",
             (false, false) => "",
         };
-        let (slots, rom) = (
-            if self.qemu.hotplug { ",slots=4,maxmem=2G" } else { "" },
-            if self.qemu.option_rom { "" } else { ",romfile=" },
-        );
+        let slots = if self.qemu.hotplug { ",slots=4,maxmem=2G" } else { "" };
         let mut properties = self.device.as_ref().map_or(String::new(), |device| format!(",{device}"));
         let pairs = self.queue_pairs;
         if pairs > 1 {
@@ -193,16 +191,26 @@ impl GuestConfig {
         command.arg("-m").arg(format!("{memory}{slots}"));
         command.arg("-qmp").arg(format!("unix:/tmp/{}.qmp,server=on,wait=off", self.name));
         command.arg("-object").arg(format!("memory-backend-memfd,id=m,size={memory}M,share=on"));
-        command.args(["-nographic", "-nodefaults", "-serial", "stdio", "-kernel", "/tmp/vmlinuz"]);
+        command.args(["-nographic", "-nodefaults", "-serial", "stdio"]);
         if !self.qemu.reboots {
             command.arg("-no-reboot");
         }
         command.args(["-smp", &pairs.to_string()]);
-        command.arg("-initrd").arg(format!("/tmp/{initrd}"));
-        command.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters()));
+        let linux = format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters());
+        if let Some(script) = &self.qemu.ipxe {
+            std::fs::copy(lab.boot("ipxe.lkrn"), directory.path().join("ipxe.lkrn"))
+                .context("no iPXE: run `make testbed`")?;
+            directory.write("script.ipxe", script.replace("@LINUX@", &linux))?;
+            command.args(["-kernel", "/tmp/ipxe.lkrn", "-initrd", "/tmp/script.ipxe"]);
+        } else {
+            command
+                .args(["-kernel", "/tmp/vmlinuz", "-initrd"])
+                .arg(format!("/tmp/{initrd}"))
+                .args(["-append", &linux]);
+        }
         command.arg("-chardev").arg(format!("socket,id=c,path={}{reconnect}", socket.display()));
         command.arg("-netdev").arg(format!("vhost-user,id=n,chardev=c,queues={pairs}"));
-        command.arg("-device").arg(format!("virtio-net-pci,netdev=n{rom},mac={}{properties}", self.mac));
+        command.arg("-device").arg(format!("virtio-net-pci,netdev=n,romfile=,mac={}{properties}", self.mac));
         Ok(command)
     }
 }
@@ -299,14 +307,6 @@ impl Guest {
         let booted = |text: &str| (text.matches("@@READY\n").count() >= times).then_some(());
         let ready = self.console.expect(0, BOOT, booted);
         ready.with_context(|| format!("{} did not boot {times} times:\n{}", self.name, self.console.text()))
-    }
-
-    /// Types text as it is, for what stands before the shell: the firmware.
-    ///
-    /// # Errors
-    /// If the VMM has ended.
-    pub fn type_text(&mut self, text: &str) -> Result<()> {
-        self.console.type_text(text)
     }
 
     /// Waits until the console shows `text`.

@@ -4,7 +4,7 @@
 #
 #   lab/             a Debian root with user-mode Linux, QEMU, passt, … (guests and peers run in it, read-only)
 #   lab.stamp        hash of the package list that lab/ was made from: another list makes it anew
-#   boot/            vmlinuz and initramfs.cpio for QEMU guests, release (the kernel's version)
+#   boot/            vmlinuz and initramfs.cpio for QEMU guests, release (the kernel's version), ipxe.lkrn (iPXE as a kernel)
 #   kvm              "yes" or "no": whether KVM really runs that kernel here, and on which host kernel this was tried
 set -eu
 
@@ -94,6 +94,27 @@ make_boot() {
     mv "$boot.new" "$boot"
 }
 
+# iPXE as QEMU can boot it in place of a kernel, with a script; out of Debian's package, of which nothing else is needed.
+make_ipxe() {
+    if [ -e "$boot/ipxe.lkrn" ]; then return 0; fi
+    say "fetching iPXE"
+    work=$cache/ipxe.new
+    rm -rf "$work"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    (
+        cd "$work"
+        apt() {
+            apt-get -qq -o Dir::Etc="$lab/etc/apt" -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" \
+                -o Dir::State::status="$lab/var/lib/dpkg/status" -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root "$@"
+        }
+        apt update
+        apt download ipxe
+        dpkg-deb --fsys-tarfile ipxe_*.deb | tar -xO ./usr/lib/ipxe/ipxe.lkrn >ipxe.lkrn
+    )
+    mv "$work/ipxe.lkrn" "$boot/ipxe.lkrn"
+    rm -rf "$work"
+}
+
 # /dev/kvm may exist and still not run an ordinary kernel (nested hosts): boot the test kernel once, with a deadline.
 probe_kvm() {
     here=$(uname -r)
@@ -118,5 +139,6 @@ exec 9>"$cache/lock"
 flock 9
 make_lab
 make_boot
+make_ipxe
 probe_kvm
 say "ready in $cache"

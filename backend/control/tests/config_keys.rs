@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use vonic_control::config::{
-    Action, EgressRule, Forward, Limits, Listen, ListenHost, Poll, Protocol, Uplink, feature_names,
+    Action, EgressRule, Forward, Limits, Listen, ListenHost, Poll, Protocol, SocketMode, Uplink, feature_names,
 };
 
 #[path = "support/files.rs"]
@@ -123,6 +123,19 @@ fn defaults_without_vonic_toml_and_with_only_a_mac() {
     assert_eq!(vm.limits, limits);
     assert_eq!(feature_names(vm.features.virtio_bits()).len(), 9 + 5);
     assert!(vm.labels.is_empty() && vm.forwards.is_empty() && vm.egress.is_empty());
+}
+
+#[test]
+fn who_listens_on_a_vms_socket() {
+    let read = |line: &str| {
+        let config = Files::new(&[("web1.toml", &format!("{MAC}\n{line}\n"))]).load().unwrap();
+        config.vms["web1"].clone()
+    };
+    assert_eq!(read("").socket_mode, SocketMode::Server);
+    let (server, client) = (read("socket_mode = 'server'"), read("socket_mode = 'client'"));
+    assert_eq!((server.socket_mode, client.socket_mode), (SocketMode::Server, SocketMode::Client));
+    assert_ne!(server, client, "a reload sees the difference");
+    assert_eq!(serde_json::to_value(&client).unwrap()["socket_mode"], "client");
 }
 
 #[test]

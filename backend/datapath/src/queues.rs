@@ -256,7 +256,7 @@ mod tests {
         // Without rings nothing is live, nothing waits, and aiming goes nowhere in particular.
         queues.set_features(feature::MQ);
         queues.aim(|| 1);
-        assert!(!queues.is_live() && !queues.has_frames() && queues.fed().is_none() && !queues.arm());
+        assert!(!queues.is_live() && !queues.has_frames() && queues.fed().is_none() && !queues.arm(None));
         queues.starved().push(7);
         assert!(queues.fed().is_none(), "no ring takes frames: whoever waits goes on waiting");
     }

@@ -104,6 +104,11 @@ impl Front {
         if !takes_fd(request) {
             message.fds.clear(); // The crate ends the session over one that it does not expect.
         }
+        self.decide(request, message, warn)
+    }
+
+    /// Decides about a message of the right shape.
+    fn decide(&mut self, request: Request, message: Message, warn: impl FnOnce(&str)) -> Verdict {
         match request {
             Request::GetFeatures => Verdict::Answer(self.offered.to_ne_bytes().to_vec()),
             Request::GetProtocolFeatures => Verdict::Answer(self.offered_protocol.to_ne_bytes().to_vec()),
@@ -116,7 +121,12 @@ impl Front {
             Request::SetOwner if self.owned => Verdict::Done,
             Request::SetOwner => Verdict::Forward(message),
             // "It is recommended that back-ends either ignore this message, or …" (vhost-user specification).
-            Request::ResetOwner | Request::SendRarp | Request::NetSetMtu | Request::SetLogFd => Verdict::Done,
+            Request::ResetOwner | Request::SetLogFd => Verdict::Done,
+            // Not offered, and nothing that the engine could act upon (ADR 0006).
+            Request::SendRarp | Request::NetSetMtu => {
+                log::debug!("{request:?} with {:#x}: noted, without effect", message.u64_at(0).unwrap_or(0));
+                Verdict::Done
+            }
             // With a log in shared memory the VMM always waits for the answer.
             Request::SetLogBase if !message.fds.is_empty() => Verdict::Answer(0u64.to_ne_bytes().to_vec()),
             Request::SetLogBase => Verdict::Done,

@@ -79,14 +79,14 @@ pub enum PortEvent {
         /// memory back; user-mode Linux stops rings in no other way.
         done: Option<Done>,
     },
-    /// A ring was stopped (GET_VRING_BASE). The VMM is answered when the data path has let go of it.
+    /// A ring was stopped (GET_VRING_BASE), or is being set up anew without that. The VMM is answered when the data path has let go of it.
     RingStopped {
         /// Queue index.
         index: u16,
         /// When it has.
         done: Done,
     },
-    /// RESET_DEVICE.
+    /// RESET_DEVICE. The front has stopped every ring before.
     Reset,
     /// The session is over; nothing follows.
     Closed,

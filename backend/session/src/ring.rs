@@ -158,7 +158,17 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
         if unset { 0 } else { self.inner.queue_used_idx().unwrap_or(0) }
     }
 
+    /// SET_VRING_BASE. For a ring that still runs it is the beginning of a new one: user-mode Linux unloads its driver without
+    /// GET_VRING_BASE, and the next driver's rings may lie where the last one's did. The kick that follows starts it.
     fn set_queue_next_avail(&self, base: u16) {
+        let running = self.inner.get_ref().get_queue().ready();
+        if running {
+            self.inner.set_queue_ready(false);
+            let stopped = self.port.emit_and_wait(|done| PortEvent::RingStopped { index: self.index, done });
+            if stopped.is_err() {
+                log::warn!("{}: ring {} is set up anew before it was let go of", self.port.spec.name, self.index);
+            }
+        }
         self.inner.set_queue_next_avail(base);
     }
 

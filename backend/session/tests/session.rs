@@ -38,7 +38,7 @@ fn spec() -> SessionSpec {
 }
 
 impl Bench {
-    /// With protocol features (MQ, REPLY_ACK, CONFIG) and features acknowledged.
+    /// With protocol features (MQ, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS) and features acknowledged.
     fn new() -> Bench {
         Bench::of(spec())
     }
@@ -52,7 +52,7 @@ impl Bench {
         let mut bench = Bench { front: front.into(), events, session: Some(session), scratch };
         bench.front.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(bench.ask(1, &[], &[]), offered.to_ne_bytes());
-        assert_eq!(bench.ask(16, &0x209_u64.to_ne_bytes(), &[]), [0; 8]);
+        assert_eq!(bench.ask(16, &0xa209_u64.to_ne_bytes(), &[]), [0; 8]);
         assert_eq!(bench.ask(2, &FEATURES.to_ne_bytes(), &[]), [0; 8]);
         assert!(matches!(bench.next(), PortEvent::Features(FEATURES)));
         bench
@@ -159,6 +159,48 @@ fn a_memory_map_is_acknowledged_when_the_data_path_has_it() {
 }
 
 #[test]
+fn regions_by_themselves_are_acknowledged_like_a_whole_map() {
+    let mut bench = Bench::new();
+    bench.memory();
+    let region = [0, 1 << 30, 4096, USER + (1 << 30), 0].map(u64::to_ne_bytes).concat();
+    let regions = |event: PortEvent| {
+        let PortEvent::Memory(map, done) = event else { panic!("not the memory") };
+        (format!("{map:?}").matches("..").count(), done)
+    };
+    for (code, left) in [(37, 2), (38, 1), (37, 2)] {
+        let file = TempFile::new().unwrap().into_file();
+        file.set_len(4096).unwrap();
+        let fds: &[OwnedFd] = if code == 37 { &[file.into()] } else { &[] };
+        bench.send(code, &region, fds);
+        let (count, done) = regions(bench.next());
+        assert_eq!(count, left, "request {code}");
+        assert!(bench.is_held_back(), "request {code}");
+        done.done();
+        assert_eq!(bench.answer(), [0; 8]);
+    }
+}
+
+#[test]
+fn a_reset_of_stopped_rings_leaves_nothing_that_could_start() {
+    let mut bench = Bench::new();
+    bench.memory();
+    bench.start_ring(1);
+    for index in 0..4 {
+        bench.send(11, &[index, 0].map(u32::to_ne_bytes).concat(), &[]);
+        let PortEvent::RingStopped { done, .. } = bench.next() else { panic!("not stopped") };
+        done.done();
+        bench.answer();
+    }
+    assert_eq!(bench.ask(34, &[], &[]), [0; 8]);
+    assert!(matches!(bench.next(), PortEvent::Reset));
+    bench.ask(2, &FEATURES.to_ne_bytes(), &[]);
+    assert!(matches!(bench.next(), PortEvent::Features(FEATURES)));
+    bench.ring(18, 1, 1);
+    bench.none();
+    assert!(matches!(bench.start_ring(1), PortEvent::Ring { index: 1, enabled: true, call: None, .. }));
+}
+
+#[test]
 fn rings_come_whole_and_in_order() {
     let mut bench = Bench::new();
     bench.memory();
@@ -175,8 +217,15 @@ fn rings_come_whole_and_in_order() {
     bench.ring(18, 1, 1);
     assert!(matches!(bench.next(), PortEvent::Ring { index: 1, kick: Some(_), call: Some(_), enabled: true, .. }));
 
+    // SET_VRING_BASE of a running ring: it begins anew, once the old one was let go.
+    bench.send(10, &[1, 40].map(u32::to_ne_bytes).concat(), &[]);
+    let PortEvent::RingStopped { index: 1, done } = bench.next() else { panic!("not stopped") };
+    assert!(bench.is_held_back());
+    done.done();
+    assert_eq!(bench.answer(), [0; 8]);
+    assert!(matches!(bench.start_ring(1), PortEvent::Ring { index: 1, call: Some(_), enabled: true, .. }));
+
     // GET_VRING_BASE: answered with the used index in memory, here 0, once the ring was let go.
-    bench.ring(10, 1, 40);
     bench.send(11, &[1, 0, 0, 0, 0, 0, 0, 0], &[]);
     let PortEvent::RingStopped { index: 1, done } = bench.next() else { panic!("not stopped") };
     assert!(bench.is_held_back());

@@ -182,6 +182,17 @@ impl MockFrontend {
         self.frontend.set_mem_table(&table).context("SET_MEM_TABLE").map(drop)
     }
 
+    /// The driver goes and another comes: its rings begin anew, at the same place. Nothing is said about it.
+    ///
+    /// # Errors
+    /// If guest memory cannot be written.
+    pub fn clear_rings(&mut self) -> Result<()> {
+        for (index, ring) in self.rings.iter_mut().enumerate() {
+            *ring = DriverRing::new(&self.memory, index as u64, self.config.ring_size)?;
+        }
+        Ok(())
+    }
+
     /// Sets all rings up and enables them.
     ///
     /// # Errors

@@ -37,6 +37,8 @@ pub(super) struct Entry {
     pub last_error: Option<String>,
     /// Some of its forwards could not be opened.
     pub incomplete: bool,
+    /// Its own socket could not be opened.
+    pub deaf: bool,
 }
 
 /// Everything that the engine knows.
@@ -164,15 +166,25 @@ impl Registry {
         self.open_uplink(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
+        self.open_socket(&vm);
+        let last_error = report(&vm.name, &errors);
+        let incomplete = last_error.is_some();
+        let guest = Arc::new(Guest::new(&vm.name, &stats));
+        let entry = Entry { vm, port, stats, guest, session: None, last_error, incomplete, deaf: false };
+        self.vms.insert(entry.vm.name.clone(), entry);
+    }
+
+    fn open_socket(&self, vm: &Vm) {
         let (name, path) = (vm.name.clone(), self.config.service.vm_socket(&vm.name));
         self.tell(&match vm.socket_mode {
             SocketMode::Server => ToMaster::Listen { name, path, mode: SOCKET_MODE },
             SocketMode::Client => ToMaster::Connect { name, path },
         });
-        let last_error = report(&vm.name, &errors);
-        let incomplete = last_error.is_some();
-        let guest = Arc::new(Guest::new(&vm.name, &stats));
-        self.vms.insert(vm.name.clone(), Entry { vm, port, stats, guest, session: None, last_error, incomplete });
+    }
+
+    /// Opens the sockets that could not be opened before: whoever had one may be gone by now.
+    pub(super) fn retry_sockets(&self) {
+        self.vms.values().filter(|entry| entry.deaf).for_each(|entry| self.open_socket(&entry.vm));
     }
 
     /// Takes a VM out of service; its counters, which count no further.
@@ -319,9 +331,11 @@ impl Registry {
 
     /// The master's answer about a VM's socket.
     pub(super) fn listening(&mut self, name: &str, error: Option<String>) {
-        if let Some(entry) = self.vms.get_mut(name)
-            && let Some(error) = error
-        {
+        let Some(entry) = self.vms.get_mut(name) else { return };
+        if std::mem::replace(&mut entry.deaf, error.is_some()) && error.is_none() {
+            entry.last_error = None;
+        }
+        if let Some(error) = error {
             log::error!("{name}: its socket cannot be opened: {error}");
             entry.last_error = Some(error);
         }

@@ -33,6 +33,7 @@ impl Registry {
         report.changed.extend(self.change_uplinks(&old, &touched));
         report.unchanged = self.vms.len() - report.added.len() - report.changed.len();
         self.retry_forwards(&report);
+        self.retry_sockets();
         self.wait_for_worker();
         drop(held);
         self.add_forward_errors(&mut report);

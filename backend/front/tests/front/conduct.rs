@@ -1,6 +1,7 @@
 //! Who may connect, who is told what, and what remains.
 use crate::support::{
-    Bench, FEATURES, Manner, PATIENCE, Seen, event, memory_file, number, request, ring, ring_fd, table, with_master,
+    Bench, FEATURES, Manner, PATIENCE, Seen, Vmm, event, memory_file, number, request, ring, ring_fd, table,
+    with_master,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -133,6 +134,49 @@ fn listening_and_its_end() {
         assert!(!bench.path("vm").exists());
         bench.listen("vm");
         bench.connect("vm").lives();
+    });
+}
+
+#[test]
+fn a_vmm_that_listens_is_connected_to_and_again() {
+    with_master(Manner::Serve, |bench| {
+        let path = bench.path("vm");
+        bench.link.send(&ToMaster::Connect { name: "vm".into(), path: path.clone() }).unwrap();
+        bench.listen("other");
+        let listener = UnixListener::bind(&path).unwrap();
+        for session in 1..=3 {
+            let mut vmm = Vmm(listener.accept().unwrap().0);
+            vmm.0.set_read_timeout(Some(PATIENCE)).unwrap();
+            vmm.lives();
+            bench.connect("other");
+            drop(vmm);
+            bench.until(&Seen::Disconnected(session * 2 - 1));
+        }
+        // The engine ends the session: that too is no end of trying.
+        let mut vmm = Vmm(listener.accept().unwrap().0);
+        vmm.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        vmm.lives();
+        bench.link.send(&ToMaster::Unlisten { name: "vm".into() }).unwrap();
+        vmm.ended();
+        assert!(path.exists());
+        listener.set_nonblocking(true).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        assert!(listener.accept().is_err(), "nobody asked for it any more");
+    });
+}
+
+#[test]
+fn a_refused_session_does_not_make_the_master_run_in_circles() {
+    with_master(Manner::Refuse, |bench| {
+        let path = bench.path("vm");
+        let listener = UnixListener::bind(&path).unwrap();
+        bench.link.send(&ToMaster::Connect { name: "vm".into(), path }).unwrap();
+        let start = Instant::now();
+        for _ in 0..5 {
+            Vmm(listener.accept().unwrap().0).ended();
+        }
+        // 0, 0.1, 0.3, 0.7, 1.5 s.
+        assert!((1400..3000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     });
 }
 
