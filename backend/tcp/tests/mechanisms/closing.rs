@@ -247,10 +247,12 @@ fn abort_in_time_wait_sends_nothing() {
 }
 
 #[test]
-fn reset_in_time_wait_ends_it() {
+fn reset_in_time_wait_does_not_cut_it_short() {
     let mut rig = time_wait();
-    assert_eq!(rig.segment(1, 0, Flags::RST).event, Some(Event::Closed));
-    assert!(rig.leg.is_closed());
+    assert_eq!(rig.segment(1, 0, Flags::RST), Default::default(), "RFC 1337, F1");
+    assert_eq!(rig.drain(), []);
+    assert_eq!(rig.leg.state(), State::TimeWait);
+    assert_eq!(rig.until_deadline(), 2 * MSL);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use vonic_tcp::{Config, Effect, Event, Flags, Header, Instant, Leg, Options, Seg
 pub(crate) const ISS: Seq = Seq(u32::MAX - 700);
 pub(crate) const IRS: Seq = Seq(u32::MAX - 300);
 pub(crate) const MSS: u16 = 1000;
-pub(crate) const CONFIG: Config = Config { mss: MSS, window_scale: 0 };
+pub(crate) const CONFIG: Config = Config::new(MSS, 0);
 pub(crate) const FRAME: u32 = 64_000;
 
 /// A segment that came out of the leg.
@@ -67,7 +67,7 @@ impl Rig {
 
     /// ESTABLISHED, opened by the guest, with a window of 10000 bytes on our side and 20000 on the guest's.
     pub(crate) fn established() -> Rig {
-        let options = Options { mss: Some(MSS), window_scale: None }.emit();
+        let options = Options { mss: Some(MSS), window_scale: None, ..Options::default() }.emit();
         let mut rig = Rig::new(Leg::accept(&CONFIG, &syn(20_000, options.as_slice()), ISS, Instant(1_000_000)));
         rig.leg.set_window(10_000);
         rig.leg.host_connected(rig.now);

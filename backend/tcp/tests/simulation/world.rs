@@ -138,7 +138,7 @@ impl World {
     }
 
     fn config(&self) -> Config {
-        Config { mss: 1460, window_scale: self.plan.scale }
+        Config::new(1460, self.plan.scale)
     }
 
     fn queue(&mut self, at: u64, happening: Happening) {
