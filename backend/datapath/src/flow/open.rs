@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
-use vonic_tcp::{Config, Leg, Segment, Seq, State};
+use vonic_tcp::{Config, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket};
 
@@ -18,6 +18,8 @@ use vonic_uplink::{Accepted, Connecting, HostSocket};
 const WINDOW_SCALE: u8 = 7;
 /// Bytes of IPv4 and TCP headers without options: the MSS is the MTU less these (RFC 9293 §3.7.1).
 const FIXED_HEADERS: u16 = 40;
+/// Sets the secret of a connection's timestamps apart from the one of its sequence numbers.
+const TIMESTAMPS: &str = "timestamps";
 /// How long a listener that could not accept is left alone.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Connections accepted of one listener in one round.
@@ -43,7 +45,7 @@ impl Worker {
             return Err(DropReason::Limit);
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
-        let config = leg_config(port.spec.mtu);
+        let config = leg_config(port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
         match HostSocket::connect(to, self.peek_mode) {
             Ok((socket, state)) => {
                 let mut flow = Flow::new(key, Leg::accept(&config, syn, iss, now), socket, to, now);
@@ -175,7 +177,7 @@ impl Worker {
             return socket.abort();
         }
         port.usage.begin(None);
-        let config = leg_config(port.spec.mtu);
+        let config = leg_config(port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
         let iss = self.initial_sequence(&key);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
@@ -252,6 +254,11 @@ impl Worker {
     }
 }
 
-fn leg_config(mtu: u16) -> Config {
-    Config { mss: mtu - FIXED_HEADERS, window_scale: WINDOW_SCALE }
+/// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). SACK is not offered: see ADR 0010.
+fn leg_config(mtu: u16, secret: u64) -> Config {
+    Config {
+        timestamps: Some(secret as u32),
+        keepalive: Some(Keepalive::DEFAULT),
+        ..Config::new(mtu - FIXED_HEADERS, WINDOW_SCALE)
+    }
 }

@@ -56,6 +56,8 @@ pub struct Flow {
     pub bytes_host_to_guest: u64,
     queued: bool,
     timer: Option<Instant>,
+    /// A later entry that is in the heap, too: keepalive stands there for hours while other timers come and go.
+    later_timer: Option<Instant>,
 }
 
 impl Flow {
@@ -85,6 +87,7 @@ impl Flow {
             bytes_host_to_guest: 0,
             queued: false,
             timer: None,
+            later_timer: None,
         }
     }
 }
@@ -186,6 +189,7 @@ impl FlowTable {
         let Some(deadline) = flow.leg.deadline() else { return };
         // An earlier entry will find out by itself that its time has moved.
         if flow.timer.is_none_or(|armed| deadline < armed) {
+            flow.later_timer = flow.later_timer.max(flow.timer);
             flow.timer = Some(deadline);
             self.timers.push(Reverse((deadline, id, generation)));
         }
@@ -203,7 +207,7 @@ impl FlowTable {
             }
             let Some(flow) = self.get_mut(id) else { continue };
             if flow.timer == Some(at) {
-                flow.timer = None;
+                flow.timer = flow.later_timer.take();
             }
             if flow.leg.deadline().is_some_and(|d| d <= now) {
                 return Some(id);
