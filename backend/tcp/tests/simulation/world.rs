@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use vonic_tcp::{Config, Effect, Event, Flags, Instant, Leg, Seq, State, Transmit};
+use vonic_tcp::{AckPolicy, Config, Effect, Event, Flags, Instant, Leg, Options, Seq, State, Transmit};
 
 use crate::{
     Plan,
@@ -65,12 +65,31 @@ pub(crate) struct Tally {
     last_acks: u64,
     closings: u64,
     bytes: u64,
+    stamped: u64,
+    reports: u64,
+    duplicates_told: u64,
+    blocks_heard: u64,
 }
 
 impl Tally {
-    fn all(&mut self) -> [&mut u64; 8] {
-        let Tally { timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes } = self;
-        [timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes]
+    fn all(&mut self) -> [&mut u64; 12] {
+        let Tally { timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes, .. } =
+            self;
+        let Tally { stamped, reports, duplicates_told, blocks_heard, .. } = self;
+        [
+            timeouts,
+            short_takes,
+            offers_cut,
+            closed_windows,
+            time_waits,
+            last_acks,
+            closings,
+            bytes,
+            stamped,
+            reports,
+            duplicates_told,
+            blocks_heard,
+        ]
     }
 
     pub(crate) fn add(&mut self, other: &Tally) {
@@ -101,6 +120,10 @@ pub(crate) struct World {
     host: Host,
     /// The right edge that the leg last advertised.
     edge: Option<Seq>,
+    /// Its last TSval and TSecr.
+    stamp: Option<(u32, u32)>,
+    /// How much of the guest's stream the peer is reported to have.
+    reported: u32,
     kicked: bool,
     tally: Tally,
 }
@@ -123,6 +146,8 @@ impl World {
             order: 0,
             queue: BinaryHeap::new(),
             edge: None,
+            stamp: None,
+            reported: 0,
             kicked: false,
             tally: Tally::default(),
             plan,
@@ -138,7 +163,13 @@ impl World {
     }
 
     fn config(&self) -> Config {
-        Config::new(1460, self.plan.scale)
+        let ack = if self.plan.by_peer { AckPolicy::Peer } else { AckPolicy::Kernel };
+        Config {
+            timestamps: self.plan.leg_timestamps.then_some(u32::MAX - 300),
+            sack: self.plan.leg_sack,
+            ack,
+            ..Config::new(1460, self.plan.scale)
+        }
     }
 
     fn queue(&mut self, at: u64, happening: Happening) {
@@ -246,11 +277,28 @@ impl World {
         if let Some(leg) = self.leg.as_mut().filter(|_| readable) {
             leg.host_readable();
         }
+        if self.random.chance(800) {
+            self.report();
+        }
+    }
+
+    /// What the peer has acknowledged in the meantime.
+    fn report(&mut self) {
+        let (now, waiting) = (Instant(self.now), self.host.unacknowledged());
+        if let Some(leg) = self.leg.as_mut().filter(|leg| leg.held() > waiting) {
+            let n = leg.held() - waiting;
+            self.reported += n;
+            self.tally.reports += 1;
+            leg.peer_acked(now, n);
+        }
     }
 
     fn guest_lives(&mut self) {
         let (read, write) = (self.random.scaled(1, 100_000), self.random.scaled(1, 100_000));
         self.guest.live(self.now, read, write);
+        if self.plan.guest_reneges && self.random.chance(100) {
+            self.guest.renege();
+        }
     }
 
     fn pause(&mut self) -> u64 {
@@ -272,6 +320,7 @@ impl World {
             let at = self.now + self.random.scaled(1, 500_000);
             return self.queue(at, Happening::HostConnects);
         }
+        self.tally.blocks_heard += Options::parse(segment.options).sack.as_slice().len() as u64;
         let before = self.leg().state();
         let effect = self.leg().handle_segment(now, &segment);
         self.follow(wire, &effect);
@@ -364,7 +413,9 @@ impl World {
             return;
         }
         let syn = flags.contains(Flags::SYN);
-        let taken = self.host.taken.len() as u32 + u32::from(self.host.shut_down);
+        let all = self.host.taken.len() as u32;
+        let have = if self.plan.by_peer { self.reported } else { all };
+        let taken = have + u32::from(self.host.shut_down && have == all);
         if wire.ack.wrapping_sub(self.guest_iss).wrapping_sub(1) != taken {
             self.fail("acknowledges something else than what the host took");
         }
@@ -375,5 +426,28 @@ impl World {
         }
         self.tally.closed_windows += u64::from(wire.window == 0);
         self.edge = Some(edge);
+        self.check_options(wire);
+    }
+
+    /// Timestamps and what they echo never go back; blocks tell only of what is acknowledged (RFC 2883).
+    fn check_options(&mut self, wire: &Wire) {
+        let options = Options::parse(&wire.options);
+        let stamp = options.timestamps.map(|timestamps| (timestamps.val, timestamps.ecr));
+        if let (Some(before), Some(now)) = (self.stamp, stamp)
+            && ((now.0.wrapping_sub(before.0) as i32) < 0 || (now.1.wrapping_sub(before.1) as i32) < 0)
+        {
+            self.fail("a timestamp went back");
+        }
+        self.stamp = stamp.or(self.stamp);
+        self.tally.stamped += u64::from(stamp.is_some());
+        for (left, right) in options.sack.as_slice() {
+            self.tally.duplicates_told += 1;
+            if !left.lt(*right) || right.gt(Seq(wire.ack)) {
+                self.fail("told of bytes that are not acknowledged");
+            }
+        }
+        if !wire.payload.is_empty() && wire.options.len() != usize::from(self.leg().options_len()) {
+            self.fail("options in front of payload have another length than was said");
+        }
     }
 }
