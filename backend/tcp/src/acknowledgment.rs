@@ -194,8 +194,12 @@ impl Leg {
                 self.enter_time_wait(now);
                 effect.event = Some(Event::TimeWait);
             }
-            // The guest still waits for an ACK of its last bytes.
+            // The guest still waits for an ACK of its last bytes, or may not have heard the one that came after our FIN.
             State::LastAck if self.rcv.holds() => self.state = State::Closing,
+            State::LastAck if self.rcv.lags() => {
+                self.enter_time_wait(now);
+                effect.event = Some(Event::TimeWait);
+            }
             State::LastAck => {
                 self.close();
                 effect.event = Some(Event::Closed);

@@ -71,6 +71,11 @@ impl Receive {
         self.released != self.nxt
     }
 
+    /// Whether acknowledgments may come after segments that could have carried them.
+    pub(crate) fn lags(&self) -> bool {
+        self.policy == AckPolicy::Peer
+    }
+
     /// Payload bytes that are taken and not to be acknowledged yet.
     fn held(&self) -> u32 {
         let all = self.nxt - self.released;

@@ -5,6 +5,8 @@ mod closing;
 mod handshake;
 mod keepalive;
 mod loss;
+#[path = "../operations/mod.rs"]
+mod operations;
 mod options;
 mod peer;
 mod persist;

@@ -176,3 +176,17 @@ fn under_the_other_policy_nothing_is_ever_held() {
     rig.leg.peer_acked(rig.now, 100);
     assert_eq!(rig.drain(), []);
 }
+
+#[test]
+fn an_ack_that_came_after_our_fin_may_be_lost() {
+    let mut rig = by_peer();
+    rig.segment(0, 100, FIN_ACK);
+    assert!(rig.leg.taken(rig.now, 100));
+    rig.leg.host_finished(0);
+    assert_eq!(rig.one().acks(), 0, "our FIN");
+    rig.leg.peer_acked(rig.now, 100);
+    assert_eq!(rig.one().acks(), 101, "is lost");
+    assert_eq!(rig.ack(1).event, Some(Event::TimeWait));
+    rig.segment(0, 100, FIN_ACK);
+    assert_eq!(rig.one().acks(), 101);
+}
