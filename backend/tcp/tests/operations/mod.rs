@@ -1,7 +1,9 @@
 //! A list of operations on a leg, written as bytes, and what must hold whatever they are. Property tests make up the bytes,
 //! and so does the fuzz target in `backend/tcp/fuzz`.
 
-use vonic_tcp::{AckPolicy, Config, Flags, Instant, Keepalive, Leg, Options, Segment, Seq, State, Timestamps, Transmit};
+use vonic_tcp::{
+    AckPolicy, Config, Flags, Instant, Keepalive, Leg, Options, Segment, Seq, State, Timestamps, Transmit,
+};
 
 const ISS: Seq = Seq(u32::MAX - 700);
 const IRS: Seq = Seq(u32::MAX - 300);
