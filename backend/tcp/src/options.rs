@@ -94,6 +94,9 @@ impl Options {
             let [high, low] = mss.to_be_bytes();
             out.push(&[MSS, MSS_LEN, high, low]);
         }
+        if let Some(shift) = self.window_scale {
+            out.push(&[NO_OPERATION, WINDOW_SCALE, WINDOW_SCALE_LEN, shift]);
+        }
         if self.sack_permitted {
             out.push(&[NO_OPERATION, NO_OPERATION, SACK_PERMITTED, SACK_PERMITTED_LEN]);
         }
@@ -101,9 +104,6 @@ impl Options {
             out.push(&[NO_OPERATION, NO_OPERATION, TIMESTAMPS, TIMESTAMPS_LEN]);
             out.push(&val.to_be_bytes());
             out.push(&ecr.to_be_bytes());
-        }
-        if let Some(shift) = self.window_scale {
-            out.push(&[NO_OPERATION, WINDOW_SCALE, WINDOW_SCALE_LEN, shift]);
         }
         let room = (out.room().saturating_sub(4)) / SACK_BLOCK_LEN;
         let blocks = &self.sack.as_slice()[..self.sack.as_slice().len().min(room)];

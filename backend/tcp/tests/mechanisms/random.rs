@@ -4,7 +4,7 @@ use vonic_tcp::Leg;
 use crate::operations;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_rules_hold(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
