@@ -2,12 +2,17 @@
 
 use core::time::Duration;
 
+use crate::DEFAULT_MSS;
+
 /// What the leg announces to the guest, and how it behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
     /// The largest payload of a frame from the guest, in bytes: the MTU less the fixed headers (RFC 9293 §3.7.1; options
     /// are not taken off here). What is sent to the guest is bounded by it, too, since it is the same link.
     pub mss: u16,
+    /// The guest's MSS if its SYN has none: [`DEFAULT_MSS`](crate::DEFAULT_MSS), or
+    /// [`DEFAULT_MSS_IPV6`](crate::DEFAULT_MSS_IPV6).
+    pub default_mss: u16,
     /// Shift of our window; above [`MAX_WINDOW_SCALE`](crate::MAX_WINDOW_SCALE) counts as that.
     pub window_scale: u8,
     /// Timestamps are offered, or agreed to (RFC 7323 §3): the TSval at [`Instant`](crate::Instant) 0, a secret of this
@@ -23,10 +28,18 @@ pub struct Config {
 }
 
 impl Config {
-    /// MSS and window scale alone: no other option, no keepalive (off by default: RFC 9293 §3.8.4, MUST-25), and payload is
+    /// MSS and window scale alone, over IPv4: no other option, no keepalive (off by default: RFC 9293 §3.8.4, MUST-25), and payload is
     /// acknowledged as the host's kernel takes it.
     pub const fn new(mss: u16, window_scale: u8) -> Config {
-        Config { mss, window_scale, timestamps: None, sack: false, keepalive: None, ack: AckPolicy::Kernel }
+        Config {
+            mss,
+            default_mss: DEFAULT_MSS,
+            window_scale,
+            timestamps: None,
+            sack: false,
+            keepalive: None,
+            ack: AckPolicy::Kernel,
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use crate::{
     challenge::Challenges, rto::Rto, sack::Scoreboard, timer::Timer, timestamps::Clock, window::Receive,
 };
 
-/// The peer's MSS if its SYN has none (RFC 9293 §3.7.1, MUST-15). It is IPv4's; IPv6's is larger, so this is safe.
+/// The peer's MSS over IPv4 if its SYN has none (RFC 9293 §3.7.1, MUST-15).
 pub const DEFAULT_MSS: u16 = 536;
+/// The same over IPv6.
+pub const DEFAULT_MSS_IPV6: u16 = 1220;
 /// No smaller MSS is believed: each segment would be little but headers. Linux has the same floor.
 pub const MIN_MSS: u16 = 48;
 
@@ -67,6 +69,7 @@ pub(crate) struct Send {
     pub(crate) wl2: Seq,
     /// Snd.Wind.Shift
     pub(crate) scale: u8,
+    /// The effective send MSS; before the guest's SYN, its default.
     pub(crate) mss: u16,
     /// Where our FIN stands in the sequence, once the host's stream has ended.
     pub(crate) fin: Option<Seq>,
@@ -138,7 +141,7 @@ impl Leg {
                 wl1: Seq(0),
                 wl2: iss,
                 scale: 0,
-                mss: DEFAULT_MSS,
+                mss: config.default_mss,
                 fin: None,
                 readable: true,
                 duplicate_acks: 0,
@@ -166,7 +169,7 @@ impl Leg {
         let options = Options::parse(syn.options);
         self.clock.synchronize(now, syn.seq, &options);
         self.snd.sack &= options.sack_permitted;
-        let mss = options.mss.unwrap_or(DEFAULT_MSS).min(self.rcv.mss);
+        let mss = options.mss.unwrap_or(self.snd.mss).min(self.rcv.mss);
         // An announced MSS knows nothing of options: they are the sender's to take off (RFC 9293 §3.7.1, RFC 6691).
         self.snd.mss = mss.max(MIN_MSS) - self.options_len();
         self.snd.scale = options.window_scale.map_or(0, |shift| shift.min(MAX_WINDOW_SCALE));
@@ -248,7 +251,7 @@ impl Leg {
         self.state == State::Closed && self.due.reset.is_none()
     }
 
-    /// The effective send MSS in bytes of payload: the guest's ([`DEFAULT_MSS`] if it gave none), at most ours, at
+    /// The effective send MSS in bytes of payload: the guest's ([`Config::default_mss`] if it gave none), at most ours, at
     /// least [`MIN_MSS`]; less [`options_len`](Leg::options_len).
     pub fn mss(&self) -> u16 {
         self.snd.mss

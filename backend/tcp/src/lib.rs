@@ -51,7 +51,7 @@ mod window;
 
 pub use action::{DataPlan, Effect, Event, Note, Transmit};
 pub use config::{AckPolicy, Config, Keepalive};
-pub use leg::{DEFAULT_MSS, Leg, MIN_MSS};
+pub use leg::{DEFAULT_MSS, DEFAULT_MSS_IPV6, Leg, MIN_MSS};
 pub use options::{MAX_WINDOW_SCALE, OptionBytes, Options, Timestamps};
 pub use rto::{INITIAL_RTO, MAX_RTO, MIN_RTO};
 pub use sack::SackBlocks;

@@ -21,6 +21,8 @@ pub(crate) struct Overlay {
     pub(crate) family: &'static str,
     /// The MTU less the fixed headers.
     pub(crate) mss: u16,
+    /// The family's MSS if none is announced.
+    pub(crate) default_mss: u16,
     /// The largest payload of a frame, both ways.
     pub(crate) frame: u32,
     /// Timestamps and SACK, or neither.
@@ -32,7 +34,7 @@ pub(crate) struct Overlay {
 impl Overlay {
     pub(crate) fn config(&self) -> Config {
         let timestamps = self.options.then_some(u32::MAX - 100);
-        Config { timestamps, sack: self.options, ..Config::new(self.mss, SCALE) }
+        Config { default_mss: self.default_mss, timestamps, sack: self.options, ..Config::new(self.mss, SCALE) }
     }
 
     /// The options of the guest's SYN.
@@ -240,6 +242,7 @@ impl Bench {
 
     fn out(&mut self, header: Header, len: u32) -> Out {
         let options = Options::parse(header.options.as_slice());
+        assert!(options.mss.is_none() || header.flags.contains(Flags::SYN), "an MSS beyond the handshake");
         let agreed = self.overlay.options && self.leg.options_len() > 0;
         assert_eq!(options.timestamps.is_some(), agreed, "{header:?}");
         self.echo = options.timestamps.map_or(0, |timestamps| timestamps.val);

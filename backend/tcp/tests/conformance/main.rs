@@ -15,15 +15,16 @@ mod sending;
 mod strangers;
 
 use bench::{Bench, Overlay};
+use vonic_tcp::{DEFAULT_MSS, DEFAULT_MSS_IPV6};
 
 /// Every overlay: each pair of choices in four dimensions.
 fn overlays() -> Vec<Overlay> {
     let mut overlays = vec![];
-    for (family, mss) in [("IPv4", 1460), ("IPv6", 1440)] {
+    for (family, mss, default_mss) in [("IPv4", 1460, DEFAULT_MSS), ("IPv6", 1440, DEFAULT_MSS_IPV6)] {
         for frame in [u32::from(mss), 64_000] {
             for options in [false, true] {
                 for lossy in [false, true] {
-                    overlays.push(Overlay { family, mss, frame, options, lossy });
+                    overlays.push(Overlay { family, mss, default_mss, frame, options, lossy });
                 }
             }
         }

@@ -1,4 +1,4 @@
-use vonic_tcp::{Config, DEFAULT_MSS, Flags, Instant, Leg, MIN_MSS, Options, Segment, Seq};
+use vonic_tcp::{Config, Flags, Instant, Leg, MIN_MSS, Options, Segment, Seq};
 
 use crate::bench::{Bench, IRS, ISS, SCALE};
 use crate::{each, overlays};
@@ -61,9 +61,13 @@ fn a_refused_connect_is_a_reset_of_the_syn() {
 #[test]
 fn any_mss_is_survived_and_obeyed() {
     for overlay in overlays() {
-        for (offered, mss) in
-            [(None, DEFAULT_MSS), (Some(0), MIN_MSS), (Some(1), MIN_MSS), (Some(600), 600), (Some(65_535), overlay.mss)]
-        {
+        for (offered, mss) in [
+            (None, overlay.default_mss),
+            (Some(0), MIN_MSS),
+            (Some(1), MIN_MSS),
+            (Some(600), 600),
+            (Some(65_535), overlay.mss),
+        ] {
             let mut bench = Bench::accepted(overlay, &Options { mss: offered, ..overlay.offer() });
             bench.leg.host_connected(bench.now);
             bench.drain();

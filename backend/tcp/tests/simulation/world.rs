@@ -295,7 +295,9 @@ impl World {
             let n = leg.held() - waiting;
             self.reported += n;
             self.tally.reports += 1;
+            let before = leg.state();
             leg.peer_acked(now, n);
+            self.note_state(before);
         }
     }
 
