@@ -8,6 +8,7 @@ mod extras;
 mod guest;
 mod host;
 mod random;
+mod tally;
 mod wire;
 mod world;
 
@@ -109,7 +110,7 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn both_streams_arrive_and_end() {
-    let mut total = world::Tally::default();
+    let mut total = tally::Tally::default();
     for seed in seeds() {
         let seen = World::new(seed).run();
         total.add(&seen);

@@ -10,6 +10,7 @@ use crate::{
     host::Host,
     random::Random,
     stream_byte,
+    tally::Tally,
     wire::{Link, Wire},
 };
 
@@ -51,56 +52,6 @@ impl PartialOrd for Queued {
 impl Ord for Queued {
     fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
-/// How often what was seen, to know that the simulation is worth something.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    timeouts: u64,
-    short_takes: u64,
-    offers_cut: u64,
-    closed_windows: u64,
-    time_waits: u64,
-    last_acks: u64,
-    closings: u64,
-    bytes: u64,
-    stamped: u64,
-    reports: u64,
-    duplicates_told: u64,
-    blocks_heard: u64,
-}
-
-impl Tally {
-    fn all(&mut self) -> [&mut u64; 12] {
-        let Tally { timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes, .. } =
-            self;
-        let Tally { stamped, reports, duplicates_told, blocks_heard, .. } = self;
-        [
-            timeouts,
-            short_takes,
-            offers_cut,
-            closed_windows,
-            time_waits,
-            last_acks,
-            closings,
-            bytes,
-            stamped,
-            reports,
-            duplicates_told,
-            blocks_heard,
-        ]
-    }
-
-    pub(crate) fn add(&mut self, other: &Tally) {
-        let mut other = Tally { ..*other };
-        for (sum, n) in self.all().into_iter().zip(other.all()) {
-            *sum += *n;
-        }
-    }
-
-    pub(crate) fn assert_covered(mut self) {
-        assert!(self.all().iter().all(|n| **n > 10), "{self:?}");
     }
 }
 
