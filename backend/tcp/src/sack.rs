@@ -78,8 +78,11 @@ impl Scoreboard {
     /// among them are those of RFC 2883. Returns whether the guest has something of which that was not known.
     pub(crate) fn add(&mut self, blocks: &SackBlocks, una: Seq, max: Seq) -> bool {
         let mut new = false;
+        let all = max - una;
         for &(left, right) in blocks.as_slice() {
-            if left.gt(una) && left.lt(right) && right.le(max) {
+            // By distance: of edges far apart each may come before the next, and the last before the first.
+            let (from, to) = (left - una, right - una);
+            if from > 0 && from < to && to <= all {
                 new |= self.insert(left, right);
             }
         }

@@ -217,3 +217,15 @@ fn blocks_across_the_wrap_are_in_order() {
     rig.sack(0, &[(100, 300), (400, 600), (650, 900)]);
     assert_eq!(rig.frames(), [(0, 100), (300, 100), (600, 50)]);
 }
+
+/// Each edge comes before the next by less than 2³¹, SND.UNA before the first and the last before SND.MAX.
+#[test]
+fn edges_around_the_whole_of_sequence_space_are_no_block() {
+    for left in (1..32).map(|n| n << 27) {
+        for right in (1..32).map(|n| n << 27) {
+            let mut rig = in_flight();
+            rig.sack(0, &[(left, right), (right, left)]);
+            assert_eq!(rig.drain(), [], "{left} {right}");
+        }
+    }
+}
