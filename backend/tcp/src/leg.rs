@@ -26,10 +26,12 @@ pub const MIN_MSS: u16 = 48;
 /// 3. says how much the host socket can take by [`set_window`](Leg::set_window): before the first poll (the window is
 ///    0 until then), after `taken`, and when the socket becomes writable;
 /// 4. says [`host_readable`](Leg::host_readable) when the host socket has news, and
-///    [`host_finished`](Leg::host_finished) when its stream has ended;
+///    [`host_finished`](Leg::host_finished) when its stream has ended, or [`host_gone`](Leg::host_gone) when it has let go
+///    of the socket before the leg was done;
 ///    [`AckPolicy::Peer`](crate::AckPolicy::Peer) asks for [`peer_acked`](Leg::peer_acked), too;
 /// 5. after any of these, once per burst, calls [`poll`](Leg::poll) until it returns `None`, as long as it has a guest
-///    buffer for what comes: a [`Control`](crate::Transmit::Control) that is not sent counts as lost;
+///    buffer for what comes: a [`Control`](crate::Transmit::Control) that is not sent counts as lost. In front of payload it
+///    leaves room for [`options_len`](Leg::options_len) bytes beside the fixed headers;
 /// 6. sees that [`handle_timeout`](Leg::handle_timeout) is called when [`deadline`](Leg::deadline) has come, and polls;
 /// 7. forgets the leg when [`is_closed`](Leg::is_closed).
 ///

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use vonic_tcp::{
-    Config, DEFAULT_MSS, Event, Flags, Instant, Leg, MIN_MSS, Options, SYN_RETRIES, Segment, Seq, State, Transmit,
+    Config, DEFAULT_MSS, Event, Flags, Instant, Leg, MIN_MSS, Options, SYN_RETRIES, Segment, State, Transmit,
 };
 
 use crate::{CONFIG, FRAME, IRS, ISS, MSS, Out, Rig, syn};
@@ -98,15 +98,6 @@ fn mss_has_a_default_a_floor_and_the_links_bound() {
 }
 
 #[test]
-fn repeated_syn_repeats_the_syn_ack() {
-    let mut rig = accepted(&CONFIG, Options::default());
-    rig.leg.host_connected(rig.now);
-    let first = rig.one();
-    rig.leg.handle_segment(rig.now, &syn(1000, &[]));
-    assert_eq!(rig.one(), first);
-}
-
-#[test]
 fn syn_ack_is_repeated_then_given_up() {
     let mut rig = accepted(&CONFIG, Options::default());
     rig.leg.host_connected(rig.now);
@@ -148,17 +139,6 @@ fn payload_with_the_last_ack_counts() {
     let effect = rig.data(0, 100);
     assert_eq!((effect.event, effect.payload), (Some(Event::Established), Some(0..100)));
     assert_eq!(rig.one().acks(), 100);
-}
-
-#[test]
-fn refused_connect_resets_with_the_syns_number() {
-    let mut rig = accepted(&CONFIG, Options::default());
-    rig.leg.abort();
-    assert!(!rig.leg.is_closed(), "the reset is still owed");
-    let out = rig.one();
-    assert!(out.is(Flags::RST | Flags::ACK));
-    assert_eq!((out.header.seq, out.header.ack), (Seq(0), IRS + 1));
-    assert!(rig.leg.is_closed());
 }
 
 #[test]

@@ -103,19 +103,6 @@ fn interval_and_number_of_probes_are_the_callers() {
 }
 
 #[test]
-fn keepalive_probes_of_the_guest_are_answered() {
-    let mut rig = Rig::established();
-    rig.data(0, 100);
-    rig.drain();
-    for len in [0, 1] {
-        assert_eq!(rig.segment(99, len, Flags::ACK).payload, None);
-        let out = rig.one();
-        assert!(out.is(Flags::ACK));
-        assert_eq!(out.acks(), 100);
-    }
-}
-
-#[test]
 fn on_nobodys_behalf_fin_wait_2_ends() {
     let mut rig = Rig::established();
     rig.leg.host_finished(0);
