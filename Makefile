@@ -8,7 +8,7 @@ GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
 AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
-.PHONY: build testbed fmt lint test demo bench
+.PHONY: build testbed fmt lint test long-test demo bench
 
 build:
 	cargo build --release -p vonic-daemon
@@ -30,6 +30,11 @@ lint:
 # Its last line is "N passed, N failed, N skipped".
 test: testbed lint build
 	sh tests/support/run.sh
+
+# The seeded simulation of a TCP leg at length, and its property test: minutes instead of seconds.
+long-test:
+	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
+	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
 
 # Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
 demo: testbed build

@@ -232,6 +232,30 @@ fn the_architecture_names_what_exists() {
     }
 }
 
+/// Every requirement of RFC 9293, appendix B, has its row, and every test that a row names exists.
+#[test]
+fn requirements_are_met_by_tests_that_exist() {
+    let text = std::fs::read_to_string(root().join("backend/docs/rfc9293.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+    for number in 1..=69 {
+        let name = format!("| MUST-{number} |");
+        assert_eq!(rows.iter().filter(|row| row.starts_with(&name)).count(), 1, "rows of MUST-{number}");
+    }
+    let is_test = |word: &&str| {
+        word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 80, "rfc9293.md names hardly any test: {named:?}");
+    let known: BTreeSet<String> = sources(&["backend", "tests"])
+        .iter()
+        .flat_map(|(_, text)| text.split("fn ").skip(1).filter_map(|rest| rest.split_once("(").map(|(name, _)| name)))
+        .filter(|name| is_test(name))
+        .map(String::from)
+        .collect();
+    let missing: Vec<&&str> = named.iter().filter(|name| !known.contains(**name)).collect();
+    assert!(missing.is_empty(), "rfc9293.md names tests that do not exist: {missing:?}");
+}
+
 #[test]
 fn the_checks_themselves_see_through_comments_and_texts() {
     let text = "let a = \"// unsafe\"; unsafe { b } // unsafe\n// unsafe\nlet unsafely = 1;\n\n";

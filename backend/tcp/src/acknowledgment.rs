@@ -1,24 +1,38 @@
-//! The ACK field: RFC 9293 §3.10.7.4, fifth, with RFC 5681, 5961 and 6582.
+//! The ACK field: RFC 9293 §3.10.7.4, fifth, with RFC 5681, 5961, 6582 and 6675.
 
-use crate::{Effect, Event, Flags, Instant, Leg, Segment, Seq, State, timer::Timer};
+use core::time::Duration;
+
+use crate::{Effect, Event, Flags, Instant, Leg, Options, Segment, Seq, State, timer::Timer};
 
 /// So many duplicate ACKs stand for a loss, not for a change of order (RFC 5681 §3.2).
 const DUPLICATE_THRESHOLD: u8 = 3;
 
 impl Leg {
     /// Fifth. Returns whether the segment is to be looked at further.
-    pub(crate) fn check_ack(&mut self, now: Instant, segment: &Segment, effect: &mut Effect) -> bool {
+    pub(crate) fn check_ack(
+        &mut self,
+        now: Instant,
+        segment: &Segment,
+        options: &Options,
+        effect: &mut Effect,
+    ) -> bool {
         if self.state == State::SynReceived && !self.complete_handshake(segment, effect) {
             return false;
         }
         if !self.plausible(segment.ack) {
-            self.duplicate_ack();
+            self.challenge(now, effect);
             return false;
         }
-        if segment.ack.gt(self.snd.una) {
-            effect.acked = self.advance(now, segment.ack);
-        } else if self.is_duplicate(segment) {
+        let advances = segment.ack.gt(self.snd.una);
+        if advances {
+            effect.acked = self.advance(now, segment.ack, self.clock.round_trip(now, options));
+        }
+        let news = self.learn_blocks(segment.ack, options);
+        if !advances && (news || self.is_duplicate(segment, options)) {
             self.count_duplicate();
+        }
+        if news {
+            self.recover_if_lost();
         }
         self.update_window(segment);
         if matches!(self.timer, Timer::Persist { .. }) {
@@ -53,16 +67,22 @@ impl Leg {
         ack.le(self.snd.max) && ack.ge(self.snd.una - self.snd.max_wnd)
     }
 
-    /// The guest acknowledges something new. Returns how many bytes of payload.
-    pub(crate) fn advance(&mut self, now: Instant, ack: Seq) -> u32 {
+    /// The guest acknowledges something new, and its echo tells of a round trip. Returns how many bytes of payload.
+    pub(crate) fn advance(&mut self, now: Instant, ack: Seq, echo: Option<Duration>) -> u32 {
         let from = self.data_una();
         let syn = self.snd.una.lt(from);
-        if syn && self.retries > 0 {
+        let repeated_syn = syn && self.retries > 0;
+        if repeated_syn {
             self.rto.syn_was_lost();
         }
-        self.rto.acknowledged(ack, now);
+        match echo.filter(|_| !repeated_syn) {
+            Some(rtt) => self.rto.echoed(rtt, (self.snd.max - self.snd.una) / (2 * u32::from(self.snd.mss))),
+            None => self.rto.acknowledged(ack, now),
+        }
         self.snd.una = ack;
-        self.snd.nxt = self.snd.nxt.max(ack);
+        self.snd.board.advance(ack);
+        self.snd.nxt = self.snd.board.skip(self.snd.nxt.max(ack));
+        self.snd.repeated = self.snd.repeated.max(ack);
         self.snd.duplicate_acks = 0;
         self.retries = 0;
         self.due.resend = false;
@@ -73,12 +93,13 @@ impl Leg {
         ack.beyond(from) - fin.min(ack.beyond(from))
     }
 
-    /// RFC 6582 §3.2, steps 3 and 4: a partial ACK uncovers the next hole, a full one ends the recovery.
+    /// RFC 6582 §3.2, steps 3 and 4: a partial ACK uncovers the next hole, a full one ends the recovery. Where the guest
+    /// says what it has, the scoreboard knows the holes.
     fn recover_further(&mut self) {
         let Some(recover) = self.snd.recover else { return };
         if self.snd.una.ge(recover) {
             self.snd.recovering = false;
-        } else if self.snd.recovering {
+        } else if self.snd.recovering && self.snd.board.is_empty() {
             self.due.resend = true;
         }
         if self.snd.una.gt(recover) {
@@ -86,21 +107,50 @@ impl Leg {
         }
     }
 
-    /// RFC 5681 §2, all five parts. With a closed window it is the answer to a probe.
-    fn is_duplicate(&self, segment: &Segment) -> bool {
+    /// RFC 5681 §2, all five parts. With a closed window it is the answer to a probe. With blocks the scoreboard judges
+    /// (RFC 6675 §2): those of RFC 2883 tell of the opposite of a loss. Without, it may be of a guest that permits SACK but
+    /// keeps nothing.
+    fn is_duplicate(&self, segment: &Segment, options: &Options) -> bool {
         segment.ack == self.snd.una
+            && options.sack.as_slice().is_empty()
             && self.snd.nxt.gt(self.snd.una)
             && segment.seq_len() == 0
             && self.snd.wnd > 0
             && self.scaled_window(segment) == self.snd.wnd
     }
 
-    /// Fast retransmit (RFC 5681 §3.2). It begins once per window of data (RFC 6582 §3.2, step 2).
+    /// Enters what the guest selectively acknowledges. Returns whether it has something new.
+    fn learn_blocks(&mut self, ack: Seq, options: &Options) -> bool {
+        if !self.snd.sack || ack.lt(self.snd.una) {
+            return false;
+        }
+        let news = self.snd.board.add(&options.sack, self.snd.una, self.snd.max);
+        if news && self.snd.nxt.lt(self.snd.max) {
+            self.snd.nxt = self.snd.board.skip(self.snd.nxt);
+        }
+        news
+    }
+
     fn count_duplicate(&mut self) {
         self.snd.duplicate_acks = self.snd.duplicate_acks.saturating_add(1);
-        if self.snd.duplicate_acks == DUPLICATE_THRESHOLD && self.snd.recover.is_none() {
+        if self.snd.duplicate_acks == DUPLICATE_THRESHOLD {
+            self.start_recovery();
+        }
+    }
+
+    /// RFC 6675 §5, step 2: no three ACKs need to be waited for if the guest has much beyond the first hole.
+    fn recover_if_lost(&mut self) {
+        if self.snd.board.is_lost(self.snd.una, self.snd.mss) {
+            self.start_recovery();
+        }
+    }
+
+    /// Fast retransmit (RFC 5681 §3.2). It begins once per window of data (RFC 6582 §3.2, step 2).
+    fn start_recovery(&mut self) {
+        if self.snd.recover.is_none() && self.snd.nxt.gt(self.snd.una) {
             self.snd.recover = Some(self.snd.max);
             self.snd.recovering = true;
+            self.snd.repeated = self.snd.una;
             self.due.resend = true;
         }
     }
@@ -126,6 +176,7 @@ impl Leg {
         if self.snd.wnd == 0 && self.snd.nxt.gt(self.data_una()) {
             // Closed over bytes on their way: the guest may have dropped them. They go again when it opens.
             self.snd.nxt = self.data_una();
+            self.snd.board.clear();
             self.snd.readable = true;
             self.due.resend = false;
         }
@@ -137,9 +188,15 @@ impl Leg {
             return true;
         }
         match self.state {
-            // No timer runs in FIN-WAIT-2: a half-closed stream may be silent for as long as its ends like.
+            // A half-closed stream may be silent for as long as its ends like.
             State::FinWait1 => self.state = State::FinWait2,
-            State::Closing => {
+            State::Closing if !self.rcv.holds() => {
+                self.enter_time_wait(now);
+                effect.event = Some(Event::TimeWait);
+            }
+            // The guest still waits for an ACK of its last bytes, or may not have heard the one that came after our FIN.
+            State::LastAck if self.rcv.holds() => self.state = State::Closing,
+            State::LastAck if self.rcv.lags() => {
                 self.enter_time_wait(now);
                 effect.event = Some(Event::TimeWait);
             }

@@ -20,6 +20,21 @@ pub struct Effect {
     pub fin: bool,
     /// What else happened.
     pub event: Option<Event>,
+    /// What was remarkable about the segment, for statistics.
+    pub note: Option<Note>,
+}
+
+/// Why a segment was not taken at its word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// It is answered by a challenge ACK (RFC 5961), or by an ACK that is bounded like one.
+    Challenge,
+    /// It would be, but there were too many of late.
+    ChallengeLimited,
+    /// Its timestamp is from the past (PAWS, RFC 7323 §5).
+    Paws,
+    /// It lacks the timestamp that was agreed upon (RFC 7323 §3.2).
+    NoTimestamp,
 }
 
 /// A change of a leg's life.
@@ -65,7 +80,7 @@ pub struct DataPlan {
 pub(crate) enum PlanKind {
     /// From SND.NXT on, which it moves: new bytes, or old ones after a timeout.
     Next,
-    /// From SND.UNA on, to fill a hole; SND.NXT stays.
+    /// From SND.UNA, or from a later hole on; SND.NXT stays.
     Resend,
     /// One byte beyond a closed window (RFC 9293 §3.8.6.1); SND.NXT stays, so that the byte goes again later.
     Probe,

@@ -22,9 +22,9 @@ impl Leg {
         if !segment.has(Flags::SYN) {
             return;
         }
-        self.synchronize(segment);
+        self.synchronize(now, segment);
         if acks_syn {
-            self.advance(now, segment.ack);
+            self.advance(now, segment.ack, None);
             self.establish(segment, effect);
             self.due.ack = true;
         } else {
@@ -50,15 +50,22 @@ impl Leg {
             && segment.seq + 1 == self.rcv.nxt
     }
 
-    /// SYN, or SYN-ACK, if one is due. The scale is offered always, and confirmed only if the guest offered its own
-    /// (RFC 7323 §2.2).
+    /// SYN, or SYN-ACK, if one is due. Options are offered, and confirmed only if the guest offered them, too
+    /// (RFC 7323 §2.2 and §3.2, RFC 2018 §2).
     pub(crate) fn poll_syn(&mut self, now: Instant) -> Option<Header> {
         if !core::mem::take(&mut self.due.syn) {
             return None;
         }
         let synchronized = self.state == State::SynReceived;
         let offer_scale = !synchronized || self.rcv.scaled;
-        let options = Options { mss: Some(self.rcv.mss), window_scale: offer_scale.then_some(self.rcv.scale) }.emit();
+        let options = Options {
+            mss: Some(self.rcv.mss),
+            window_scale: offer_scale.then_some(self.rcv.scale),
+            sack_permitted: self.snd.sack,
+            timestamps: if synchronized { self.clock.option(now) } else { self.clock.offer(now) },
+            ..Options::default()
+        }
+        .emit();
         let flags = if synchronized { Flags::SYN | Flags::ACK } else { Flags::SYN };
         let seq = self.snd.iss;
         if self.snd.max == seq {

@@ -1,18 +1,22 @@
 //! A segment arrives: RFC 9293 §3.10.7.4, step by step. Sixth (URG) is absent: urgent data is payload like any other.
 
-use crate::{Effect, Event, Flags, Instant, Leg, Segment, State};
+use crate::{Effect, Event, Flags, Instant, Leg, Options, Segment, State};
 
 impl Leg {
     /// A segment of this connection came from the guest (RFC 9293 §3.10.7.3 and §3.10.7.4). What the leg answers comes
     /// from [`poll`](Leg::poll).
     pub fn handle_segment(&mut self, now: Instant, segment: &Segment) -> Effect {
         self.rcv.offer = None;
+        self.heard = now;
         let mut effect = Effect::default();
         match self.state {
             State::Closed => {}
             State::SynSent => self.segment_in_syn_sent(now, segment, &mut effect),
             State::SynReceived if self.silent() => self.segment_while_silent(segment, &mut effect),
-            State::SynReceived if self.is_repeated_syn(segment) => self.due.syn = true,
+            State::SynReceived if self.is_repeated_syn(segment) => {
+                self.clock.syn_again(now, segment);
+                self.due.syn = true;
+            }
             _ => self.segment_in_sequence(now, segment, &mut effect),
         }
         self.arm(now);
@@ -20,17 +24,19 @@ impl Leg {
     }
 
     fn segment_in_sequence(&mut self, now: Instant, segment: &Segment, effect: &mut Effect) {
-        if !self.check_sequence(now, segment) {
+        let options = Options::parse(segment.options);
+        if !self.check_timestamp(now, segment, &options, effect) || !self.check_sequence(now, segment, effect) {
             return;
         }
+        self.learn_timestamp(now, segment, &options);
         if segment.has(Flags::RST) {
-            return self.check_reset(segment, effect);
+            return self.check_reset(now, segment, effect);
         }
         // Third, security and compartment: not used by anyone. Fourth, SYN: RFC 5961 §4.
         if segment.has(Flags::SYN) {
-            return self.duplicate_ack();
+            return self.challenge(now, effect);
         }
-        if !segment.has(Flags::ACK) || !self.check_ack(now, segment, effect) {
+        if !segment.has(Flags::ACK) || !self.check_ack(now, segment, &options, effect) {
             return;
         }
         if self.state.receives() {
@@ -39,14 +45,19 @@ impl Leg {
     }
 
     /// First: whether the segment has anything to do with the window. If not, it is answered by an ACK and dropped.
-    fn check_sequence(&mut self, now: Instant, segment: &Segment) -> bool {
+    fn check_sequence(&mut self, now: Instant, segment: &Segment, effect: &mut Effect) -> bool {
         let acceptable = self.acceptable(segment);
         if !acceptable && !segment.has(Flags::RST) {
             if self.state == State::TimeWait && segment.has(Flags::FIN) {
                 // The guest has not seen our last ACK: its FIN restarts the wait.
                 self.enter_time_wait(now);
             }
-            self.duplicate_ack();
+            if segment.seq_len() == 0 || segment.has(Flags::SYN) {
+                self.challenge(now, effect);
+            } else {
+                self.note_duplicate(segment);
+                self.duplicate_ack();
+            }
         }
         acceptable
     }
@@ -63,14 +74,16 @@ impl Leg {
         if segment.seq.le(nxt) { segment.end().gt(nxt) } else { segment.seq.lt(edge) }
     }
 
-    /// Second: a reset counts if it is exactly next in sequence, else it is challenged (RFC 5961 §3.2).
-    fn check_reset(&mut self, segment: &Segment, effect: &mut Effect) {
-        if segment.seq != self.rcv.nxt {
-            return self.duplicate_ack();
+    /// Second: a reset counts if it is exactly next in sequence, else it is challenged (RFC 5961 §3.2). In TIME-WAIT it
+    /// is ignored: both streams are complete, and the wait must not be cut short (RFC 1337 §3, F1).
+    fn check_reset(&mut self, now: Instant, segment: &Segment, effect: &mut Effect) {
+        if self.state == State::TimeWait {
+            return;
         }
-        // In TIME-WAIT both streams are complete: nothing is left to be reset.
-        let complete = self.state == State::TimeWait;
-        effect.event = Some(if complete { Event::Closed } else { Event::Reset });
+        if segment.seq != self.rcv.nxt {
+            return self.challenge(now, effect);
+        }
+        effect.event = Some(Event::Reset);
         self.close();
     }
 
@@ -84,8 +97,15 @@ impl Leg {
         if segment.seq.gt(self.rcv.nxt) {
             return self.duplicate_ack();
         }
+        self.note_duplicate(segment);
         let start = (self.rcv.nxt - segment.seq).min(segment.len);
         let end = segment.len.min(start.saturating_add(self.rcv.wnd()));
+        if self.orphan && start < end {
+            // Nobody will ever read this (RFC 9293 §3.6.1, SHLD-3).
+            self.abort();
+            effect.event = Some(Event::GaveUp);
+            return;
+        }
         effect.fin = fin && end == segment.len;
         if start < end {
             effect.payload = Some(start..end);

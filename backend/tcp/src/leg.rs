@@ -1,21 +1,16 @@
 //! The leg: its variables, how it begins, and what the host's side tells it.
 
-use crate::{Header, Instant, MAX_WINDOW_SCALE, Options, Segment, Seq, State, rto::Rto, timer::Timer, window::Receive};
+use crate::{
+    Config, Header, Instant, Keepalive, MAX_WINDOW_SCALE, Options, SackBlocks, Segment, Seq, State,
+    challenge::Challenges, rto::Rto, sack::Scoreboard, timer::Timer, timestamps::Clock, window::Receive,
+};
 
-/// The peer's MSS if its SYN has none (RFC 9293 §3.7.1, MUST-15). It is IPv4's; IPv6's is larger, so this is safe.
+/// The peer's MSS over IPv4 if its SYN has none (RFC 9293 §3.7.1, MUST-15).
 pub const DEFAULT_MSS: u16 = 536;
+/// The same over IPv6.
+pub const DEFAULT_MSS_IPV6: u16 = 1220;
 /// No smaller MSS is believed: each segment would be little but headers. Linux has the same floor.
 pub const MIN_MSS: u16 = 48;
-
-/// What the leg announces to the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Config {
-    /// The largest payload of a frame from the guest, in bytes: the MTU less the fixed headers. What is sent to the
-    /// guest is bounded by it, too, since it is the same link.
-    pub mss: u16,
-    /// Shift of our window; above [`MAX_WINDOW_SCALE`] counts as that.
-    pub window_scale: u8,
-}
 
 /// One TCP leg towards a guest.
 ///
@@ -31,9 +26,12 @@ pub struct Config {
 /// 3. says how much the host socket can take by [`set_window`](Leg::set_window): before the first poll (the window is
 ///    0 until then), after `taken`, and when the socket becomes writable;
 /// 4. says [`host_readable`](Leg::host_readable) when the host socket has news, and
-///    [`host_finished`](Leg::host_finished) when its stream has ended;
+///    [`host_finished`](Leg::host_finished) when its stream has ended, or [`host_gone`](Leg::host_gone) when it has let go
+///    of the socket before the leg was done;
+///    [`AckPolicy::Peer`](crate::AckPolicy::Peer) asks for [`peer_acked`](Leg::peer_acked), too;
 /// 5. after any of these, once per burst, calls [`poll`](Leg::poll) until it returns `None`, as long as it has a guest
-///    buffer for what comes: a [`Control`](crate::Transmit::Control) that is not sent counts as lost;
+///    buffer for what comes: a [`Control`](crate::Transmit::Control) that is not sent counts as lost. In front of payload it
+///    leaves room for [`options_len`](Leg::options_len) bytes beside the fixed headers;
 /// 6. sees that [`handle_timeout`](Leg::handle_timeout) is called when [`deadline`](Leg::deadline) has come, and polls;
 /// 7. forgets the leg when [`is_closed`](Leg::is_closed).
 ///
@@ -45,6 +43,13 @@ pub struct Leg {
     pub(crate) rcv: Receive,
     pub(crate) rto: Rto,
     pub(crate) timer: Timer,
+    pub(crate) clock: Clock,
+    pub(crate) challenges: Challenges,
+    pub(crate) keepalive: Option<Keepalive>,
+    /// When the guest was last heard of.
+    pub(crate) heard: Instant,
+    /// No socket of the host takes the guest's payload any more.
+    pub(crate) orphan: bool,
     /// Timeouts in a row without progress, towards R2 (RFC 9293 §3.8.3).
     pub(crate) retries: u8,
     pub(crate) due: Due,
@@ -66,6 +71,7 @@ pub(crate) struct Send {
     pub(crate) wl2: Seq,
     /// Snd.Wind.Shift
     pub(crate) scale: u8,
+    /// The effective send MSS; before the guest's SYN, its default.
     pub(crate) mss: u16,
     /// Where our FIN stands in the sequence, once the host's stream has ended.
     pub(crate) fin: Option<Seq>,
@@ -76,6 +82,11 @@ pub(crate) struct Send {
     pub(crate) recover: Option<Seq>,
     /// Fast recovery is going on: a partial ACK uncovers the next hole.
     pub(crate) recovering: bool,
+    /// Both sides' SYNs permit SACK; before the guest's is known: ours does.
+    pub(crate) sack: bool,
+    pub(crate) board: Scoreboard,
+    /// HighRxt of RFC 6675: this recovery has repeated everything below it that needed to be.
+    pub(crate) repeated: Seq,
 }
 
 /// What the next polls owe to the guest.
@@ -93,6 +104,10 @@ pub(crate) struct Due {
     pub(crate) resend: bool,
     /// Something into a window that is closed or too small.
     pub(crate) probe: bool,
+    /// A keepalive probe.
+    pub(crate) keepalive: bool,
+    /// What the guest has sent twice, from where to before where (RFC 2883).
+    pub(crate) duplicate: Option<(Seq, Seq)>,
 }
 
 /// More duplicate ACKs in one burst tell the guest nothing that these do not (RFC 5681 §3.2).
@@ -102,20 +117,20 @@ impl Leg {
     /// The guest opens, by `syn` (SYN without ACK or RST: the caller has looked): SYN-RECEIVED, but silent until
     /// [`host_connected`](Leg::host_connected); repeated SYNs are ignored until then. `iss` as in RFC 6528.
     /// The SYN's payload, if any, is left for the guest to send again.
-    pub fn accept(config: &Config, syn: &Segment, iss: Seq, _now: Instant) -> Leg {
-        let mut leg = Leg::new(config, iss, State::SynReceived);
-        leg.synchronize(syn);
+    pub fn accept(config: &Config, syn: &Segment, iss: Seq, now: Instant) -> Leg {
+        let mut leg = Leg::new(config, iss, State::SynReceived, now);
+        leg.synchronize(now, syn);
         leg
     }
 
     /// The world opens: SYN-SENT; the first poll yields the SYN.
-    pub fn open(config: &Config, iss: Seq, _now: Instant) -> Leg {
-        let mut leg = Leg::new(config, iss, State::SynSent);
+    pub fn open(config: &Config, iss: Seq, now: Instant) -> Leg {
+        let mut leg = Leg::new(config, iss, State::SynSent, now);
         leg.due.syn = true;
         leg
     }
 
-    fn new(config: &Config, iss: Seq, state: State) -> Leg {
+    fn new(config: &Config, iss: Seq, state: State, now: Instant) -> Leg {
         Leg {
             state,
             snd: Send {
@@ -128,26 +143,37 @@ impl Leg {
                 wl1: Seq(0),
                 wl2: iss,
                 scale: 0,
-                mss: DEFAULT_MSS,
+                mss: config.default_mss,
                 fin: None,
                 readable: true,
                 duplicate_acks: 0,
                 recover: None,
                 recovering: false,
+                sack: config.sack,
+                board: Scoreboard::new(),
+                repeated: iss,
             },
             rcv: Receive::new(config),
             rto: Rto::new(),
             timer: Timer::Idle,
+            clock: Clock::new(config),
+            challenges: Challenges::new(),
+            keepalive: config.keepalive,
+            heard: now,
+            orphan: false,
             retries: 0,
             due: Due::default(),
         }
     }
 
     /// The guest's SYN: IRS, its window, and its options (RFC 9293 §3.7.1, RFC 7323 §2.2).
-    pub(crate) fn synchronize(&mut self, syn: &Segment) {
+    pub(crate) fn synchronize(&mut self, now: Instant, syn: &Segment) {
         let options = Options::parse(syn.options);
-        let mss = options.mss.unwrap_or(DEFAULT_MSS).min(self.rcv.mss);
-        self.snd.mss = mss.max(MIN_MSS);
+        self.clock.synchronize(now, syn.seq, &options);
+        self.snd.sack &= options.sack_permitted;
+        let mss = options.mss.unwrap_or(self.snd.mss).min(self.rcv.mss);
+        // An announced MSS knows nothing of options: they are the sender's to take off (RFC 9293 §3.7.1, RFC 6691).
+        self.snd.mss = mss.max(MIN_MSS) - self.options_len();
         self.snd.scale = options.window_scale.map_or(0, |shift| shift.min(MAX_WINDOW_SCALE));
         self.snd.wnd = syn.window.into();
         self.snd.max_wnd = self.snd.wnd;
@@ -188,11 +214,24 @@ impl Leg {
             State::SynSent | State::TimeWait | State::Closed => None,
             // The form of RFC 9293 §3.5.2, group 1: the guest has seen no sequence number of ours.
             State::SynReceived if self.snd.max == self.snd.iss => Some((Seq(0), Some(self.rcv.nxt))),
-            _ => Some((self.ack_seq(), Some(self.rcv.nxt))),
+            _ => Some((self.ack_seq(), Some(self.rcv.ack()))),
         };
         if self.state != State::Closed {
             self.close();
             self.due.reset = reset;
+        }
+    }
+
+    /// The caller has let go of the host socket altogether: nobody is left to take payload of the guest. A leg that waits
+    /// for the guest's FIN does so for [`FIN_WAIT_2`](crate::FIN_WAIT_2) at most, and answers payload by a RST
+    /// (RFC 9293 §3.6.1, SHLD-3); one whose FIN is not on its way yet is aborted.
+    pub fn host_gone(&mut self, now: Instant) {
+        match self.state {
+            State::FinWait1 | State::FinWait2 | State::Closing | State::LastAck | State::TimeWait => {
+                self.orphan = true;
+                self.arm(now);
+            }
+            _ => self.abort(),
         }
     }
 
@@ -214,8 +253,8 @@ impl Leg {
         self.state == State::Closed && self.due.reset.is_none()
     }
 
-    /// The effective send MSS in bytes of payload: the guest's ([`DEFAULT_MSS`] if it gave none), at most ours, at
-    /// least [`MIN_MSS`].
+    /// The effective send MSS in bytes of payload: the guest's ([`Config::default_mss`] if it gave none), at most ours, at
+    /// least [`MIN_MSS`]; less [`options_len`](Leg::options_len).
     pub fn mss(&self) -> u16 {
         self.snd.mss
     }
@@ -240,11 +279,14 @@ impl Leg {
         self.rcv.nxt
     }
 
-    /// Whether a SYN of the guest may replace this leg in TIME-WAIT: it begins beyond the old connection's last
-    /// sequence number (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
+    /// Whether a SYN of the guest may replace this leg in TIME-WAIT: its timestamp is later than those of the old
+    /// connection (RFC 6191 §2), or, where that says nothing, it begins beyond its last sequence number
+    /// (RFC 9293 §3.6.1, RFC 1122 §4.2.2.13).
     pub fn reusable(&self, syn: &Segment) -> bool {
         let opens = syn.has(crate::Flags::SYN) && !syn.has(crate::Flags::ACK) && !syn.has(crate::Flags::RST);
-        self.state == State::TimeWait && opens && syn.seq.gt(self.rcv.nxt)
+        self.state == State::TimeWait
+            && opens
+            && self.clock.newer(&Options::parse(syn.options)).unwrap_or(syn.seq.gt(self.rcv.nxt))
     }
 
     /// The first byte of the host's stream that the guest has not acknowledged: SND.UNA, but for our SYN.
@@ -274,9 +316,16 @@ impl Leg {
         if self.snd.nxt == self.snd.max { self.snd.max } else { self.snd.max.min(self.snd.una + self.snd.wnd) }
     }
 
-    pub(crate) fn header(&mut self, seq: Seq, flags: crate::Flags) -> Header {
+    /// A header with all that every segment says. D-SACK stands only where there is no payload behind it.
+    pub(crate) fn header(&mut self, now: Instant, seq: Seq, flags: crate::Flags, payload: bool) -> Header {
         self.due.ack = false;
-        let window = self.rcv.advertise();
-        Header { seq, ack: self.rcv.nxt, flags, window, options: crate::OptionBytes::EMPTY }
+        let mut sack = SackBlocks::EMPTY;
+        if let Some((left, right)) = self.due.duplicate.take().filter(|_| !payload) {
+            sack.push(left, right);
+        }
+        let options = Options { timestamps: self.clock.option(now), sack, ..Options::default() }.emit();
+        let (window, ack) = (self.rcv.advertise(), self.rcv.ack());
+        self.clock.last_ack_sent = ack;
+        Header { seq, ack, flags, window, options }
     }
 }

@@ -7,14 +7,15 @@
 //!
 //! It is written after RFC 9293, with its names of states and variables, one short function per step of
 //! section 3.10.7.4; with RFC 5681 and 6582 (loss recovery), RFC 5961 sections 3 to 5 (blind attacks),
-//! RFC 6298 (retransmission timeout) and RFC 7323 section 2 (window scale).
+//! RFC 6298 (retransmission timeout), RFC 7323 (window scale and timestamps), RFC 2018, 2883 and 6675 (selective
+//! acknowledgments). What of RFC 9293 is met where, and what is not, stands in `backend/docs/rfc9293.md`.
 //!
 //! That the crate is `no_std` is the proof of its first sentence.
 //!
 //! ```
 //! use vonic_tcp::{Config, Event, Flags, Instant, Leg, Segment, Seq, Transmit};
 //!
-//! let config = Config { mss: 1460, window_scale: 7 };
+//! let config = Config::new(1460, 7);
 //! let syn = Segment { seq: Seq(1000), ack: Seq(0), flags: Flags::SYN, window: 64240, options: &[], len: 0 };
 //! let mut leg = Leg::accept(&config, &syn, Seq(5000), Instant(0));
 //! leg.set_window(65536);
@@ -30,6 +31,8 @@
 
 mod acknowledgment;
 mod action;
+mod challenge;
+mod config;
 mod handshake;
 mod input;
 mod leg;
@@ -37,19 +40,23 @@ mod options;
 mod output;
 mod plan;
 mod rto;
+mod sack;
 mod segment;
 mod seq;
 mod state;
 mod time;
 mod timer;
+mod timestamps;
 mod window;
 
-pub use action::{DataPlan, Effect, Event, Transmit};
-pub use leg::{Config, DEFAULT_MSS, Leg, MIN_MSS};
-pub use options::{MAX_WINDOW_SCALE, OptionBytes, Options};
+pub use action::{DataPlan, Effect, Event, Note, Transmit};
+pub use config::{AckPolicy, Config, Keepalive};
+pub use leg::{DEFAULT_MSS, DEFAULT_MSS_IPV6, Leg, MIN_MSS};
+pub use options::{MAX_WINDOW_SCALE, OptionBytes, Options, Timestamps};
 pub use rto::{INITIAL_RTO, MAX_RTO, MIN_RTO};
+pub use sack::SackBlocks;
 pub use segment::{Flags, Header, Segment, reset_for};
 pub use seq::Seq;
 pub use state::State;
 pub use time::Instant;
-pub use timer::{DATA_RETRIES, MSL, SYN_RETRIES};
+pub use timer::{DATA_RETRIES, FIN_WAIT_2, MSL, SYN_RETRIES};

@@ -1,4 +1,6 @@
-//! TCP options (RFC 9293 §3.2): those that the leg uses, parsed without failing, and written for its SYN.
+//! TCP options (RFC 9293 §3.2): those that the leg uses, parsed without failing, and written.
+
+use crate::{SackBlocks, Seq};
 
 /// The largest shift of a window; larger ones count as this (RFC 7323 §2.3).
 pub const MAX_WINDOW_SCALE: u8 = 14;
@@ -9,6 +11,16 @@ const MSS: u8 = 2;
 const MSS_LEN: u8 = 4;
 const WINDOW_SCALE: u8 = 3;
 const WINDOW_SCALE_LEN: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const SACK_PERMITTED_LEN: u8 = 2;
+const SACK: u8 = 5;
+/// Two edges of four bytes each.
+const SACK_BLOCK_LEN: usize = 8;
+const TIMESTAMPS: u8 = 8;
+const TIMESTAMPS_LEN: u8 = 10;
+
+/// Bytes of a timestamps option with its padding (RFC 7323 appendix A).
+pub(crate) const TIMESTAMPS_SPACE: u16 = 12;
 
 /// The options that the leg knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,6 +29,21 @@ pub struct Options {
     pub mss: Option<u16>,
     /// Shift of the sender's window, as sent: it can be above [`MAX_WINDOW_SCALE`].
     pub window_scale: Option<u8>,
+    /// The sender can use selective acknowledgments (RFC 2018 §2).
+    pub sack_permitted: bool,
+    /// RFC 7323 §3.
+    pub timestamps: Option<Timestamps>,
+    /// Selective acknowledgments (RFC 2018 §3).
+    pub sack: SackBlocks,
+}
+
+/// The timestamps option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timestamps {
+    /// TSval: the sender's clock.
+    pub val: u32,
+    /// TSecr: the other side's clock, echoed; without meaning unless ACK is set.
+    pub ecr: u32,
 }
 
 impl Options {
@@ -40,13 +67,27 @@ impl Options {
 
     fn note(&mut self, kind: u8, value: &[u8]) {
         match (kind, value) {
+            (TIMESTAMPS, &[a, b, c, d, e, f, g, h]) => {
+                let (val, ecr) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+                self.timestamps = Some(Timestamps { val, ecr });
+            }
             (MSS, &[high, low]) => self.mss = Some(u16::from_be_bytes([high, low])),
             (WINDOW_SCALE, &[shift]) => self.window_scale = Some(shift),
+            (SACK_PERMITTED, []) => self.sack_permitted = true,
+            (SACK, edges) if edges.len() % SACK_BLOCK_LEN == 0 => {
+                for block in edges.chunks_exact(SACK_BLOCK_LEN) {
+                    if let &[a, b, c, d, e, f, g, h] = block {
+                        let (left, right) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+                        self.sack.push(Seq(left), Seq(right));
+                    }
+                }
+            }
             _ => {}
         }
     }
 
-    /// The options as they stand in a header, padded to whole words with no-operations.
+    /// The options as they stand in a header, in whole words: the gaps are no-operations, so that no padding is needed.
+    /// Of more blocks than there is room for, the first are written.
     pub fn emit(&self) -> OptionBytes {
         let mut out = OptionBytes::EMPTY;
         if let Some(mss) = self.mss {
@@ -55,6 +96,23 @@ impl Options {
         }
         if let Some(shift) = self.window_scale {
             out.push(&[NO_OPERATION, WINDOW_SCALE, WINDOW_SCALE_LEN, shift]);
+        }
+        if self.sack_permitted {
+            out.push(&[NO_OPERATION, NO_OPERATION, SACK_PERMITTED, SACK_PERMITTED_LEN]);
+        }
+        if let Some(Timestamps { val, ecr }) = self.timestamps {
+            out.push(&[NO_OPERATION, NO_OPERATION, TIMESTAMPS, TIMESTAMPS_LEN]);
+            out.push(&val.to_be_bytes());
+            out.push(&ecr.to_be_bytes());
+        }
+        let room = (out.room().saturating_sub(4)) / SACK_BLOCK_LEN;
+        let blocks = &self.sack.as_slice()[..self.sack.as_slice().len().min(room)];
+        if !blocks.is_empty() {
+            out.push(&[NO_OPERATION, NO_OPERATION, SACK, (2 + blocks.len() * SACK_BLOCK_LEN) as u8]);
+            for (left, right) in blocks {
+                out.push(&left.0.to_be_bytes());
+                out.push(&right.0.to_be_bytes());
+            }
         }
         out
     }
@@ -74,6 +132,10 @@ impl OptionBytes {
     /// The bytes; their number is a multiple of 4.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    fn room(&self) -> usize {
+        self.bytes.len() - usize::from(self.len)
     }
 
     fn push(&mut self, option: &[u8]) {

@@ -1,16 +1,17 @@
 //! What goes to the guest.
 
-use crate::{DataPlan, Flags, Header, Instant, Leg, Seq, State, Transmit, action::PlanKind};
+use crate::{DataPlan, Flags, Header, Instant, Leg, Options, Seq, State, Transmit, action::PlanKind};
 
 impl Leg {
     /// The next thing to send; `None` if there is nothing. To be called until `None`, as long as the caller has guest
-    /// buffers. `max_payload` is what a frame of the caller's can hold, in bytes, not 0: 64 KiB less headers if the
-    /// guest takes segments to be cut, else [`mss`](Leg::mss).
+    /// buffers. `max_payload` is what a frame of the caller's can hold, in bytes, not 0: 64 KiB less headers and
+    /// [`options_len`](Leg::options_len) if the guest takes segments to be cut, else [`mss`](Leg::mss).
     ///
     /// A [`Transmit::Control`] counts as sent. A [`Transmit::Data`] changes nothing until [`sent`](Leg::sent).
     pub fn poll(&mut self, now: Instant, max_payload: u32) -> Option<Transmit> {
         if let Some((seq, ack)) = self.due.reset.take() {
-            return Some(Transmit::Control(Header::reset(seq, ack)));
+            let options = Options { timestamps: self.clock.option(now), ..Options::default() }.emit();
+            return Some(Transmit::Control(Header { options, ..Header::reset(seq, ack) }));
         }
         if matches!(self.state, State::Closed | State::SynSent) || self.silent() {
             return self.poll_syn(now).map(Transmit::Control);
@@ -20,9 +21,12 @@ impl Leg {
         }
         if self.due.duplicates > 0 {
             self.due.duplicates -= 1;
-            return Some(self.pure_ack());
+            return Some(self.pure_ack(now));
         }
-        if let Some(plan) = self.plan_resend(max_payload).or_else(|| self.plan_next(max_payload)) {
+        if core::mem::take(&mut self.due.keepalive) {
+            return Some(self.keepalive_probe(now));
+        }
+        if let Some(plan) = self.plan(max_payload) {
             return Some(Transmit::Data(plan));
         }
         if let Some(header) = self.poll_fin(now) {
@@ -31,12 +35,12 @@ impl Leg {
         // A probe without a byte to probe with: nothing was there.
         self.due.probe = false;
         self.arm(now);
-        self.due.ack.then(|| self.pure_ack())
+        self.due.ack.then(|| self.pure_ack(now))
     }
 
-    fn pure_ack(&mut self) -> Transmit {
+    fn pure_ack(&mut self, now: Instant) -> Transmit {
         let seq = self.ack_seq();
-        Transmit::Control(self.header(seq, Flags::ACK))
+        Transmit::Control(self.header(now, seq, Flags::ACK, false))
     }
 
     /// Our FIN, where no payload is left to carry it.
@@ -54,7 +58,7 @@ impl Leg {
         };
         self.count(now, fin, fin + 1, kind);
         self.state = self.state.fin_sent();
-        Some(self.header(fin, Flags::FIN | Flags::ACK))
+        Some(self.header(now, fin, Flags::FIN | Flags::ACK, false))
     }
 
     /// The caller has peeked `n` bytes for `plan`: the header for them, which acknowledges too. With 0 nothing is sent
@@ -66,6 +70,9 @@ impl Leg {
             self.snd.readable = false;
             self.due.resend = false;
             self.due.probe = false;
+            if plan.kind == PlanKind::Resend {
+                self.snd.repeated = self.snd.max;
+            }
             return None;
         }
         let n = n.min(plan.max);
@@ -80,7 +87,7 @@ impl Leg {
             self.state = self.state.fin_sent();
         }
         self.count(now, plan.seq, end + u32::from(fin), plan.kind);
-        Some(self.header(plan.seq, flags))
+        Some(self.header(now, plan.seq, flags, true))
     }
 
     /// Whether our FIN goes with the payload that ends at `end`: there is room for it, and a repeated segment does not
@@ -100,8 +107,11 @@ impl Leg {
         }
         self.snd.max = self.snd.max.max(end);
         match kind {
-            PlanKind::Next => self.snd.nxt = end,
-            PlanKind::Resend => self.due.resend = false,
+            PlanKind::Next => self.snd.nxt = self.snd.board.skip(end),
+            PlanKind::Resend => {
+                self.due.resend = false;
+                self.snd.repeated = self.snd.repeated.max(end);
+            }
             PlanKind::Probe => {}
         }
         self.due.probe = false;

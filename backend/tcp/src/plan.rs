@@ -2,7 +2,7 @@
 //!
 //! There is no congestion window: the path to the guest is memory. A frame is lost only when the guest's ring has no
 //! buffer, which the caller sees before it polls, and what limits the rate is the guest's window. Sending less would
-//! relieve nothing.
+//! relieve nothing. So the pipe of RFC 6675 is bounded by the guest's window alone, in which all that was sent lies.
 
 use crate::{DataPlan, Leg, Seq, action::PlanKind};
 
@@ -39,24 +39,53 @@ impl Leg {
         snd.readable && usable < self.silly() && usable < self.left_from(snd.nxt)
     }
 
-    pub(crate) fn plan_resend(&mut self, max_payload: u32) -> Option<DataPlan> {
+    /// NextSeg of RFC 6675 §4: what is lost, then what is new, then what may be lost.
+    pub(crate) fn plan(&mut self, max_payload: u32) -> Option<DataPlan> {
+        self.plan_resend(max_payload)
+            .or_else(|| self.plan_hole(max_payload, true))
+            .or_else(|| self.plan_next(max_payload))
+            .or_else(|| self.plan_hole(max_payload, false))
+    }
+
+    /// The next hole in what the guest has, once in a recovery. What is repeated in vain is left to the timeout.
+    fn plan_hole(&self, max_payload: u32, lost: bool) -> Option<DataPlan> {
+        let snd = &self.snd;
+        if !snd.recovering || snd.board.is_empty() {
+            return None;
+        }
+        let hole = snd.board.hole(snd.repeated.max(snd.una))?;
+        let room = (snd.una + snd.wnd).beyond(hole.start).min(max_payload);
+        let below = hole.start.lt(snd.nxt) && (!lost || snd.board.is_lost(hole.start, snd.mss));
+        let max = self.frame((hole.end - hole.start).min(self.left_from(hole.start)), room);
+        (below && max > 0).then_some(DataPlan {
+            seq: hole.start,
+            offset: hole.start - snd.una,
+            max,
+            kind: PlanKind::Resend,
+        })
+    }
+
+    fn plan_resend(&mut self, max_payload: u32) -> Option<DataPlan> {
         let snd = &self.snd;
         if !self.due.resend || snd.nxt == snd.una {
             self.due.resend = false;
             return None;
         }
         // One frame, not one MSS: what gets lost on this path is a frame.
-        let sent = (snd.max - snd.una).min(self.left_from(snd.una));
+        let known = snd.board.next_after(snd.una).unwrap_or(snd.max);
+        let sent = (known - snd.una).min(self.left_from(snd.una));
         let max = self.frame(sent, snd.wnd.min(max_payload));
         (max > 0).then_some(DataPlan { seq: snd.una, offset: 0, max, kind: PlanKind::Resend })
     }
 
-    pub(crate) fn plan_next(&self, max_payload: u32) -> Option<DataPlan> {
+    fn plan_next(&self, max_payload: u32) -> Option<DataPlan> {
         let snd = &self.snd;
         if !self.state.sends() || !snd.readable {
             return None;
         }
-        let left = self.left_from(snd.nxt);
+        // What the guest has after a timeout is passed over.
+        let gap = snd.board.next_after(snd.nxt).map_or(u32::MAX, |start| start - snd.nxt);
+        let left = self.left_from(snd.nxt).min(gap);
         let usable = self.usable();
         let (room, kind) = match usable {
             0 if self.due.probe => (1, PlanKind::Probe),

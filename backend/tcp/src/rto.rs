@@ -1,4 +1,4 @@
-//! The retransmission timeout: RFC 6298, with Karn's algorithm.
+//! The retransmission timeout: RFC 6298, with Karn's algorithm, or with timestamps (RFC 7323 §4).
 
 use core::time::Duration;
 
@@ -68,15 +68,24 @@ impl Rto {
             && end.le(ack)
         {
             self.timed = None;
-            self.measured(now - start);
+            self.measured(now - start, 1);
         }
     }
 
+    /// A timestamp's echo tells the round trip, be it of a repeated segment (RFC 7323 §4.1). Of `expected` such in one
+    /// round trip each counts as much less (RFC 7323 appendix G).
+    pub(crate) fn echoed(&mut self, rtt: Duration, expected: u32) {
+        self.timed = None;
+        // What takes longer has no effect on the timeout.
+        self.measured(rtt.min(MAX_RTO), expected.clamp(1, 1 << 12));
+    }
+
     /// RFC 6298 §2.2 to 2.4; the clock's granularity is below MIN_RTO by far and drops out.
-    fn measured(&mut self, rtt: Duration) {
+    fn measured(&mut self, rtt: Duration, expected: u32) {
+        let mean = |old: Duration, weight: u32, new: Duration| (old * (weight - 1) + new) / weight;
         let (srtt, rttvar) = match self.smoothed {
             None => (rtt, rtt / 2),
-            Some((srtt, rttvar)) => ((srtt * 7 + rtt) / 8, (rttvar * 3 + srtt.abs_diff(rtt)) / 4),
+            Some((srtt, rttvar)) => (mean(srtt, 8 * expected, rtt), mean(rttvar, 4 * expected, srtt.abs_diff(rtt))),
         };
         self.smoothed = Some((srtt, rttvar));
         self.base = (srtt + 4 * rttvar).clamp(MIN_RTO, MAX_RTO);

@@ -42,6 +42,11 @@ impl State {
         }
     }
 
+    /// Whether both sides know each other's sequence numbers, and the connection is not over (RFC 9293 §3.3.2).
+    pub(crate) const fn is_synchronized(self) -> bool {
+        !matches!(self, State::SynSent | State::SynReceived | State::TimeWait | State::Closed)
+    }
+
     /// Whether payload and FIN from the guest are looked at (RFC 9293 §3.10.7.4, seventh and eighth).
     pub(crate) const fn receives(self) -> bool {
         matches!(self, State::Established | State::FinWait1 | State::FinWait2)

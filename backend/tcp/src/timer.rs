@@ -1,8 +1,8 @@
-//! Timers: retransmission, persist, TIME-WAIT. One runs at a time.
+//! Timers: retransmission, persist, keepalive, FIN-WAIT-2, TIME-WAIT. One runs at a time.
 
 use core::time::Duration;
 
-use crate::{Event, Instant, Leg, State};
+use crate::{Event, Flags, Instant, Leg, State, Transmit};
 
 /// Maximum segment lifetime. RFC 9293 §3.4.2 takes two minutes for the whole Internet; towards a guest no segment
 /// outlives its ring, and a guest that has not seen our last ACK repeats its FIN within its RTO. TIME-WAIT lasts twice this.
@@ -13,7 +13,10 @@ pub const DATA_RETRIES: u8 = 15;
 /// R2 for SYN and SYN-ACK (RFC 9293 §3.8.3: at least 3 minutes): given up after 183 s.
 pub const SYN_RETRIES: u8 = 7;
 
-/// The timer that runs. Keepalive and FIN-WAIT-2 have none.
+/// How long a leg without a host socket waits for the guest's FIN.
+pub const FIN_WAIT_2: Duration = Duration::from_secs(60);
+
+/// The timer that runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Timer {
     Idle,
@@ -26,6 +29,15 @@ pub(crate) enum Timer {
         at: Instant,
         probes: u8,
     },
+    /// Nothing else is going on (RFC 9293 §3.8.4); so many probes have had no answer.
+    Keepalive {
+        at: Instant,
+        probes: u8,
+    },
+    /// The guest's FIN is all that is waited for, on nobody's behalf.
+    FinWait2 {
+        at: Instant,
+    },
     TimeWait {
         at: Instant,
     },
@@ -37,24 +49,30 @@ impl Leg {
     pub fn deadline(&self) -> Option<Instant> {
         match self.timer {
             Timer::Idle => None,
-            Timer::Retransmit { at } | Timer::Persist { at, .. } | Timer::TimeWait { at } => Some(at),
+            Timer::Retransmit { at }
+            | Timer::Persist { at, .. }
+            | Timer::Keepalive { at, .. }
+            | Timer::FinWait2 { at }
+            | Timer::TimeWait { at } => Some(at),
         }
     }
 
     /// The deadline has come (nothing happens if it has not). Afterwards it lies in the future, or there is none; what
-    /// is to be sent comes from [`poll`](Leg::poll). Events: [`Event::GaveUp`], and [`Event::Closed`] after TIME-WAIT.
+    /// is to be sent comes from [`poll`](Leg::poll). Events: [`Event::GaveUp`], and [`Event::Closed`] after TIME-WAIT and
+    /// [`FIN_WAIT_2`].
     pub fn handle_timeout(&mut self, now: Instant) -> Option<Event> {
         if self.deadline().is_none_or(|at| now < at) {
             return None;
         }
         match self.timer {
             Timer::Idle => None,
-            Timer::TimeWait { .. } => {
+            Timer::TimeWait { .. } | Timer::FinWait2 { .. } => {
                 self.close();
                 Some(Event::Closed)
             }
             Timer::Retransmit { .. } => self.give_up().or_else(|| self.retransmit(now)),
             Timer::Persist { probes, .. } => self.give_up().or_else(|| self.probe(now, probes)),
+            Timer::Keepalive { probes, .. } => self.ask_for_life(now, probes),
         }
     }
 
@@ -76,6 +94,7 @@ impl Leg {
             self.due.syn = true;
         } else {
             self.snd.nxt = self.snd.una;
+            self.snd.board.clear();
             self.snd.readable = true;
             self.snd.duplicate_acks = 0;
             self.snd.recover = Some(self.snd.max);
@@ -95,6 +114,43 @@ impl Leg {
         None
     }
 
+    /// The keepalive timer expired. It is not set anew by each segment, but finds out here since when the guest is silent.
+    fn ask_for_life(&mut self, now: Instant, probes: u8) -> Option<Event> {
+        let keepalive = self.keepalive?;
+        let idle_at = self.heard + keepalive.idle;
+        if now < idle_at {
+            self.timer = Timer::Keepalive { at: idle_at, probes: 0 };
+            return None;
+        }
+        if probes >= keepalive.probes.max(1) {
+            self.abort();
+            return Some(Event::GaveUp);
+        }
+        self.due.keepalive = true;
+        self.timer = Timer::Keepalive { at: now + keepalive.interval, probes: probes + 1 };
+        None
+    }
+
+    /// SEG.SEQ = SND.NXT - 1 and no payload (RFC 9293 §3.8.4, SHLD-12): the guest answers by an ACK.
+    pub(crate) fn keepalive_probe(&mut self, now: Instant) -> Transmit {
+        let seq = self.ack_seq() - 1;
+        Transmit::Control(self.header(now, seq, Flags::ACK, false))
+    }
+
+    /// The timer of a leg that has nothing to send.
+    fn idle_timer(&self, now: Instant) -> Timer {
+        match (self.timer, self.keepalive) {
+            (timer @ Timer::FinWait2 { .. }, _) => timer,
+            _ if self.orphan && self.state == State::FinWait2 => Timer::FinWait2 { at: now + FIN_WAIT_2 },
+            (timer @ Timer::Keepalive { probes: 0, .. }, _) => timer,
+            (timer @ Timer::Keepalive { .. }, Some(_)) if self.heard < now => timer,
+            (_, Some(keepalive)) if self.state.is_synchronized() => {
+                Timer::Keepalive { at: self.heard + keepalive.idle, probes: 0 }
+            }
+            _ => Timer::Idle,
+        }
+    }
+
     /// Starts, keeps or stops the timer, as what is unacknowledged and what the window keeps back ask for.
     pub(crate) fn arm(&mut self, now: Instant) {
         let unacknowledged = self.snd.max.gt(self.snd.una);
@@ -108,7 +164,7 @@ impl Leg {
             }
             timer @ Timer::Retransmit { .. } if unacknowledged => timer,
             _ if unacknowledged => Timer::Retransmit { at: now + self.rto.current() },
-            _ => Timer::Idle,
+            _ => self.idle_timer(now),
         };
     }
 }

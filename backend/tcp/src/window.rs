@@ -2,12 +2,17 @@
 
 use core::ops::Range;
 
-use crate::{Config, Instant, Leg, MAX_WINDOW_SCALE, Seq, State, timer};
+use crate::{AckPolicy, Config, Instant, Leg, MAX_WINDOW_SCALE, Seq, State, timer};
 
 /// The receive sequence variables (RFC 9293 §3.3.1). RCV.WND is `edge - nxt`.
 #[derive(Clone, Debug)]
 pub(crate) struct Receive {
     pub(crate) nxt: Seq,
+    /// SEG.ACK of what goes out: RCV.NXT, but for what the remote peer has yet to acknowledge.
+    released: Seq,
+    policy: AckPolicy,
+    /// The guest's FIN is taken.
+    finished: bool,
     /// The window's right edge. It never moves left.
     pub(crate) edge: Seq,
     /// The right edge that the guest last heard of.
@@ -29,6 +34,9 @@ impl Receive {
     pub(crate) fn new(config: &Config) -> Receive {
         Receive {
             nxt: Seq(0),
+            released: Seq(0),
+            policy: config.ack,
+            finished: false,
             edge: Seq(0),
             advertised: Seq(0),
             free: 0,
@@ -43,6 +51,7 @@ impl Receive {
     /// The guest's SYN is known.
     pub(crate) fn synchronize(&mut self, irs: Seq, scaled: bool) {
         self.nxt = irs + 1;
+        self.released = self.nxt;
         self.edge = self.nxt;
         self.advertised = self.nxt;
         self.scaled = scaled;
@@ -50,6 +59,36 @@ impl Receive {
             self.scale = 0;
         }
         self.extend();
+    }
+
+    /// SEG.ACK
+    pub(crate) fn ack(&self) -> Seq {
+        self.released
+    }
+
+    /// Whether something is taken that is not to be acknowledged yet.
+    pub(crate) fn holds(&self) -> bool {
+        self.released != self.nxt
+    }
+
+    /// Whether acknowledgments may come after segments that could have carried them.
+    pub(crate) fn lags(&self) -> bool {
+        self.policy == AckPolicy::Peer
+    }
+
+    /// Payload bytes that are taken and not to be acknowledged yet.
+    fn held(&self) -> u32 {
+        let all = self.nxt - self.released;
+        all - u32::from(self.finished && all > 0)
+    }
+
+    /// `n` bytes of what is held are to be acknowledged. A FIN goes with the last of them: its own way to the peer changes
+    /// nothing for the guest's stream.
+    fn release(&mut self, n: u32) {
+        self.released += n.min(self.held());
+        if self.held() == 0 {
+            self.released = self.nxt;
+        }
     }
 
     /// RCV.WND
@@ -61,8 +100,10 @@ impl Receive {
     /// that no silly window is offered (RFC 9293 §3.8.6.2.2); to the left only as far as the guest has not heard of it.
     fn extend(&mut self) {
         let largest = u32::from(u16::MAX) << self.scale;
-        let free = (self.free.min(largest) >> self.scale) << self.scale;
-        let target = self.nxt + free;
+        // The field counts from SEG.ACK.
+        let held = self.nxt - self.released;
+        let window = (self.free.saturating_add(held).min(largest) >> self.scale) << self.scale;
+        let target = self.released + window;
         if target.lt(self.edge) {
             self.edge = target.max(self.advertised).max(self.nxt);
         } else if target.beyond(self.edge) >= self.step(1) {
@@ -77,9 +118,9 @@ impl Receive {
 
     /// SEG.WND: rounded up, since rounding down would move the right edge left (RFC 7323 §2.4).
     pub(crate) fn advertise(&mut self) -> u16 {
-        let units = self.wnd().div_ceil(1 << self.scale);
+        let units = (self.edge - self.released).div_ceil(1 << self.scale);
         let field = u16::try_from(units).unwrap_or(u16::MAX);
-        self.advertised = self.nxt + (u32::from(field) << self.scale);
+        self.advertised = self.released + (u32::from(field) << self.scale);
         self.edge = self.edge.max(self.advertised);
         field
     }
@@ -128,7 +169,8 @@ impl Leg {
     /// RFC 9293 §3.10.7.4, seventh and eighth: notes what is offered to the host socket, and acknowledges it by and by.
     pub(crate) fn offer(&mut self, payload: &Range<u32>, fin: bool) {
         self.rcv.offer = Some((payload.end - payload.start, fin));
-        self.due.ack = true;
+        // Under the other policy an ACK that says nothing new would look like a duplicate one.
+        self.due.ack |= self.rcv.policy == AckPolicy::Kernel;
     }
 
     /// The answer to [`Effect::payload`](crate::Effect::payload) and [`Effect::fin`](crate::Effect::fin): the host
@@ -141,6 +183,9 @@ impl Leg {
         let Some((offered, fin)) = self.rcv.offer.take() else { return false };
         let n = n.min(offered);
         self.rcv.nxt += n;
+        if self.rcv.policy == AckPolicy::Kernel {
+            self.rcv.release(n);
+        }
         if n > 0 {
             // What was out of order before this segment is answered by its ACK.
             self.due.duplicates = 0;
@@ -160,11 +205,40 @@ impl Leg {
     /// RFC 9293 §3.10.7.4, eighth: the guest's FIN counts.
     fn fin_received(&mut self, now: Instant) {
         self.rcv.nxt += 1;
+        self.rcv.finished = true;
+        if self.rcv.held() == 0 {
+            self.rcv.release(0);
+            self.due.ack = true;
+        }
         match self.state {
             State::Established => self.state = State::CloseWait,
             State::FinWait1 => self.state = State::Closing,
+            // As if our FIN had not been acknowledged: the host socket is needed until the last bytes are.
+            State::FinWait2 if self.rcv.holds() => self.state = State::Closing,
             State::FinWait2 => self.enter_time_wait(now),
             _ => {}
+        }
+    }
+
+    /// Under [`AckPolicy::Peer`]: payload bytes that the host socket took and the remote peer is not known to have
+    /// acknowledged. As long as it is not 0, the caller asks the socket (SIOCOUTQ) now and then, and keeps it.
+    pub fn held(&self) -> u32 {
+        self.rcv.held()
+    }
+
+    /// Under [`AckPolicy::Peer`]: the remote peer has acknowledged `n` more of the [`held`](Leg::held) bytes (more than
+    /// there are count as all of them); the guest is told by the next poll, and of its FIN with the last of them. The
+    /// window's right edge stays where it is. TIME-WAIT may begin here.
+    pub fn peer_acked(&mut self, now: Instant, n: u32) {
+        let before = self.rcv.ack();
+        self.rcv.release(n);
+        if self.rcv.ack() == before || self.state == State::Closed {
+            return;
+        }
+        self.due.ack = true;
+        self.rcv.extend();
+        if self.state == State::Closing && self.fin_acked() && !self.rcv.holds() {
+            self.enter_time_wait(now);
         }
     }
 

@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
-use vonic_tcp::{Config, Leg, Segment, Seq, State};
+use vonic_tcp::{Config, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 
@@ -22,6 +22,8 @@ use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 const WINDOW_SCALE: u8 = 7;
 /// Bytes of IPv4 and TCP headers without options: the MSS is the MTU less these (RFC 9293 §3.7.1).
 const FIXED_HEADERS: u16 = 40;
+/// Sets the secret of a connection's timestamps apart from the one of its sequence numbers.
+const TIMESTAMPS: &str = "timestamps";
 /// How long a listener that could not accept is left alone.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Connections accepted of one listener in one round.
@@ -49,7 +51,7 @@ impl Worker {
             return Err(DropReason::Limit);
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
-        let config = leg_config(port.spec.mtu);
+        let config = leg_config(port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
         let opened = match (route, port.usage.service_place()) {
             (Route::Service, Some(place)) => connect_service(port, place, self.peek_mode, &self.notify),
             (Route::Service, None) => {
@@ -193,7 +195,7 @@ impl Worker {
             return socket.abort();
         }
         port.usage.begin(None);
-        let config = leg_config(port.spec.mtu);
+        let config = leg_config(port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
         let iss = self.initial_sequence(&key);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
@@ -282,6 +284,11 @@ fn connect_service(
     Ok((socket, Connecting::Done))
 }
 
-fn leg_config(mtu: u16) -> Config {
-    Config { mss: mtu - FIXED_HEADERS, window_scale: WINDOW_SCALE }
+/// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). SACK is not offered: see ADR 0010.
+fn leg_config(mtu: u16, secret: u64) -> Config {
+    Config {
+        timestamps: Some(secret as u32),
+        keepalive: Some(Keepalive::DEFAULT),
+        ..Config::new(mtu - FIXED_HEADERS, WINDOW_SCALE)
+    }
 }

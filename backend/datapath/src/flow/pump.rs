@@ -15,7 +15,7 @@ use vonic_uplink::{PeekMode, Scratch};
 
 /// Frames that one connection may send in one round; then it is the next one's turn.
 const FRAMES_A_TURN: usize = 16;
-/// Bytes of Ethernet, IPv4 and TCP headers of a data frame.
+/// Bytes of Ethernet, IPv4 and TCP headers of a data frame, without TCP options.
 const DATA_HEADERS: u32 = ETHERNET_LEN as u32 + 20 + 20;
 /// Payload of the largest frame: IPv4's total length has 16 bits.
 const LARGEST_PAYLOAD: u32 = 65535 - 40;
@@ -128,7 +128,8 @@ fn send_next(
         return Some(Sent::Starved);
     }
     let tso = port.negotiated.to_guest.tso4;
-    let largest = if tso { LARGEST_PAYLOAD } else { u32::from(flow.leg.mss()) };
+    let whole = LARGEST_PAYLOAD - u32::from(flow.leg.options_len());
+    let largest = if tso { whole } else { u32::from(flow.leg.mss()) };
     match flow.leg.poll(now, largest)? {
         Transmit::Control(header) => match send_control(port, envelope, flow.key, &header) {
             Ok(()) => Some(Sent::More),
@@ -147,6 +148,11 @@ fn send_next(
     }
 }
 
+/// What stands in front of the payload of each of a connection's frames.
+fn headers_len(flow: &Flow, port: &Port) -> u32 {
+    port.negotiated.header_len + DATA_HEADERS + u32::from(flow.leg.options_len())
+}
+
 /// Peeks payload behind the place of the headers, then writes the headers.
 fn send_data(
     flow: &mut Flow,
@@ -156,7 +162,7 @@ fn send_data(
     plan: &DataPlan,
     scratch: &mut Scratch,
 ) -> Sent {
-    let before = port.negotiated.header_len + DATA_HEADERS;
+    let before = headers_len(flow, port);
     let room = port.reserve(before + 1, before + plan.max);
     let Some(socket) = flow.socket.as_mut().filter(|_| room > before) else {
         port.release();
@@ -202,7 +208,7 @@ fn complete(flow: &Flow, port: &mut Port, envelope: &Envelope, header: &Header, 
     let checksum = if can.csum {
         Checksum::Partial
     } else {
-        let before = port.negotiated.header_len + DATA_HEADERS;
+        let before = headers_len(flow, port);
         Checksum::Full(port.rx_burst.sum(0..port.rx_burst.len(), before, n))
     };
     let (headers, offset) = tcp_headers(envelope, &fields(flow.key, header, n), checksum);

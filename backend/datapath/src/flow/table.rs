@@ -56,6 +56,8 @@ pub struct Flow {
     pub bytes_host_to_guest: u64,
     queued: bool,
     timer: Option<Instant>,
+    /// A later entry that is in the heap, too: keepalive stands there for hours while other timers come and go.
+    later_timer: Option<Instant>,
 }
 
 impl Flow {
@@ -85,6 +87,7 @@ impl Flow {
             bytes_host_to_guest: 0,
             queued: false,
             timer: None,
+            later_timer: None,
         }
     }
 }
@@ -124,6 +127,7 @@ impl FlowTable {
         slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
         self.index.remove(&flow.key);
         self.free.push(id);
+        self.forget_timers();
         Some(flow)
     }
 
@@ -186,8 +190,20 @@ impl FlowTable {
         let Some(deadline) = flow.leg.deadline() else { return };
         // An earlier entry will find out by itself that its time has moved.
         if flow.timer.is_none_or(|armed| deadline < armed) {
+            flow.later_timer = flow.later_timer.max(flow.timer);
             flow.timer = Some(deadline);
             self.timers.push(Reverse((deadline, id, generation)));
+        }
+    }
+
+    /// Entries of ended connections stay until their time has come; keepalive's would do so for hours. Live ones have two
+    /// or three, so that this happens once in as many removals as there are entries to look at.
+    fn forget_timers(&mut self) {
+        if self.timers.len() > TIMER_SLACK + 4 * self.index.len() {
+            let slots = &self.slots;
+            self.timers.retain(|Reverse((_, id, generation))| {
+                slots.get(*id as usize).is_some_and(|slot| slot.flow.is_some() && slot.generation == *generation)
+            });
         }
     }
 
@@ -203,7 +219,7 @@ impl FlowTable {
             }
             let Some(flow) = self.get_mut(id) else { continue };
             if flow.timer == Some(at) {
-                flow.timer = None;
+                flow.timer = flow.later_timer.take();
             }
             if flow.leg.deadline().is_some_and(|d| d <= now) {
                 return Some(id);
@@ -219,5 +235,75 @@ impl FlowTable {
     }
 }
 
+/// Entries in the timers' heap that are not worth a look.
+const TIMER_SLACK: usize = 256;
 /// Generations travel in the event token, see `worker::events`.
 pub const GENERATION_MASK: u32 = 0xff_ffff;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "test code")]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::time::Duration;
+    use vonic_tcp::{Config, Flags, Keepalive, Options, Segment, Seq, Transmit};
+    use vonic_uplink::PeekMode;
+
+    /// An established leg, whose only timer is keepalive's.
+    fn leg(now: Instant) -> Leg {
+        let config = Config { keepalive: Some(Keepalive::DEFAULT), ..Config::new(1460, 7) };
+        let options = Options { mss: Some(1460), ..Options::default() }.emit();
+        let options = options.as_slice();
+        let syn = Segment { seq: Seq(1), ack: Seq(0), flags: Flags::SYN, window: 65_535, options, len: 0 };
+        let mut leg = Leg::accept(&config, &syn, Seq(100), now);
+        leg.host_connected(now);
+        assert!(leg.poll(now, 1460).is_some());
+        leg.handle_segment(now, &Segment { seq: Seq(2), ack: Seq(101), flags: Flags::ACK, options: &[], ..syn });
+        assert_eq!(leg.deadline(), Some(now + Keepalive::DEFAULT.idle));
+        leg
+    }
+
+    fn flow(listener: &TcpListener, now: Instant) -> Flow {
+        let address = listener.local_addr().unwrap();
+        let (socket, _) = HostSocket::connect(address, PeekMode::Scratch).unwrap();
+        drop(listener.accept().unwrap());
+        let key = FlowKey { port: 0, guest: address, remote: address };
+        Flow::new(key, leg(now), socket, address, now)
+    }
+
+    #[test]
+    fn keepalive_of_ended_connections_is_forgotten() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut table = FlowTable::default();
+        for n in 0..5000 {
+            let id = table.insert(flow(&listener, Instant(n)));
+            table.arm(id);
+            table.remove(id);
+        }
+        assert!(table.timers.len() <= TIMER_SLACK, "{}", table.timers.len());
+    }
+
+    #[test]
+    fn keepalive_stands_once_in_the_heap_while_other_timers_come_and_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut table = FlowTable::default();
+        let mut now = Instant(1_000_000);
+        let id = table.insert(flow(&listener, now));
+        table.arm(id);
+        for n in 0..1000 {
+            let leg = &mut table.get_mut(id).unwrap().leg;
+            leg.host_readable();
+            let Some(Transmit::Data(plan)) = leg.poll(now, 10) else { unreachable!("no plan") };
+            let sent = leg.sent(now, &plan, 10).unwrap();
+            table.arm(id);
+            let ack =
+                Segment { seq: Seq(2), ack: sent.seq + 10, flags: Flags::ACK, window: 65_535, options: &[], len: 0 };
+            table.get_mut(id).unwrap().leg.handle_segment(now, &ack);
+            table.arm(id);
+            now = now + Duration::from_secs(1);
+            assert_eq!(table.pop_due(now), None, "{n}");
+            assert!(table.timers.len() <= 2, "{n}: {}", table.timers.len());
+        }
+        assert!(table.next_due().is_some_and(|at| at > now));
+    }
+}

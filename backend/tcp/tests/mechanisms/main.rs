@@ -3,14 +3,20 @@
 
 mod closing;
 mod handshake;
+mod keepalive;
 mod loss;
+#[path = "../operations/mod.rs"]
+mod operations;
 mod options;
+mod peer;
 mod persist;
 mod random;
 mod receive;
 mod reset;
+mod sack;
 mod send;
 mod sequence;
+mod timestamps;
 
 use std::time::Duration;
 
@@ -20,7 +26,7 @@ use vonic_tcp::{Config, Effect, Event, Flags, Header, Instant, Leg, Options, Seg
 pub(crate) const ISS: Seq = Seq(u32::MAX - 700);
 pub(crate) const IRS: Seq = Seq(u32::MAX - 300);
 pub(crate) const MSS: u16 = 1000;
-pub(crate) const CONFIG: Config = Config { mss: MSS, window_scale: 0 };
+pub(crate) const CONFIG: Config = Config::new(MSS, 0);
 pub(crate) const FRAME: u32 = 64_000;
 
 /// A segment that came out of the leg.
@@ -54,6 +60,8 @@ pub(crate) struct Rig {
     /// What the guest says: its window field, and how many bytes of the host's stream it has.
     pub(crate) window: u16,
     pub(crate) guest_acks: u32,
+    /// The options of its segments.
+    pub(crate) options: Options,
 }
 
 pub(crate) fn syn(window: u16, options: &[u8]) -> Segment<'_> {
@@ -62,13 +70,19 @@ pub(crate) fn syn(window: u16, options: &[u8]) -> Segment<'_> {
 
 impl Rig {
     pub(crate) fn new(leg: Leg) -> Rig {
-        Rig { leg, now: Instant(1_000_000), queued: 0, window: 20_000, guest_acks: 0 }
+        Rig { leg, now: Instant(1_000_000), queued: 0, window: 20_000, guest_acks: 0, options: Options::default() }
     }
 
     /// ESTABLISHED, opened by the guest, with a window of 10000 bytes on our side and 20000 on the guest's.
     pub(crate) fn established() -> Rig {
-        let options = Options { mss: Some(MSS), window_scale: None }.emit();
-        let mut rig = Rig::new(Leg::accept(&CONFIG, &syn(20_000, options.as_slice()), ISS, Instant(1_000_000)));
+        Rig::established_with(&CONFIG, Options::default())
+    }
+
+    /// The same with another configuration, and more options in the guest's SYN than its MSS.
+    pub(crate) fn established_with(config: &Config, syn_options: Options) -> Rig {
+        let options = Options { mss: Some(MSS), ..syn_options }.emit();
+        let mut rig = Rig::new(Leg::accept(config, &syn(20_000, options.as_slice()), ISS, Instant(1_000_000)));
+        rig.options.timestamps = syn_options.timestamps;
         rig.leg.set_window(10_000);
         rig.leg.host_connected(rig.now);
         let out = rig.drain();
@@ -98,12 +112,13 @@ impl Rig {
 
     /// The guest sends `len` bytes at `offset` of its stream.
     pub(crate) fn segment(&mut self, offset: u32, len: u32, flags: Flags) -> Effect {
+        let options = self.options.emit();
         let segment = Segment {
             seq: IRS + 1 + offset,
             ack: ISS + 1 + self.guest_acks,
             flags,
             window: self.window,
-            options: &[],
+            options: options.as_slice(),
             len,
         };
         let effect = self.leg.handle_segment(self.now, &segment);

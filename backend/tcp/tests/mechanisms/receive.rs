@@ -155,7 +155,7 @@ fn silly_window_stays_closed() {
 
 #[test]
 fn a_host_with_little_room_still_opens_its_window() {
-    let leg = Leg::accept(&Config { mss: 1460, window_scale: 0 }, &syn(1000, &[]), ISS, Instant(0));
+    let leg = Leg::accept(&Config::new(1460, 0), &syn(1000, &[]), ISS, Instant(0));
     let mut rig = Rig::new(leg);
     rig.leg.set_window(600);
     rig.leg.host_connected(rig.now);
@@ -203,8 +203,8 @@ fn probes_of_our_closed_window_are_answered() {
 
 #[test]
 fn scaled_window_rounds_up_so_that_its_edge_stays() {
-    let config = Config { mss: 1000, window_scale: 10 };
-    let options = Options { mss: Some(1000), window_scale: Some(0) }.emit();
+    let config = Config::new(1000, 10);
+    let options = Options { mss: Some(1000), window_scale: Some(0), ..Options::default() }.emit();
     let mut rig = Rig::new(Leg::accept(&config, &syn(1000, options.as_slice()), ISS, Instant(0)));
     rig.leg.set_window(100_000);
     rig.leg.host_connected(rig.now);

@@ -1,6 +1,11 @@
-use vonic_tcp::{Event, Flags, Segment, Seq, State, reset_for};
+use std::time::Duration;
+
+use vonic_tcp::{Effect, Event, Flags, Note, Segment, Seq, State, reset_for};
 
 use crate::{IRS, ISS, Rig};
+
+/// Nothing but a challenge ACK comes of it.
+const CHALLENGED: Effect = Effect { acked: 0, payload: None, fin: false, event: None, note: Some(Note::Challenge) };
 
 #[test]
 fn exact_reset_closes() {
@@ -41,7 +46,7 @@ fn syn_in_a_synchronized_state_is_challenged() {
     for offset in [0u32.wrapping_sub(1), 0, 500, 50_000] {
         for flags in [Flags::SYN, Flags::SYN | Flags::ACK] {
             let mut rig = Rig::established();
-            assert_eq!(rig.segment(offset, 0, flags), Default::default());
+            assert_eq!(rig.segment(offset, 0, flags), CHALLENGED);
             assert_eq!(rig.one().acks(), 0);
             assert_eq!(rig.leg.state(), State::Established);
         }
@@ -52,7 +57,7 @@ fn syn_in_a_synchronized_state_is_challenged() {
 fn ack_of_what_was_never_sent_is_challenged_and_its_payload_dropped() {
     let mut rig = Rig::established();
     rig.guest_acks = 1;
-    assert_eq!(rig.segment(0, 100, Flags::ACK), Default::default());
+    assert_eq!(rig.segment(0, 100, Flags::ACK), CHALLENGED);
     assert_eq!(rig.one().acks(), 0);
 }
 
@@ -63,7 +68,7 @@ fn ack_older_than_the_largest_window_is_challenged() {
     rig.drain();
     rig.ack(100);
     rig.guest_acks = 100u32.wrapping_sub(20_001);
-    assert_eq!(rig.segment(0, 100, Flags::ACK), Default::default());
+    assert_eq!(rig.segment(0, 100, Flags::ACK), CHALLENGED);
     assert!(rig.one().is(Flags::ACK));
     rig.guest_acks = 100u32.wrapping_sub(20_000);
     assert_eq!(rig.segment(0, 100, Flags::ACK).payload, Some(0..100), "an old ACK is ignored, the payload counts");
@@ -108,4 +113,42 @@ fn segment_of_no_leg_is_reset() {
     let header = reset_for(&Segment { flags: Flags::ACK, ..segment }).unwrap();
     assert_eq!((header.seq, header.flags, header.window), (ISS, Flags::RST, 0));
     assert_eq!(reset_for(&Segment { flags: Flags::RST | Flags::ACK, ..segment }), None);
+}
+
+#[test]
+fn challenges_are_bounded_in_time_and_counted() {
+    let mut rig = Rig::established();
+    let mut answers = 0;
+    for n in 0..100 {
+        let effect = rig.segment(500, 0, if n % 2 == 0 { Flags::RST } else { Flags::SYN });
+        let expected = if n < 10 { Note::Challenge } else { Note::ChallengeLimited };
+        assert_eq!(effect.note, Some(expected), "{n}");
+        answers += rig.drain().len();
+        rig.millis(10);
+    }
+    assert_eq!(answers, 10, "RFC 5961 §7: ten in five seconds");
+    rig.after(Duration::from_secs(4));
+    assert_eq!(rig.segment(500, 0, Flags::RST), CHALLENGED);
+    assert_eq!(rig.one().acks(), 0);
+}
+
+#[test]
+fn bounded_challenges_hold_back_no_acknowledgment_of_payload() {
+    let mut rig = Rig::established();
+    for _ in 0..20 {
+        rig.segment(500, 0, Flags::SYN);
+    }
+    rig.drain();
+    rig.data(1000, 1000);
+    assert_eq!(rig.one().acks(), 0, "a duplicate ACK is no challenge");
+    rig.data(0, 1000);
+    assert_eq!(rig.one().acks(), 1000);
+}
+
+#[test]
+fn a_challenge_can_be_withdrawn() {
+    let mut rig = Rig::established();
+    assert_eq!(rig.segment(500, 0, Flags::SYN), CHALLENGED);
+    rig.leg.withdraw_challenge();
+    assert_eq!(rig.drain(), []);
 }

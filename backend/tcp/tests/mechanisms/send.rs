@@ -1,4 +1,4 @@
-use vonic_tcp::{Flags, Instant, Leg, Transmit};
+use vonic_tcp::{Flags, Instant, Leg, Options, Transmit};
 
 use crate::{CONFIG, FRAME, ISS, Rig, syn};
 
@@ -123,4 +123,27 @@ fn window_comes_from_the_newest_segment_only() {
     rig.guest_acks = 5;
     rig.segment(200, 0, Flags::ACK);
     assert_eq!(rig.leg.snd_wnd(), 8000, "nor does an older SEG.ACK");
+}
+
+#[test]
+fn small_writes_go_at_once_though_others_are_unacknowledged() {
+    let mut rig = Rig::established();
+    for n in 0..10 {
+        rig.host_sends(10);
+        assert_eq!(rig.frames(), [(n * 10, 10)], "no Nagle algorithm: the host's kernel has had its say");
+    }
+}
+
+#[test]
+fn only_a_syn_announces_an_mss() {
+    let mut rig = Rig::established();
+    rig.data(0, 10);
+    rig.host_sends(10);
+    rig.data(100, 10);
+    rig.leg.host_finished(10);
+    let mut out = rig.drain();
+    rig.leg.abort();
+    out.extend(rig.drain());
+    assert!(out.len() >= 3);
+    assert!(out.iter().all(|out| Options::parse(out.header.options.as_slice()).mss.is_none()));
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Plan, stream_byte, wire::Wire};
+use vonic_tcp::{Options, Seq};
+
+use crate::{Plan, extras::Extras, stream_byte, wire::Wire};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -40,6 +42,10 @@ pub(crate) struct Guest {
     acks_due: u32,
     timer: Option<u64>,
     backoff: u32,
+    pub(crate) extras: Extras,
+    /// The position of the segment that was kept last: its block is told first.
+    newest: u64,
+    now: u64,
 }
 
 /// The distance of a sequence number from the start, as the 64-bit position nearest to `near`.
@@ -74,6 +80,9 @@ impl Guest {
             acks_due: 0,
             timer: None,
             backoff: 0,
+            extras: Extras::new(&plan),
+            newest: 0,
+            now: 0,
             plan,
         }
     }
@@ -121,9 +130,10 @@ impl Guest {
             self.receive_syn(wire);
         }
         let Some(irs) = self.irs else { return };
+        let options = Options::parse(&wire.options);
         let syn = u64::from(wire.flags & SYN != 0);
         let start = position(wire.seq, irs, self.rcv_nxt) + syn;
-        if !self.acceptable(start, wire) {
+        if syn == 0 && !self.extras.admits(start, &options) || !self.acceptable(start, wire) {
             self.acks_due += 1;
             return;
         }
@@ -134,6 +144,7 @@ impl Guest {
     fn receive_syn(&mut self, wire: &Wire) {
         if self.irs.is_none() {
             self.irs = Some(wire.seq);
+            self.extras.agree(&Options::parse(&wire.options));
             self.rcv_nxt = 1;
             self.right_edge = 1;
             self.open_window();
@@ -192,6 +203,7 @@ impl Guest {
             self.acks_due += 1;
             if self.plan.guest_keeps && start < cut {
                 let bytes = &wire.payload[..(cut - start) as usize];
+                self.newest = start;
                 let kept = self.kept.entry(start).or_default();
                 if kept.len() < bytes.len() {
                     *kept = bytes.to_vec();
@@ -225,6 +237,7 @@ impl Guest {
     }
 
     pub(crate) fn poll(&mut self, now: u64) -> Vec<Wire> {
+        self.now = now;
         let mut out = vec![];
         let expired = self.timer.is_some_and(|at| at <= now);
         if expired {
@@ -280,13 +293,40 @@ impl Guest {
         }
     }
 
+    /// What was kept out of order goes, though it was acknowledged selectively (RFC 2018 §8).
+    pub(crate) fn renege(&mut self) {
+        self.kept.clear();
+        self.kept_fin = self.kept_fin.filter(|fin| *fin <= self.rcv_nxt);
+    }
+
+    /// What is kept, as blocks: the newest first.
+    fn blocks(&self, options: &mut Options) {
+        let mut ranges: Vec<(u64, u64)> = vec![];
+        for (start, bytes) in &self.kept {
+            let end = start + bytes.len() as u64;
+            match ranges.last_mut() {
+                Some(last) if *start <= last.1 => last.1 = last.1.max(end),
+                _ => ranges.push((*start, end)),
+            }
+        }
+        ranges.sort_by_key(|range| !(range.0 <= self.newest && self.newest < range.1));
+        let seq = |position: u64| Seq(self.irs.unwrap_or(0).wrapping_add(position as u32));
+        for (start, end) in ranges.into_iter().filter(|range| range.0 > self.rcv_nxt) {
+            options.sack.push(seq(start), seq(end));
+        }
+    }
+
     fn wire(&mut self, at: u64, flags: u8, payload: Vec<u8>) -> Wire {
-        let mut options = vec![];
         let syn = flags & SYN != 0;
+        let mut options = self.extras.options(self.now, syn, flags & ACK != 0);
         if syn {
-            let [high, low] = self.plan.guest_mss.to_be_bytes();
-            options.extend([2, 4, high, low]);
-            options.extend(self.plan.guest_scale.map(|scale| [3, 3, scale, 1]).into_iter().flatten());
+            options.mss = Some(self.plan.guest_mss);
+            options.window_scale = self.plan.guest_scale;
+        } else if self.extras.sack {
+            self.blocks(&mut options);
+        }
+        if flags & ACK != 0 {
+            self.extras.last_ack_sent = self.rcv_nxt;
         }
         self.open_window();
         let scale = if syn { 0 } else { self.scale() };
@@ -296,7 +336,7 @@ impl Guest {
             ack: self.irs.map_or(0, |irs| irs.wrapping_add(self.rcv_nxt as u32)),
             flags,
             window: u16::try_from(wnd >> scale).unwrap_or(u16::MAX),
-            options,
+            options: options.emit().as_slice().to_vec(),
             payload,
         }
     }

@@ -91,6 +91,11 @@ impl Host {
         n as u32
     }
 
+    /// Bytes that the peer has not acknowledged (SIOCOUTQ).
+    pub(crate) fn unacknowledged(&self) -> u32 {
+        self.unsent as u32
+    }
+
     pub(crate) fn free(&self) -> u64 {
         self.send_buffer - self.unsent
     }

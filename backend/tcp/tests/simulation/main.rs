@@ -4,9 +4,11 @@
 //! `VONIC_SIMULATION_SEEDS=N` runs N seeds instead of [`SEEDS`]; `VONIC_SIMULATION_SEED=S` runs one.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
+mod extras;
 mod guest;
 mod host;
 mod random;
+mod tally;
 mod wire;
 mod world;
 
@@ -49,6 +51,15 @@ struct Plan {
     host_buffer: u64,
     /// Our window scale.
     scale: u8,
+    /// Which options the two ends want.
+    guest_timestamps: bool,
+    guest_sack: bool,
+    leg_timestamps: bool,
+    leg_sack: bool,
+    /// The guest throws away now and then what it has selectively acknowledged.
+    guest_reneges: bool,
+    /// The guest's bytes are acknowledged only when they have left the host's buffer.
+    by_peer: bool,
 }
 
 impl Plan {
@@ -79,6 +90,12 @@ impl Plan {
             host_frame: random.pick(&[0, 1460, 65_000]),
             host_buffer,
             scale,
+            guest_timestamps: random.chance(600),
+            guest_sack: random.chance(600),
+            leg_timestamps: random.chance(600),
+            leg_sack: random.chance(600),
+            guest_reneges: random.chance(100),
+            by_peer: random.chance(300),
         }
     }
 }
@@ -93,7 +110,7 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn both_streams_arrive_and_end() {
-    let mut total = world::Tally::default();
+    let mut total = tally::Tally::default();
     for seed in seeds() {
         let seen = World::new(seed).run();
         total.add(&seen);

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use vonic_tcp::{Config, Effect, Event, Flags, Instant, Leg, Seq, State, Transmit};
+use vonic_tcp::{AckPolicy, Config, Effect, Event, Flags, Instant, Leg, Options, Seq, State, Transmit};
 
 use crate::{
     Plan,
@@ -10,6 +10,7 @@ use crate::{
     host::Host,
     random::Random,
     stream_byte,
+    tally::Tally,
     wire::{Link, Wire},
 };
 
@@ -54,37 +55,6 @@ impl Ord for Queued {
     }
 }
 
-/// How often what was seen, to know that the simulation is worth something.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    timeouts: u64,
-    short_takes: u64,
-    offers_cut: u64,
-    closed_windows: u64,
-    time_waits: u64,
-    last_acks: u64,
-    closings: u64,
-    bytes: u64,
-}
-
-impl Tally {
-    fn all(&mut self) -> [&mut u64; 8] {
-        let Tally { timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes } = self;
-        [timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes]
-    }
-
-    pub(crate) fn add(&mut self, other: &Tally) {
-        let mut other = Tally { ..*other };
-        for (sum, n) in self.all().into_iter().zip(other.all()) {
-            *sum += *n;
-        }
-    }
-
-    pub(crate) fn assert_covered(mut self) {
-        assert!(self.all().iter().all(|n| **n > 10), "{self:?}");
-    }
-}
-
 pub(crate) struct World {
     seed: u64,
     plan: Plan,
@@ -101,6 +71,10 @@ pub(crate) struct World {
     host: Host,
     /// The right edge that the leg last advertised.
     edge: Option<Seq>,
+    /// Its last TSval and TSecr.
+    stamp: Option<(u32, u32)>,
+    /// How much of the guest's stream the peer is reported to have.
+    reported: u32,
     kicked: bool,
     tally: Tally,
 }
@@ -123,6 +97,8 @@ impl World {
             order: 0,
             queue: BinaryHeap::new(),
             edge: None,
+            stamp: None,
+            reported: 0,
             kicked: false,
             tally: Tally::default(),
             plan,
@@ -138,7 +114,13 @@ impl World {
     }
 
     fn config(&self) -> Config {
-        Config { mss: 1460, window_scale: self.plan.scale }
+        let ack = if self.plan.by_peer { AckPolicy::Peer } else { AckPolicy::Kernel };
+        Config {
+            timestamps: self.plan.leg_timestamps.then_some(u32::MAX - 300),
+            sack: self.plan.leg_sack,
+            ack,
+            ..Config::new(1460, self.plan.scale)
+        }
     }
 
     fn queue(&mut self, at: u64, happening: Happening) {
@@ -158,7 +140,13 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        self.guest.is_done() && self.leg.as_ref().is_some_and(Leg::is_closed)
+        self.leg.as_ref().is_some_and(Leg::is_closed) && (self.guest.is_done() || self.waited_in_vain())
+    }
+
+    /// The guest misses nothing but the ACK of its FIN: TIME-WAIT is shorter towards a guest than on the Internet, and every
+    /// copy of the FIN that it waited for was late or lost. In earnest the guest's next copy gets a reset.
+    fn waited_in_vain(&self) -> bool {
+        self.tally.time_waits > 0 && self.guest.finished && self.host.shut_down
     }
 
     fn fail(&self, why: &str) -> ! {
@@ -246,11 +234,30 @@ impl World {
         if let Some(leg) = self.leg.as_mut().filter(|_| readable) {
             leg.host_readable();
         }
+        if self.random.chance(800) {
+            self.report();
+        }
+    }
+
+    /// What the peer has acknowledged in the meantime.
+    fn report(&mut self) {
+        let (now, waiting) = (Instant(self.now), self.host.unacknowledged());
+        if let Some(leg) = self.leg.as_mut().filter(|leg| leg.held() > waiting) {
+            let n = leg.held() - waiting;
+            self.reported += n;
+            self.tally.reports += 1;
+            let before = leg.state();
+            leg.peer_acked(now, n);
+            self.note_state(before);
+        }
     }
 
     fn guest_lives(&mut self) {
         let (read, write) = (self.random.scaled(1, 100_000), self.random.scaled(1, 100_000));
         self.guest.live(self.now, read, write);
+        if self.plan.guest_reneges && self.random.chance(100) {
+            self.guest.renege();
+        }
     }
 
     fn pause(&mut self) -> u64 {
@@ -272,6 +279,7 @@ impl World {
             let at = self.now + self.random.scaled(1, 500_000);
             return self.queue(at, Happening::HostConnects);
         }
+        self.tally.blocks_heard += Options::parse(segment.options).sack.as_slice().len() as u64;
         let before = self.leg().state();
         let effect = self.leg().handle_segment(now, &segment);
         self.follow(wire, &effect);
@@ -364,7 +372,9 @@ impl World {
             return;
         }
         let syn = flags.contains(Flags::SYN);
-        let taken = self.host.taken.len() as u32 + u32::from(self.host.shut_down);
+        let all = self.host.taken.len() as u32;
+        let have = if self.plan.by_peer { self.reported } else { all };
+        let taken = have + u32::from(self.host.shut_down && have == all);
         if wire.ack.wrapping_sub(self.guest_iss).wrapping_sub(1) != taken {
             self.fail("acknowledges something else than what the host took");
         }
@@ -375,5 +385,28 @@ impl World {
         }
         self.tally.closed_windows += u64::from(wire.window == 0);
         self.edge = Some(edge);
+        self.check_options(wire);
+    }
+
+    /// Timestamps and what they echo never go back; blocks tell only of what is acknowledged (RFC 2883).
+    fn check_options(&mut self, wire: &Wire) {
+        let options = Options::parse(&wire.options);
+        let stamp = options.timestamps.map(|timestamps| (timestamps.val, timestamps.ecr));
+        if let (Some(before), Some(now)) = (self.stamp, stamp)
+            && ((now.0.wrapping_sub(before.0) as i32) < 0 || (now.1.wrapping_sub(before.1) as i32) < 0)
+        {
+            self.fail("a timestamp went back");
+        }
+        self.stamp = stamp.or(self.stamp);
+        self.tally.stamped += u64::from(stamp.is_some());
+        for (left, right) in options.sack.as_slice() {
+            self.tally.duplicates_told += 1;
+            if !left.lt(*right) || right.gt(Seq(wire.ack)) {
+                self.fail("told of bytes that are not acknowledged");
+            }
+        }
+        if !wire.payload.is_empty() && wire.options.len() != usize::from(self.leg().options_len()) {
+            self.fail("options in front of payload have another length than was said");
+        }
     }
 }
