@@ -86,7 +86,7 @@ fn no_room(stats: &Value, vm: usize) -> u64 {
 /// The sum over both ports of one figure of testpmd's last report.
 fn reported(log: &str, name: &str) -> u64 {
     let report = log.rsplit_once("Accumulated forward statistics").map(|(_, report)| report);
-    let report = report.unwrap_or_else(|| panic!("no report of testpmd:\n{log}"));
+    let report = report.with_context(|| format!("no report of testpmd:\n{log}")).unwrap();
     let figure = report.split_once(&format!("{name}:")).unwrap().1.split_ascii_whitespace().next();
     figure.unwrap().parse().unwrap()
 }
@@ -100,9 +100,9 @@ fn circulate(bed: &Bed, case: &Case) {
         let before = bed.vonicd.stats().unwrap();
         thread::sleep(seconds(1));
         let after = bed.vonicd.stats().unwrap();
-        for vm in 0..2 {
+        for (vm, name) in VMS.iter().enumerate() {
             let more = frames(&after, vm, "guest_to_host") - frames(&before, vm, "guest_to_host");
-            assert!(more > all, "{case:?}: {} sent {more} frames in a second", VMS[vm]);
+            assert!(more > all, "{case:?}: {name} sent {more} frames in a second");
         }
     }
 }

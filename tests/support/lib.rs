@@ -18,6 +18,7 @@ mod server;
 mod skip;
 mod sys;
 pub mod trace;
+pub mod usage;
 mod verify;
 mod vonicd;
 mod wait;
