@@ -87,13 +87,11 @@ impl Worker {
         }
     }
 
-    /// Wakes the connections that wait for buffers of a port, if there are any now.
+    /// Wakes connections that wait for buffers of a port: one for each buffer that there is, since more would find none.
     pub(crate) fn feed(&mut self, port: u32) {
         let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
-        if port.starved.is_empty() || port.rx.available() == 0 {
-            return;
-        }
-        for id in port.starved.drain(..) {
+        let woken = port.starved.len().min(usize::from(port.rx.available()));
+        for id in port.starved.drain(..woken) {
             if let Some(flow) = self.flows.get_mut(id) {
                 flow.starved = false;
                 self.flows.make_ready(id);

@@ -28,7 +28,7 @@ use vonic_uplink::{PeekMode, Scratch};
 /// Commands that may wait.
 const COMMANDS: usize = 1024;
 /// Connections pumped in one round before the guests' rings are looked at again.
-const PUMPS_A_ROUND: usize = 128;
+const PUMPS_A_ROUND: usize = 32;
 /// Descriptors that connections leave to VMM connections, listeners and the API.
 const DESCRIPTORS_KEPT: u64 = 512;
 
