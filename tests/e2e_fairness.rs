@@ -101,7 +101,6 @@ fn a_neighbour_of_two_thousand_busy_connections_is_answered_soon() {
         beside
     });
     let (taken, waited) = (taken.into_inner(), waits() - waited);
-    println!("{alone:?} {beside:?} {taken:?} {waited}");
     assert!(taken > 500, "the busy guest took {taken} frames meanwhile: it was not busy");
     assert!(beside < FACTOR * alone, "{alone:?} alone, {beside:?} beside a busy neighbour");
     // A buffer wakes the connection that waits longest, not all of them.

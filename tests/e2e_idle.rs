@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vonic_tests::frames::{self, ip4, mac};
-use vonic_tests::mock::{MockConfig, MockFrontend, VnetHeader, feature};
+use vonic_tests::mock::{GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, VnetHeader, feature};
 use vonic_tests::*;
 
 const PORTS: usize = 64;
@@ -143,4 +143,38 @@ fn ports_hold_a_bounded_share_and_give_it_back() {
     let free = usage::descriptors(fleet.engine).unwrap();
     assert!(held - free <= DESCRIPTORS_A_PORT * PORTS, "{held} descriptors with {PORTS} ports, {free} without");
     fleet.bed.vonicd.stop().unwrap();
+}
+
+/// vhost-user, VHOST_USER_SET_VRING_KICK: without a descriptor "polling should be used instead of waiting for the kick".
+#[test]
+fn a_ring_without_a_kick_descriptor_is_polled_and_stops_when_it_is_stopped() {
+    let mut bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
+    let (master, engine) = (bed.vonicd.process().pid(), bed.vonicd.engine().unwrap());
+    let spent = || {
+        let taken = || usage::processor_time(master).unwrap() + usage::processor_time(engine).unwrap();
+        let before = taken();
+        thread::sleep(seconds(2));
+        taken() - before
+    };
+    let mut mock = MockFrontend::connect(&bed.socket("a"), MockConfig::default()).unwrap();
+    mock.negotiate().unwrap();
+    mock.share_memory().unwrap();
+    mock.start_ring(HOST_TO_GUEST).unwrap();
+    mock.start_ring_without_kick(GUEST_TO_HOST).unwrap();
+    mock.post_buffers().unwrap();
+    for _ in 0..5 {
+        // The worker sleeps by then.
+        thread::sleep(Duration::from_millis(100));
+        mock.gateway_answers(2).unwrap();
+    }
+    let polling = spent();
+    assert!(polling < Duration::from_millis(200), "{polling:?} of 2 s were spent on looking at one ring");
+
+    assert_eq!(mock.stop_ring(GUEST_TO_HOST).unwrap(), 5);
+    let stopped = spent();
+    assert!(stopped < IDLE, "{stopped:?} of 2 s were spent on a stopped ring");
+    mock.start_ring(GUEST_TO_HOST).unwrap();
+    mock.gateway_answers(2).unwrap();
+    assert!(spent() < IDLE);
+    bed.vonicd.stop().unwrap();
 }
