@@ -236,6 +236,16 @@ impl Vonicd {
         &mut self.process
     }
 
+    /// The engine's process id.
+    ///
+    /// # Errors
+    /// If its pid file is not there.
+    pub fn engine(&self) -> Result<u32> {
+        let path = self.directory.join("run/engine.pid");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.trim().parse()?)
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         self.process.log()

@@ -157,17 +157,27 @@ impl Queues {
         &mut self.starved[self.aim]
     }
 
-    /// Connections that wait for a queue which now has buffers, or for one that takes no frames any more while another does.
-    pub fn fed(&mut self) -> Option<&mut Vec<u32>> {
-        let usable = self.is_live();
-        let in_use = self.in_use();
-        let fed = |pair: &usize| {
-            let rx = &self.rings[2 * pair];
-            let takes = in_use.contains(pair) && rx.is_live();
-            !self.starved[*pair].is_empty() && if takes { rx.available() != 0 } else { usable }
+    /// Takes connections that wait for buffers of a pair: one for each buffer that there is, since more would find none; all of
+    /// them if the pair takes no frames any more while another does.
+    pub fn fed(&mut self, pair: usize) -> std::vec::Drain<'_, u32> {
+        let takes = self.in_use().contains(&pair) && self.rings[2 * pair].is_live();
+        let most = match (takes, self.is_live()) {
+            (true, _) => self.rings[2 * pair].available().into(),
+            (false, true) => usize::MAX,
+            (false, false) => 0,
         };
-        let pair = (0..PAIRS).find(fed)?;
-        Some(&mut self.starved[pair])
+        let waiting = &mut self.starved[pair];
+        let woken = waiting.len().min(most);
+        waiting.drain(..woken)
+    }
+
+    /// Whether something may come by a ring that has no kick descriptor; `tap`: frames of a tap wait for buffers.
+    pub fn is_polled(&self, tap: bool) -> bool {
+        let waits = |index: usize| match index {
+            i if i >= 2 * self.pairs || !i.is_multiple_of(2) => true,
+            i => tap || !self.starved[i / 2].is_empty(),
+        };
+        self.rings.iter().enumerate().any(|(index, ring)| ring.is_polled() && waits(index))
     }
 
     /// Resolves every ring in a new map.
@@ -256,8 +266,8 @@ mod tests {
         // Without rings nothing is live, nothing waits, and aiming goes nowhere in particular.
         queues.set_features(feature::MQ);
         queues.aim(|| 1);
-        assert!(!queues.is_live() && !queues.has_frames() && queues.fed().is_none() && !queues.arm(None));
+        assert!(!queues.is_live() && !queues.has_frames() && queues.fed(0).len() == 0 && !queues.arm(None));
         queues.starved().push(7);
-        assert!(queues.fed().is_none(), "no ring takes frames: whoever waits goes on waiting");
+        assert!(queues.fed(0).len() == 0, "no ring takes frames: whoever waits goes on waiting");
     }
 }

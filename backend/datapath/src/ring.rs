@@ -116,6 +116,11 @@ impl Ring {
         self.kick.as_ref().map(AsRawFd::as_raw_fd)
     }
 
+    /// Whether the driver never signals: whoever wants to know has to look.
+    pub fn is_polled(&self) -> bool {
+        self.kick.is_none() && self.is_live()
+    }
+
     /// Empties the kick descriptor where it has to be, so that it can signal again.
     pub fn drain_kick(&mut self) {
         if let Some(mut kick) = self.kick.as_ref().filter(|_| self.kick_is_socket) {

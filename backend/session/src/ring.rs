@@ -29,6 +29,8 @@ pub fn with_port<S: EventSink, T>(port: Arc<Port<S>>, make: impl FnOnce() -> T) 
 struct Signals {
     kick: Option<File>,
     call: Option<File>,
+    /// GET_VRING_BASE is being answered: the daemon forgets the kick descriptor by itself.
+    stopping: bool,
 }
 
 /// One ring. Clones are the same ring.
@@ -83,7 +85,7 @@ impl<S: EventSink> Ring<S> {
 fn keep(file: &Option<File>) -> Option<File> {
     let file = file.as_ref()?;
     let copy = set_non_blocking(file.as_fd()).and_then(|()| file.try_clone());
-    copy.inspect_err(|error| log::warn!("an event descriptor cannot be used, its ring will stand still: {error}")).ok()
+    copy.inspect_err(|error| log::warn!("an event descriptor cannot be used, its ring does without: {error}")).ok()
 }
 
 impl<'a, S: 'a> VringStateGuard<'a, Memory> for Ring<S> {
@@ -154,6 +156,7 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
     /// The answer to GET_VRING_BASE. Completion is in order, so the used index in guest memory is where the next backend
     /// starts; the data path has let go of the ring by now.
     fn queue_next_avail(&self) -> u16 {
+        self.signals().stopping = true;
         let unset = self.inner.get_ref().get_queue().used_ring() == 0;
         if unset { 0 } else { self.inner.queue_used_idx().unwrap_or(0) }
     }
@@ -194,8 +197,16 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
         self.announce(None);
     }
 
+    /// Without a descriptor the ring is to be polled (vhost-user, VHOST_USER_SET_VRING_KICK, bit 8): no kick will start it, and the daemon
+    /// starts none without, so it starts now.
     fn set_kick(&self, file: Option<File>) {
-        self.signals().kick = keep(&file);
+        let mut signals = self.signals();
+        signals.kick = keep(&file);
+        let stopping = std::mem::take(&mut signals.stopping);
+        drop(signals);
+        if file.is_none() && !stopping {
+            self.inner.set_queue_ready(true);
+        }
         self.inner.set_kick(file);
         self.announce(None);
     }

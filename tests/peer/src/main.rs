@@ -13,9 +13,10 @@ const USAGE: &str = "usage:
   vonic-peer serve ADDRESS:PORT                  answer sessions for ever; one line per session
   vonic-peer send|recv|both ADDRESS:PORT BYTES SEED [STREAMS]
   vonic-peer connections ADDRESS:PORT COUNT      short connections in sequence
-  vonic-peer inject INTERFACE HEX [COUNT]        send a raw frame
+  vonic-peer inject INTERFACE HEX[,HEX...] [COUNT]   send raw frames, one after the other
   vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
   vonic-peer sniff INTERFACE FILE                count received frames by destination, and those to groups by source, until FILE exists
+  vonic-peer record INTERFACE FILE               print received frames, each as HEX and a full stop, until FILE exists
 VONIC_PEER_TIMEOUT: seconds that one wait on a socket may take (default 30)";
 
 type Outcome = Result<bool, String>;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ["inject", interface, hex, count] => inject(interface, hex, count),
         ["flood", interface, hex, seconds] => flood(interface, hex, seconds),
         ["sniff", interface, file] => sniff(interface, file),
+        ["record", interface, file] => record(interface, file),
         [operation, address, bytes, seed] => transfer(operation, address, bytes, seed, "1"),
         [operation, address, bytes, seed, streams] => transfer(operation, address, bytes, seed, streams),
         _ => Err(USAGE.to_string()),
@@ -111,9 +113,10 @@ fn frame(hex: &str) -> Result<Vec<u8>, String> {
 }
 
 fn inject(interface: &str, hex: &str, count: &str) -> Outcome {
-    let (wire, frame, count) = (open(interface)?, frame(hex)?, parse::<u64>("COUNT", count)?);
-    for _ in 0..count {
-        wire.send(&frame).map_err(|error| error.to_string())?;
+    let (wire, count) = (open(interface)?, parse::<u64>("COUNT", count)?);
+    let frames = hex.split(',').map(frame).collect::<Result<Vec<_>, _>>()?;
+    for frame in frames.iter().cycle().take(frames.len() * count as usize) {
+        wire.send(frame).map_err(|error| error.to_string())?;
     }
     println!("{{\"sent\":{count}}}");
     Ok(true)
@@ -123,6 +126,18 @@ fn flood(interface: &str, hex: &str, seconds: &str) -> Outcome {
     let time = Duration::from_secs(parse("SECONDS", seconds)?);
     let sent = open(interface)?.flood(&frame(hex)?, time).map_err(|error| error.to_string())?;
     println!("{{\"sent\":{sent}}}");
+    Ok(true)
+}
+
+fn record(interface: &str, file: &str) -> Outcome {
+    let wire = open(interface)?;
+    println!("{{\"listening\":{}}}", quote(interface));
+    while !std::path::Path::new(file).exists() {
+        if let Some(frame) = wire.receive(Duration::from_millis(100)).map_err(|error| error.to_string())? {
+            // The full stop tells a whole line from one that is being written.
+            println!("{}.", packet::format_hex(&frame));
+        }
+    }
     Ok(true)
 }
 

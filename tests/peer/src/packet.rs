@@ -49,6 +49,11 @@ fn format_mac(bytes: &[u8]) -> String {
     digits.join(":")
 }
 
+/// Hexadecimal digits for [`parse_hex`].
+pub fn format_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Bytes from hexadecimal digits; blanks and colons between them are ignored.
 pub fn parse_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b' ' | b':' | b'\n')).collect();
@@ -133,6 +138,7 @@ mod tests {
     #[test]
     fn hexadecimal_text_with_separators_is_read_and_garbage_is_not() {
         assert_eq!(parse_hex("52:54 00ff"), Some(vec![0x52, 0x54, 0, 0xff]));
+        assert_eq!(parse_hex(&format_hex(&[0, 0xff])), Some(vec![0, 0xff]));
         assert_eq!(parse_hex("525"), None);
         assert_eq!(parse_hex("zz"), None);
     }

@@ -48,22 +48,31 @@ esac
 # Loss and reordering of the tests must not change what the next connection starts with.
 echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save
 
-echo "@@READY"
 # "ID LIMIT COMMAND": run for at most LIMIT seconds; "ID background COMMAND": start, print the process id.
-while IFS=' ' read -r id limit command; do
-    echo "@@BEGIN $id"
-    if [ "$limit" = background ]; then
-        export command id
-        setsid sh -c 'sh -c "$command"; echo $? >/run/$id.status' </dev/null >/run/"$id".out 2>&1 &
-        echo $!
-        status=0
-    else
-        # Into a file first: to a terminal, some programs write colours.
-        timeout -s KILL "$limit" sh -c "$command" </dev/null >/run/"$id".out 2>&1
-        status=$?
-        cat /run/"$id".out
-        rm /run/"$id".out
-    fi
-    printf '\n@@END %s %s\n' "$id" "$status"
-done
+# Not in process 1, which gets every orphan's SIGCHLD, and with background commands as orphans: busybox's read begins a line anew, and
+# forgets what it had of it, when that signal comes.
+commands() {
+    echo "@@READY"
+    while IFS=' ' read -r id limit command; do
+        echo "@@BEGIN $id"
+        if [ "$limit" = background ]; then
+            export command id
+            (
+                setsid sh -c 'sh -c "$command"; echo $? >/run/$id.status' </dev/null >/run/"$id".out 2>&1 &
+                echo $!
+            )
+            status=0
+        else
+            # Into a file first: to a terminal, some programs write colours.
+            timeout -s KILL "$limit" sh -c "$command" </dev/null >/run/"$id".out 2>&1
+            status=$?
+            cat /run/"$id".out
+            rm /run/"$id".out
+        fi
+        printf '\n@@END %s %s\n' "$id" "$status"
+    done
+}
+exec 3<&0
+commands <&3 &
+wait $!
 busybox poweroff -f

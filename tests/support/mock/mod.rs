@@ -209,6 +209,27 @@ impl MockFrontend {
     /// # Errors
     /// If the backend refuses.
     pub fn start_ring(&mut self, index: usize) -> Result<()> {
+        self.set_ring_up(index)?;
+        self.frontend.set_vring_kick(index, &self.rings[index].kick).context("SET_VRING_KICK")?;
+        self.enable_ring(index, true)
+    }
+
+    /// The same without a kick descriptor (bit 8 of SET_VRING_KICK): the device is to poll.
+    ///
+    /// # Errors
+    /// If the backend refuses.
+    pub fn start_ring_without_kick(&mut self, index: usize) -> Result<()> {
+        self.set_ring_up(index)?;
+        let none = (index as u64 | 1 << 8).to_le_bytes();
+        let reply = self.raw.ask(code::SET_VRING_KICK, &none, &[])?;
+        if reply.acknowledged() != Some(true) {
+            bail!("SET_VRING_KICK without a descriptor: {reply:?}");
+        }
+        self.enable_ring(index, true)
+    }
+
+    /// Everything that comes before the kick.
+    fn set_ring_up(&mut self, index: usize) -> Result<()> {
         let ring = &mut self.rings[index];
         ring.event_idx = self.features & feature::RING_EVENT_IDX != 0;
         // Addresses in these messages are the frontend's own, not the guest's.
@@ -225,9 +246,7 @@ impl MockFrontend {
         self.frontend.set_vring_num(index, ring.size).context("SET_VRING_NUM")?;
         self.frontend.set_vring_base(index, ring.last_used).context("SET_VRING_BASE")?;
         self.frontend.set_vring_addr(index, &addresses).context("SET_VRING_ADDR")?;
-        self.frontend.set_vring_call(index, &ring.call).context("SET_VRING_CALL")?;
-        self.frontend.set_vring_kick(index, &ring.kick).context("SET_VRING_KICK")?;
-        self.frontend.set_vring_enable(index, true).context("SET_VRING_ENABLE")
+        self.frontend.set_vring_call(index, &ring.call).context("SET_VRING_CALL")
     }
 
     /// Lays all rings out anew at their places, as a driver does that was loaded again; the device is told nothing.

@@ -7,4 +7,5 @@ pub mod host_side;
 pub mod open;
 pub mod policy;
 pub mod pump;
+pub mod ready;
 pub mod table;

@@ -2,6 +2,7 @@
 use crate::flow::guest_side::{envelope, fields, send_control};
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
+use crate::queues::PAIRS;
 use crate::steering::hash_of_flow;
 use crate::worker::Worker;
 use crate::worker::events::Token;
@@ -89,11 +90,11 @@ impl Worker {
         }
     }
 
-    /// Wakes the connections that wait for buffers of a port, if there are any now.
+    /// Wakes connections that wait for buffers of a port: one for each buffer that there is, since more would find none.
     pub(crate) fn feed(&mut self, port: u32) {
         let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
-        while let Some(starved) = port.queues.fed() {
-            for id in starved.drain(..) {
+        for pair in 0..PAIRS {
+            for id in port.queues.fed(pair) {
                 if let Some(flow) = self.flows.get_mut(id) {
                     flow.starved = false;
                     self.flows.make_ready(id);

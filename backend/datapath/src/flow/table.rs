@@ -1,7 +1,8 @@
 //! All connections of one worker, by number and by address.
+use crate::flow::ready::ReadyLists;
 use crate::spec::PortId;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 use vonic_tcp::{Instant, Leg};
 use vonic_uplink::HostSocket;
@@ -104,7 +105,7 @@ pub struct FlowTable {
     slots: Vec<Slot>,
     free: Vec<FlowId>,
     index: HashMap<FlowKey, FlowId>,
-    ready: VecDeque<FlowId>,
+    ready: ReadyLists,
     timers: BinaryHeap<Reverse<(Instant, FlowId, u32)>>,
 }
 
@@ -156,7 +157,8 @@ impl FlowTable {
         if let Some(flow) = self.get_mut(id)
             && !std::mem::replace(&mut flow.queued, true)
         {
-            self.ready.push_back(id);
+            let port = flow.key.port;
+            self.ready.push(port, id);
         }
     }
 
@@ -170,9 +172,9 @@ impl FlowTable {
         self.ready.len()
     }
 
-    /// The next ready connection.
+    /// The next ready connection; ports take turns.
     pub fn pop_ready(&mut self) -> Option<FlowId> {
-        while let Some(id) = self.ready.pop_front() {
+        while let Some(id) = self.ready.pop() {
             // A number may stand here that was freed, or freed and given to a newer connection, since.
             if let Some(flow) = self.get_mut(id)
                 && std::mem::take(&mut flow.queued)

@@ -32,9 +32,12 @@ use vonic_uplink::{PeekMode, Scratch};
 /// Commands that may wait.
 const COMMANDS: usize = 1024;
 /// Connections pumped in one round before the guests' rings are looked at again.
-const PUMPS_A_ROUND: usize = 128;
+const PUMPS_A_ROUND: usize = 32;
 /// Descriptors that connections leave to VMM connections, listeners and the API.
 const DESCRIPTORS_KEPT: u64 = 512;
+
+/// Milliseconds between two looks at a ring whose driver does not signal, once there was nothing in it for a while.
+const LOOK_MS: i32 = 1;
 
 /// How long the worker looks for work before it sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,10 +261,17 @@ impl Worker {
             return 0;
         }
         let next = self.flows.next_due().into_iter().chain(self.accept_at).min();
-        next.map_or(-1, |at| {
+        let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
             i32::try_from(ms).unwrap_or(i32::MAX)
-        })
+        });
+        due.into_iter().chain(self.has_polled_ring().then_some(LOOK_MS)).min().unwrap_or(-1)
+    }
+
+    /// Whether there is a ring to look at again that nobody will signal for.
+    fn has_polled_ring(&self) -> bool {
+        let waits = |port: &Port| port.queues.is_polled(port.tap.starved().is_some());
+        self.ports.iter().flatten().any(|port| waits(port))
     }
 
     /// Asks every driver for notifications; true if one has work already.

@@ -1,0 +1,111 @@
+//! One guest with two thousand connections that all have something for it: does its neighbour's own connection wait for them?
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vonic_tests::frames::Tcp;
+use vonic_tests::mock::{MockConfig, feature};
+use vonic_tests::wire::{Conn, HOST, HandGuest, accept, listen, ramp};
+use vonic_tests::*;
+
+/// Connections of the busy guest.
+const CONNECTIONS: u16 = 2000;
+/// What the host has for it on each.
+const WAITING: usize = 200_000;
+/// Questions and answers of the neighbour in one talk.
+const QUESTIONS: usize = 100;
+/// Talks: on a busy machine most of them may be disturbed by others than the neighbour.
+const TALKS: usize = 8;
+/// How much longer than alone the neighbour may wait beside the busy one. One pass over all of its connections takes more.
+const FACTOR: u32 = 6;
+/// How many connections may look for a buffer that another one gets, for each frame.
+const HERD: u64 = 10;
+
+/// The busy guest's connections, by its own port, and the host's ends, each with all that its socket takes.
+fn fill(guest: &mut HandGuest) -> (HashMap<u16, Conn>, Vec<TcpStream>) {
+    let (listener, port) = listen().unwrap();
+    let bytes = ramp(WAITING);
+    let mut held = (HashMap::new(), Vec::new());
+    for own in 10_000..10_000 + CONNECTIONS {
+        let conn = Conn { scale: Some(8), ..Conn::new(HOST, (own, port)) }.open(guest).unwrap();
+        let stream = accept(&listener).unwrap();
+        held.0.insert(own, conn);
+        held.1.push(stream);
+    }
+    for stream in &mut held.1 {
+        stream.set_nonblocking(true).unwrap();
+        // What does not fit at once is not needed.
+        drop(stream.write(&bytes));
+    }
+    held
+}
+
+/// The busy guest takes what comes and acknowledges each frame until it is told to stop; counts frames.
+fn take(guest: &mut HandGuest, conns: &mut HashMap<u16, Conn>, taken: &AtomicU64, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let Some((_, frame)) = guest.mock.receive_frame(Duration::from_millis(20)).unwrap() else { continue };
+        let Some(segment) = Tcp::parse(&frame) else { continue };
+        let conn = conns.get_mut(&segment.ports.1).unwrap();
+        if segment.sequence == conn.rcv_nxt {
+            conn.rcv_nxt = conn.rcv_nxt.wrapping_add(segment.text.len() as u32);
+        }
+        conn.ack(guest).unwrap();
+        taken.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The neighbour asks a byte and is answered, again and again; the median time of the quickest talk.
+fn converse(guest: &mut HandGuest, conn: &mut Conn) -> Duration {
+    let mut ask = |at: usize| {
+        let began = Instant::now();
+        conn.send(guest, Tcp::PSH, &[at as u8]).unwrap();
+        let (got, _) = conn.receive(guest, 1).unwrap();
+        assert_eq!(got, [at as u8]);
+        began.elapsed()
+    };
+    let mut talk = || {
+        let mut times: Vec<Duration> = (0..QUESTIONS).map(&mut ask).collect();
+        times.sort();
+        times[QUESTIONS / 2]
+    };
+    (0..TALKS).map(|_| talk()).min().unwrap()
+}
+
+#[test]
+fn a_neighbour_of_two_thousand_busy_connections_is_answered_soon() {
+    let limits = "limits = { new_per_second = 100000 }";
+    let bed = Bed::start(&TestConfig::default().vm("busy", 2, limits).vm("calm", 3, "")).unwrap();
+    let mut calm = HandGuest::start(&bed, "calm", 3, feature::ALL).unwrap();
+    let (mut talk, mut host) = Conn::new(HOST, (4000, 0)).connect(&mut calm).unwrap();
+    let echo = thread::spawn(move || {
+        let mut byte = [0];
+        while host.read_exact(&mut byte).is_ok() && host.write_all(&byte).is_ok() {}
+    });
+    let alone = converse(&mut calm, &mut talk);
+
+    let config = MockConfig { features: feature::PLAIN, posted: 256, buffer: vec![1526], ..MockConfig::default() };
+    let mut busy = HandGuest::start_configured(&bed, "busy", 2, config).unwrap();
+    let (mut conns, streams) = fill(&mut busy);
+    let waits = || bed.vonicd.vm("busy").unwrap()["tcp"]["starved"].as_u64().unwrap();
+    let waited = waits();
+    let (taken, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let beside = thread::scope(|scope| {
+        scope.spawn(|| take(&mut busy, &mut conns, &taken, &stop));
+        let beside = converse(&mut calm, &mut talk);
+        stop.store(true, Ordering::Relaxed);
+        beside
+    });
+    let (taken, waited) = (taken.into_inner(), waits() - waited);
+    assert!(taken > 500, "the busy guest took {taken} frames meanwhile: it was not busy");
+    assert!(beside < FACTOR * alone, "{alone:?} alone, {beside:?} beside a busy neighbour");
+    // A buffer wakes the connection that waits longest, not all of them.
+    assert!(waited < HERD * taken, "connections waited {waited} times for the {taken} frames that were taken");
+    drop((streams, calm));
+    bed.vonicd.stop().unwrap();
+    echo.join().unwrap();
+}
