@@ -149,7 +149,6 @@ fn check_packet(frame_len: u32, mtu: u16) -> Result<(), DropReason> {
 fn tcp_headers_len(inbound: &Inbound<'_, '_>) -> Result<u32, DropReason> {
     let start = inbound.vnet.partial.map_or(0, |partial| usize::from(partial.start));
     match inbound.frame.content {
-        Content::Ipv6 => {}
         Content::Ip(Ip { transport: Transport::Tcp(_), transport_offset, .. })
             if usize::from(transport_offset) == start => {}
         _ => return Err(DropReason::BadVnetHeader),

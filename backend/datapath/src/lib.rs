@@ -22,6 +22,8 @@ pub use command::{Command, ConnectionView, Notice, RingCommand};
 pub use flow::policy::ServicePlace;
 pub use port::{Negotiated, feature};
 pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
-pub use spec::{Action, EgressRule, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Uplink};
+pub use spec::{
+    Action, EgressRule, Family, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Uplink,
+};
 pub use stats::{CopyPath, Counter, PortStats, TcpStats, Way};
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -1,8 +1,8 @@
 //! What the control side tells a worker about networks and ports: plain data, already checked.
 use crate::PortStats;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use vonic_frame::{MacAddr, Subnet4};
+use vonic_frame::{MacAddr, Subnet};
 use vonic_uplink::{Listener, Tap};
 
 /// A port's number: its index in every table of the worker.
@@ -28,18 +28,46 @@ pub struct NetworkSpec {
     pub network: NetworkId,
     /// The gateway's MAC address, which vonic answers for.
     pub gateway_mac: MacAddr,
-    /// The gateway's address, if the network has one.
-    pub gateway4: Option<Ipv4Addr>,
-    /// The guests' subnet.
-    pub subnet4: Option<Subnet4>,
-    /// The address by which guests reach the host's loopback.
-    pub host_loopback4: Option<Ipv4Addr>,
+    /// Its IPv4 addresses.
+    pub v4: Family,
+    /// Its IPv6 addresses.
+    pub v6: Family,
     /// Whether guests may reach the host's own addresses.
     pub reach_host: bool,
     /// Whether guests reach only the gateway and the uplink.
     pub isolated: bool,
     /// How its guests reach the world.
     pub uplink: Uplink,
+}
+
+/// A network's addresses of one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Family {
+    /// The guests' subnet.
+    pub subnet: Option<Subnet>,
+    /// The gateway's address, if the network has one.
+    pub gateway: Option<IpAddr>,
+    /// The address by which guests reach the host's loopback.
+    pub host_loopback: Option<IpAddr>,
+}
+
+impl NetworkSpec {
+    /// The addresses of the family of `like`.
+    pub fn family(&self, like: IpAddr) -> &Family {
+        if like.is_ipv4() { &self.v4 } else { &self.v6 }
+    }
+
+    /// The gateway's link-local address, which a network has whatever its other addresses are (RFC 4291 §2.5.1).
+    pub fn gateway_link_local(&self) -> Ipv6Addr {
+        self.gateway_mac.link_local()
+    }
+}
+
+impl PortSpec {
+    /// The guest's address of the family of `like`, if it has one.
+    pub fn address(&self, like: IpAddr) -> Option<IpAddr> {
+        if like.is_ipv4() { self.address4.map(IpAddr::V4) } else { self.address6.map(IpAddr::V6) }
+    }
 }
 
 /// What egress says of a destination.
@@ -56,8 +84,8 @@ pub enum Action {
 pub struct EgressRule {
     /// What it says.
     pub action: Action,
-    /// Destinations.
-    pub to: Subnet4,
+    /// Destinations, of one family.
+    pub to: Subnet,
     /// IP protocol number; `None`: all.
     pub protocol: Option<u8>,
     /// Destination ports, inclusive; `None`: all.
@@ -97,6 +125,8 @@ pub struct PortSpec {
     pub network: NetworkId,
     /// The guest's address; `None`: filtered by MAC alone.
     pub address4: Option<Ipv4Addr>,
+    /// The guest's IPv6 address; `None`: those that it claims by duplicate address detection.
+    pub address6: Option<Ipv6Addr>,
     /// Pairs of queues offered, up to [`QUEUE_PAIRS_MAX`](crate::QUEUE_PAIRS_MAX).
     pub queue_pairs: u16,
     /// Bytes of an IP packet to and from the guest.

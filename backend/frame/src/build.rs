@@ -1,7 +1,7 @@
 //! Headers of the frames that vonic itself sends: written into a fixed buffer, payload follows elsewhere.
-use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
-use crate::{Arp, ETHERNET_LEN, HEADER_MAX, MacAddr, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Sum};
-use std::net::{IpAddr, SocketAddr};
+use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::{Arp, ETHERNET_LEN, HEADER_MAX, MacAddr, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP, Sum};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use zerocopy::IntoBytes;
 
 /// A frame's leading bytes, built on the stack.
@@ -76,7 +76,7 @@ pub enum Checksum {
     Full(u16),
 }
 
-/// Writes Ethernet, IPv4 and TCP headers; returns them and the TCP header's offset.
+/// Writes Ethernet, IP and TCP headers; returns them and the TCP header's offset.
 pub fn tcp_headers(envelope: &Envelope, tcp: &TcpFields<'_>, checksum: Checksum) -> (HeaderBytes, u16) {
     let header_len = wire::Tcp::LEN + tcp.options.len();
     let transport_len = header_len as u32 + tcp.payload_len;
@@ -108,11 +108,40 @@ pub fn tcp_headers(envelope: &Envelope, tcp: &TcpFields<'_>, checksum: Checksum)
 /// Where the checksum stands in a TCP header.
 pub const TCP_CHECKSUM: usize = 16;
 
+/// Hops that a packet of vonic's own may take.
+const HOP_LIMIT: u8 = 64;
+
 /// Writes Ethernet and IP headers for a transport of `transport_len` bytes; returns the transport's offset.
 fn network_headers(out: &mut HeaderBytes, envelope: &Envelope, protocol: u8, transport_len: u32) -> usize {
-    wire::Ethernet { dst: envelope.dst_mac.0, src: envelope.src_mac.0, kind: ETHERTYPE_IPV4.into() }
-        .put(&mut out.bytes, 0);
-    let (IpAddr::V4(src), IpAddr::V4(dst)) = (envelope.src, envelope.dst) else { return ETHERNET_LEN };
+    let kind = match (envelope.src, envelope.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            ipv4_header(src, dst, protocol, transport_len).put(&mut out.bytes, ETHERNET_LEN);
+            out.len = ETHERNET_LEN + wire::Ipv4::LEN;
+            ETHERTYPE_IPV4
+        }
+        (src, dst) => {
+            let octets = |address: IpAddr| match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+                IpAddr::V6(address) => address.octets(),
+            };
+            let header = wire::Ipv6 {
+                version_class_flow: (6 << 28).into(),
+                payload_len: (transport_len as u16).into(),
+                next_header: protocol,
+                hop_limit: HOP_LIMIT,
+                src: octets(src),
+                dst: octets(dst),
+            };
+            header.put(&mut out.bytes, ETHERNET_LEN);
+            out.len = ETHERNET_LEN + wire::Ipv6::LEN;
+            ETHERTYPE_IPV6
+        }
+    };
+    wire::Ethernet { dst: envelope.dst_mac.0, src: envelope.src_mac.0, kind: kind.into() }.put(&mut out.bytes, 0);
+    out.len
+}
+
+fn ipv4_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, transport_len: u32) -> wire::Ipv4 {
     let mut ip = wire::Ipv4 {
         version_ihl: 0x45,
         tos: 0,
@@ -120,16 +149,22 @@ fn network_headers(out: &mut HeaderBytes, envelope: &Envelope, protocol: u8, tra
         id: 0.into(),
         // Don't fragment: the identification may then be anything (RFC 6864 §4.1).
         fragment: 0x4000.into(),
-        ttl: 64,
+        ttl: HOP_LIMIT,
         protocol,
         checksum: 0.into(),
         src: src.octets(),
         dst: dst.octets(),
     };
     ip.checksum = Sum::default().bytes(ip.as_bytes()).finish().into();
-    ip.put(&mut out.bytes, ETHERNET_LEN);
-    out.len = ETHERNET_LEN + wire::Ipv4::LEN;
-    out.len
+    ip
+}
+
+/// Bytes of an IP header without options or extensions.
+pub const fn ip_header_len(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(_) => wire::Ipv4::LEN as u16,
+        IpAddr::V6(_) => wire::Ipv6::LEN as u16,
+    }
 }
 
 /// Writes a whole UDP frame with its payload; returns its length, or `None` if it does not fit `out`.
@@ -149,39 +184,55 @@ pub fn udp_frame(envelope: &Envelope, ports: (u16, u16), payload: &[u8], out: &m
 }
 
 /// Writes the headers of the answer to an ICMP echo request whose ICMP header is `request` and whose message, with that
-/// header, has `len` bytes. The echoed data follows unchanged, so the checksum changes by the type alone (RFC 1624).
+/// header, has `len` bytes. The echoed data follows unchanged, and the addresses have changed places, so the checksum changes by the
+/// type alone (RFC 1624).
 pub fn icmp_echo_reply(envelope: &Envelope, request: &[u8; 8], len: u32) -> HeaderBytes {
     let mut out = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
-    let offset = network_headers(&mut out, envelope, PROTOCOL_ICMP, len);
+    let (protocol, reply) = match envelope.src {
+        IpAddr::V4(_) => (PROTOCOL_ICMP, 0),
+        IpAddr::V6(_) => (PROTOCOL_ICMP6, 129 << 8),
+    };
+    let offset = network_headers(&mut out, envelope, protocol, len);
     out.len = offset + request.len();
     out.bytes[offset..out.len].copy_from_slice(request);
     let sum = u16::from_be_bytes([request[2], request[3]]);
     let type_and_code = u16::from_be_bytes([request[0], request[1]]);
-    out.set_u16(offset, 0);
-    out.set_u16(offset + 2, Sum::default().word(!sum).word(!type_and_code).finish());
+    out.set_u16(offset, reply);
+    out.set_u16(offset + 2, Sum::default().word(!sum).word(!type_and_code).word(reply).finish());
     out
 }
 
-/// Writes ICMP "destination unreachable" (RFC 792) with `code` about a TCP segment that the guest sent: `about` are that
-/// packet's addresses, ports and sequence number, which its own IP header and first eight bytes are rebuilt from.
+/// Writes ICMP "destination unreachable" (RFC 792, RFC 4443 §3.1) about a TCP segment that the guest sent: `about` are that
+/// packet's addresses, ports and sequence number, which its own IP header and first eight bytes are rebuilt from. `code` is
+/// RFC 792's: 0 net, 1 host, 13 prohibited (RFC 1812 §5.2.7.1).
 pub fn icmp_unreachable(envelope: &Envelope, code: u8, about: (SocketAddr, SocketAddr, u32)) -> HeaderBytes {
     let (src, dst, seq) = about;
     let quoted = Envelope { src: src.ip(), dst: dst.ip(), ..*envelope };
     let mut inner = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
     let end = network_headers(&mut inner, &quoted, PROTOCOL_TCP, wire::Tcp::LEN as u32);
-    let mut message = [0u8; 8 + wire::Ipv4::LEN + 8];
-    message[0] = 3;
-    message[1] = code;
-    message[8..28].copy_from_slice(&inner.bytes[ETHERNET_LEN..end]);
-    message[28..30].copy_from_slice(&src.port().to_be_bytes());
-    message[30..32].copy_from_slice(&dst.port().to_be_bytes());
-    message[32..36].copy_from_slice(&seq.to_be_bytes());
-    let sum = Sum::default().bytes(&message).finish();
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let (protocol, kind, code) = match (envelope.src, code) {
+        (IpAddr::V4(_), code) => (PROTOCOL_ICMP, 3, code),
+        // 0 no route, 1 administratively prohibited, 3 address unreachable.
+        (IpAddr::V6(_), 13) => (PROTOCOL_ICMP6, 1, 1),
+        (IpAddr::V6(_), 1) => (PROTOCOL_ICMP6, 1, 3),
+        (IpAddr::V6(_), _) => (PROTOCOL_ICMP6, 1, 0),
+    };
+    let len = 8 + (end - ETHERNET_LEN) + 8;
     let mut out = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
-    let offset = network_headers(&mut out, envelope, PROTOCOL_ICMP, message.len() as u32);
-    out.len = offset + message.len();
-    out.bytes[offset..out.len].copy_from_slice(&message);
+    let start = network_headers(&mut out, envelope, protocol, len as u32);
+    out.len = start + len;
+    let message = &mut out.bytes[start..start + len];
+    message[..2].copy_from_slice(&[kind, code]);
+    message[8..len - 8].copy_from_slice(&inner.bytes[ETHERNET_LEN..end]);
+    message[len - 8..len - 6].copy_from_slice(&src.port().to_be_bytes());
+    message[len - 6..len - 4].copy_from_slice(&dst.port().to_be_bytes());
+    message[len - 4..].copy_from_slice(&seq.to_be_bytes());
+    let pseudo = match envelope.src {
+        IpAddr::V4(_) => Sum::default(),
+        IpAddr::V6(_) => Sum::default().pseudo(envelope.src, envelope.dst, protocol, len as u32),
+    };
+    let sum = pseudo.bytes(message).finish();
+    out.set_u16(start + 2, sum);
     out
 }
 

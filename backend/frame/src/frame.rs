@@ -1,4 +1,5 @@
 //! From the first bytes of a frame to checked headers.
+use crate::ipv6::parse_ipv6;
 use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN};
 use crate::{DropReason, MacAddr};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,6 +10,8 @@ pub const HEADER_MAX: usize = 128;
 pub const ETHERNET_LEN: usize = wire::Ethernet::LEN;
 /// IP protocol numbers.
 pub const PROTOCOL_ICMP: u8 = 1;
+/// IP protocol number of ICMPv6 (RFC 4443 §1).
+pub const PROTOCOL_ICMP6: u8 = 58;
 /// IP protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
 /// IP protocol number of UDP.
@@ -32,10 +35,8 @@ pub struct Frame {
 pub enum Content {
     /// ARP for IPv4 over Ethernet (RFC 826).
     Arp(Arp),
-    /// IPv4 (RFC 791).
+    /// IPv4 (RFC 791) or IPv6 (RFC 8200).
     Ip(Ip),
-    /// IPv6, not looked into.
-    Ipv6,
     /// Any other EtherType.
     Other(u16),
 }
@@ -62,9 +63,9 @@ pub struct Ip {
     pub src: IpAddr,
     /// Destination.
     pub dst: IpAddr,
-    /// Protocol number.
+    /// Protocol number, in IPv6 behind its extension headers.
     pub protocol: u8,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
     /// Offset of the transport header.
     pub transport_offset: u16,
@@ -81,7 +82,7 @@ pub enum Transport {
     Tcp(Tcp),
     /// UDP (RFC 768).
     Udp(Udp),
-    /// ICMP echo and others (RFC 792).
+    /// ICMP of the packet's own family (RFC 792, RFC 4443).
     Icmp(Icmp),
     /// A fragment: no transport header is looked at.
     Fragment,
@@ -123,10 +124,10 @@ pub struct Udp {
     pub has_checksum: bool,
 }
 
-/// An ICMP header.
+/// An ICMP header; the numbers differ between the families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Icmp {
-    /// Type: 8 echo request, 0 echo reply.
+    /// Type: echo request and reply are 8 and 0 (RFC 792), or 128 and 129 (RFC 4443).
     pub kind: u8,
     /// Code.
     pub code: u8,
@@ -143,7 +144,7 @@ impl Frame {
         let content = match kind {
             ETHERTYPE_ARP => Content::Arp(parse_arp(bytes)?),
             ETHERTYPE_IPV4 => Content::Ip(parse_ipv4(bytes, len)?),
-            ETHERTYPE_IPV6 => Content::Ipv6,
+            ETHERTYPE_IPV6 => Content::Ip(parse_ipv6(bytes, len)?),
             _ if ETHERTYPE_VLAN.contains(&kind) => return Err(DropReason::VlanTagged),
             _ => Content::Other(kind),
         };
@@ -186,7 +187,7 @@ fn parse_ipv4(bytes: &[u8], len: u32) -> Result<Ip, DropReason> {
     let transport = if ip.fragment.get() & 0x3fff != 0 {
         Transport::Fragment
     } else {
-        parse_transport(bytes, ip.protocol, transport_offset, transport_len)?
+        parse_transport(bytes, (PROTOCOL_ICMP, ip.protocol), transport_offset, transport_len)?
     };
     Ok(Ip {
         src: Ipv4Addr::from(ip.src).into(),
@@ -199,8 +200,13 @@ fn parse_ipv4(bytes: &[u8], len: u32) -> Result<Ip, DropReason> {
     })
 }
 
-/// The transport header at `offset`, of `len` bytes with its payload.
-fn parse_transport(bytes: &[u8], protocol: u8, offset: usize, len: u32) -> Result<Transport, DropReason> {
+/// The transport header at `offset`, of `len` bytes with its payload. `icmp`: the number of the family's own ICMP.
+pub(crate) fn parse_transport(
+    bytes: &[u8],
+    (icmp, protocol): (u8, u8),
+    offset: usize,
+    len: u32,
+) -> Result<Transport, DropReason> {
     let fits = |header: usize| if header as u32 <= len { Ok(()) } else { Err(DropReason::Truncated) };
     match protocol {
         PROTOCOL_TCP => {
@@ -240,7 +246,7 @@ fn parse_transport(bytes: &[u8], protocol: u8, offset: usize, len: u32) -> Resul
                 has_checksum: udp.checksum.get() != 0,
             }))
         }
-        PROTOCOL_ICMP => {
+        _ if protocol == icmp => {
             fits(wire::Icmp::LEN)?;
             let icmp = wire::Icmp::at(bytes, offset).ok_or(DropReason::Truncated)?;
             Ok(Transport::Icmp(Icmp { kind: icmp.kind, code: icmp.code }))

@@ -6,6 +6,7 @@
 mod build;
 mod checksum;
 mod frame;
+mod ipv6;
 mod mac;
 mod reason;
 mod segment;
@@ -15,15 +16,15 @@ mod wire;
 
 pub use build::{
     Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, arp_frame, icmp_echo_reply, icmp_unreachable,
-    tcp_headers, udp_frame,
+    ip_header_len, tcp_headers, udp_frame,
 };
 pub use checksum::Sum;
 pub use frame::{
-    Arp, Content, ETHERNET_LEN, Frame, HEADER_MAX, Icmp, Ip, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Transport,
-    Udp,
+    Arp, Content, ETHERNET_LEN, Frame, HEADER_MAX, Icmp, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP,
+    Tcp, Transport, Udp,
 };
 pub use mac::MacAddr;
 pub use reason::DropReason;
 pub use segment::Segmenter;
-pub use subnet::Subnet4;
+pub use subnet::Subnet;
 pub use vnet::{Gso, GsoKind, Offloads, PartialChecksum, VNET_HEADER_LEN, VnetHeader};

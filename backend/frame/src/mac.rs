@@ -1,5 +1,6 @@
 //! Ethernet addresses.
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// A 48-bit Ethernet address.
@@ -7,6 +8,13 @@ use std::str::FromStr;
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
+    /// The link-local address of an interface with this address (RFC 4291 §2.5.6 and appendix A).
+    pub const fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let word = u16::from_be_bytes;
+        Ipv6Addr::new(0xfe80, 0, 0, 0, word([a ^ 2, b]), word([c, 0xff]), word([0xfe, d]), word([e, f]))
+    }
+
     /// ff:ff:ff:ff:ff:ff
     pub const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 

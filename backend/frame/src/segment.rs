@@ -1,5 +1,5 @@
 //! Segmentation in software: the headers of each segment of a large TCP frame. The payload stays where it is.
-use crate::wire::{Ipv4, Tcp as TcpHeader};
+use crate::wire::{Ipv4, Ipv6, Tcp as TcpHeader};
 use crate::{
     Content, DropReason, ETHERNET_LEN, Frame, Gso, GsoKind, HeaderBytes, Ip, PROTOCOL_TCP, PartialChecksum, Sum,
     TCP_CHECKSUM, Tcp, Transport,
@@ -53,6 +53,10 @@ impl Segmenter {
 
     fn network_header(&self, headers: &mut HeaderBytes, transport_len: u32) {
         let header = usize::from(self.ip.transport_offset) - ETHERNET_LEN;
+        if self.ip.src.is_ipv6() {
+            let payload = (header - Ipv6::LEN) as u32 + transport_len;
+            return headers.set_u16(ETHERNET_LEN + 4, payload as u16);
+        }
         let Some(ip) = Ipv4::at(self.headers.as_slice(), ETHERNET_LEN) else { return };
         headers.set_u16(ETHERNET_LEN + 2, (header as u32 + transport_len) as u16);
         headers.set_u16(ETHERNET_LEN + 4, ip.id.get().wrapping_add(self.index));

@@ -1,4 +1,4 @@
-//! Header layouts (IEEE 802.3, RFC 826, RFC 791, RFC 9293, RFC 768, RFC 792), all in network byte order.
+//! Header layouts (IEEE 802.3, RFC 826, RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792), all in network byte order.
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -36,6 +36,10 @@ layout! { Ipv4 {
     version_ihl: u8, tos: u8, total_len: U16, id: U16, fragment: U16, ttl: u8, protocol: u8, checksum: U16,
     src: [u8; 4], dst: [u8; 4],
 } }
+layout! { Ipv6 {
+    version_class_flow: U32, payload_len: U16, next_header: u8, hop_limit: u8, src: [u8; 16], dst: [u8; 16],
+} }
+layout! { Ipv6Extension { next_header: u8, len: u8, } }
 layout! { Tcp {
     src: U16, dst: U16, seq: U32, ack: U32, data_offset: u8, flags: u8, window: U16, checksum: U16, urgent: U16,
 } }

@@ -29,9 +29,9 @@ impl PeekMode {
 pub struct Scratch(Vec<u8>);
 
 impl Scratch {
-    /// Memory as `mode` needs it.
-    pub fn new(mode: PeekMode) -> Scratch {
-        Scratch(vec![0; if mode == PeekMode::Scratch { 1 << 20 } else { 0 }])
+    /// Memory as these ways to peek need it.
+    pub fn new(modes: &[PeekMode]) -> Scratch {
+        Scratch(vec![0; if modes.contains(&PeekMode::Scratch) { 1 << 20 } else { 0 }])
     }
 }
 
@@ -104,6 +104,11 @@ impl HostSocket {
     pub fn service(mode: PeekMode) -> io::Result<(HostSocket, OwnedFd)> {
         let (near, far) = local::pair()?;
         Ok((HostSocket::new(near, Far::Service, mode)?, far))
+    }
+
+    /// Whether its peeks take the bytes in front of their place, too.
+    pub fn peeks_over_scratch(&self) -> bool {
+        self.mode == PeekMode::Scratch
     }
 
     fn new(fd: OwnedFd, far: Far, mode: PeekMode) -> io::Result<HostSocket> {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::gateway::gateway_mac;
 use super::service::{SOCKET_PATH, ServiceDraft};
 use super::vm::VmDraft;
-use super::{Forward, ListenHost, Network, Subnet4, Uplink, Vm, uplink};
+use super::{Forward, ListenHost, Network, Subnet, Uplink, Vm, uplink};
 
 /// Notes what is wrong with a VM in view of the service and its network.
 pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
@@ -60,7 +60,7 @@ fn check_in_network(draft: &VmDraft, network: &Network) {
             };
             if let Some(whose) = taken {
                 source.error(line, format!("address4: {address} is {whose}: write another address in {subnet}"));
-            } else if !subnet.is_host(address) {
+            } else if !subnet.is_host(address.into()) {
                 let example = free_example(network, subnet);
                 let message = format!(
                     "address4: {address} is no host's address in network '{name}' ({subnet}): write one as {example}"
@@ -83,8 +83,8 @@ fn check_in_network(draft: &VmDraft, network: &Network) {
 }
 
 /// An address of the subnet that is neither the gateway's nor the host's.
-fn free_example(network: &Network, subnet: Subnet4) -> std::net::Ipv4Addr {
-    let own = [network.gateway4, network.host_loopback4];
+fn free_example(network: &Network, subnet: Subnet) -> std::net::IpAddr {
+    let own = [network.gateway4, network.host_loopback4].map(|own| own.map(std::net::IpAddr::V4));
     let free = (1..=3).map(|n| subnet.nth(n)).find(|a| !own.contains(&Some(*a)));
     free.unwrap_or(subnet.address)
 }

@@ -29,4 +29,4 @@ pub use model::{
     Uplink, Vm,
 };
 pub use reload::{Reloaded, reload};
-pub use vonic_frame::Subnet4;
+pub use vonic_frame::Subnet;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use vonic_frame::MacAddr;
 
-use super::{Features, Subnet4};
+use super::{Features, Subnet};
 
 /// Everything the operator's files say.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,7 +68,7 @@ pub struct Network {
     pub name: String,
     /// The guests' IPv4 subnet.
     #[serde(serialize_with = "as_optional_text")]
-    pub subnet4: Option<Subnet4>,
+    pub subnet4: Option<Subnet>,
     /// vonic's own IPv4 address in the subnet.
     pub gateway4: Option<Ipv4Addr>,
     /// Where frames for the world go.
@@ -267,7 +267,7 @@ pub struct EgressRule {
     pub action: Action,
     /// The destination.
     #[serde(serialize_with = "as_text")]
-    pub to: Subnet4,
+    pub to: Subnet,
     /// Only this protocol.
     pub proto: Option<Protocol>,
     /// Only these destination ports, of TCP and UDP.

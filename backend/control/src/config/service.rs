@@ -10,7 +10,7 @@ use super::gateway::gateway_mac;
 use super::keys::{NETWORK, SERVICE};
 use super::name;
 use super::reader::{Places, Source, Table, Wrong, flag, integer, number, parsed, text};
-use super::{Network, Poll, Service, Subnet4, Uplink, uplink};
+use super::{Network, Poll, Service, Subnet, Uplink, uplink};
 
 /// The longest path that a Unix socket can be bound to in bytes: `sun_path` less the terminating zero.
 pub(super) const SOCKET_PATH: usize = 107;
@@ -46,7 +46,7 @@ impl Default for Service {
 pub(super) fn default_network() -> Network {
     Network {
         name: "default".to_string(),
-        subnet4: Some(Subnet4 { address: Ipv4Addr::new(192, 0, 2, 0), prefix: 24 }),
+        subnet4: Some(Subnet { address: Ipv4Addr::new(192, 0, 2, 0).into(), prefix: 24 }),
         gateway4: Some(Ipv4Addr::new(192, 0, 2, 1)),
         uplink: Uplink::Sockets,
         host_loopback4: None,
@@ -165,8 +165,8 @@ pub(super) fn address4(value: &DeValue<'_>) -> Result<Ipv4Addr, Wrong> {
 }
 
 /// Reads a subnet that guests can live in: at least four addresses, all of them unicast and routable.
-fn subnet4(value: &DeValue<'_>) -> Result<Subnet4, Wrong> {
-    let subnet: Subnet4 = parsed(value)?;
+fn subnet4(value: &DeValue<'_>) -> Result<Subnet, Wrong> {
+    let subnet: Subnet = parsed(value)?;
     if !(1..=30).contains(&subnet.prefix) {
         let message = format!("{subnet} leaves no room for a gateway and guests: write a prefix from /1 to /30");
         return Err(Wrong::Value(message));
@@ -178,7 +178,7 @@ fn subnet4(value: &DeValue<'_>) -> Result<Subnet4, Wrong> {
 }
 
 /// What makes a range unfit for guests (RFC 6890): reserved for the host itself, for link-local use, or for groups.
-pub(super) fn special(range: Subnet4) -> Option<&'static str> {
+pub(super) fn special(range: Subnet) -> Option<&'static str> {
     let kinds = [
         (Ipv4Addr::new(0, 0, 0, 0), 8, "\"this network\" (0.0.0.0/8)"),
         (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback addresses (127.0.0.0/8)"),
@@ -187,7 +187,7 @@ pub(super) fn special(range: Subnet4) -> Option<&'static str> {
     ];
     kinds
         .iter()
-        .find(|(address, prefix, _)| range.overlaps(Subnet4 { address: *address, prefix: *prefix }))
+        .find(|(address, prefix, _)| range.overlaps(Subnet { address: (*address).into(), prefix: *prefix }))
         .map(|k| k.2)
 }
 
@@ -199,7 +199,7 @@ fn check_network(network: &Network, table: &Table<'_, '_>) {
     let places = &table.places;
     let note = |key: &str, message: String| table.source.error(places.line(key).or(table.line), message);
     match (network.subnet4, network.gateway4) {
-        (Some(subnet), Some(gateway)) if !subnet.is_host(gateway) => {
+        (Some(subnet), Some(gateway)) if !subnet.is_host(gateway.into()) => {
             let first = subnet.nth(1);
             note(
                 "gateway4",
@@ -219,13 +219,13 @@ fn check_network(network: &Network, table: &Table<'_, '_>) {
         _ => {}
     }
     if let Some(address) = network.host_loopback4 {
-        let alone = Subnet4 { address, prefix: 32 };
+        let alone = Subnet::of(address.into());
         if let Some(what) = special(alone) {
             note(
                 "host_loopback4",
                 format!("host_loopback4: {address} is one of {what}: write an address that guests can use"),
             );
-        } else if network.subnet4.is_some_and(|s| s.contains(address) && !s.is_host(address)) {
+        } else if network.subnet4.is_some_and(|s| s.contains(address.into()) && !s.is_host(address.into())) {
             note("host_loopback4", format!("host_loopback4: {address} is no host's address: write another one"));
         } else if network.uplink != Uplink::Sockets {
             note(

@@ -11,7 +11,7 @@ use super::listen::is_interface;
 use super::reader::{Table, Wrong, text};
 use super::service::{NetworkDraft, ServiceDraft, special};
 use super::vm::VmDraft;
-use super::{Network, Subnet4, Uplink};
+use super::{Network, Subnet, Uplink};
 
 /// Keys of a network by which vonic is its gateway.
 const GATEWAY_KEYS: [&str; 4] = ["gateway4", "gateway6", "host_loopback4", "host_loopback6"];
@@ -81,7 +81,7 @@ pub(super) fn check_vm(draft: &VmDraft, network: &Network) {
         );
         source.error(places.line("egress"), message);
     }
-    let wrong = |address: &Ipv4Addr| special(Subnet4 { address: *address, prefix: 32 });
+    let wrong = |address: &Ipv4Addr| special(Subnet::of((*address).into()));
     if let Some((address, what)) = vm.address4.filter(|_| network.subnet4.is_none()).and_then(|a| Some((a, wrong(&a)?)))
     {
         let message = format!("address4: {address} is one of {what}: write an address that a guest can have");

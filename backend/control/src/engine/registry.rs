@@ -6,13 +6,14 @@ use super::taps::Taps;
 use crate::config::{self, Action, Config, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
-    WorkerHandle,
+    Command, CopyPath, EgressRule, Family, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
+    PortStats, WorkerHandle,
 };
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_front::{API, EngineLink, ToMaster};
@@ -141,9 +142,12 @@ impl Registry {
         let spec = NetworkSpec {
             network: self.network_id(&network.name),
             gateway_mac: gateway_mac(&network.name),
-            gateway4: network.gateway4,
-            subnet4: network.subnet4,
-            host_loopback4: network.host_loopback4,
+            v4: Family {
+                subnet: network.subnet4,
+                gateway: network.gateway4.map(IpAddr::V4),
+                host_loopback: network.host_loopback4.map(IpAddr::V4),
+            },
+            v6: Family::default(),
             reach_host: network.reach_host,
             isolated: network.isolated,
             uplink: match network.uplink {
@@ -278,6 +282,7 @@ impl Registry {
             mac: vm.mac,
             network: self.network_id(&vm.network),
             address4: vm.address4,
+            address6: None,
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
             limits,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use vonic_frame::{DropReason, Envelope, Ip, PROTOCOL_TCP, Sum, TCP_CHECKSUM, Tcp, TcpFields, VnetHeader, tcp_headers};
 use vonic_queue::Burst;
 use vonic_tcp::{Effect, Event, Flags, Header, Segment, Seq, reset_for};
-use vonic_uplink::PeekMode;
+use vonic_uplink::HostSocket;
 
 /// Where a segment lies.
 #[derive(Clone, Copy)]
@@ -75,7 +75,7 @@ impl Worker {
         let tcp = &port.spec.stats.tcp;
         let mut lost = discard(flow, effect.acked);
         tcp.bytes_host_to_guest.add(u64::from(effect.acked));
-        if effect.acked > 0 && self.peek_mode == PeekMode::Scratch {
+        if effect.acked > 0 && flow.socket.as_ref().is_some_and(HostSocket::peeks_over_scratch) {
             // Over scratch memory the end of the stream shows only once nothing is queued in front of it.
             flow.leg.host_readable();
         }

@@ -13,15 +13,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
-use vonic_frame::{DropReason, VnetHeader, icmp_unreachable};
-use vonic_tcp::{Config, Keepalive, Leg, Segment, Seq, State};
+use vonic_frame::{DropReason, VnetHeader, icmp_unreachable, ip_header_len};
+use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 
 /// Shift of the windows that legs advertise: up to 8 MiB.
 const WINDOW_SCALE: u8 = 7;
-/// Bytes of IPv4 and TCP headers without options: the MSS is the MTU less these (RFC 9293 §3.7.1).
-const FIXED_HEADERS: u16 = 40;
+/// Bytes of a TCP header without options.
+const TCP_HEADER: u16 = 20;
 /// Sets the secret of a connection's timestamps apart from the one of its sequence numbers.
 const TIMESTAMPS: &str = "timestamps";
 /// How long a listener that could not accept is left alone.
@@ -34,6 +34,7 @@ impl Worker {
     pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>) -> Result<(), DropReason> {
         let now = self.now;
         let iss = self.initial_sequence(&key);
+        let mode = self.peek_mode(key.guest);
         let port = self.ports.get_mut(key.port as usize).and_then(Option::as_mut).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
@@ -51,14 +52,14 @@ impl Worker {
             return Err(DropReason::Limit);
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
-        let config = leg_config(port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
+        let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
         let opened = match (route, port.usage.service_place()) {
-            (Route::Service, Some(place)) => connect_service(port, place, self.peek_mode, &self.notify),
+            (Route::Service, Some(place)) => connect_service(port, place, mode, &self.notify),
             (Route::Service, None) => {
                 self.refuse(key, syn);
                 return Err(DropReason::Limit);
             }
-            _ => HostSocket::connect(to, self.peek_mode),
+            _ => HostSocket::connect(to, mode),
         };
         match opened {
             Ok((socket, state)) => {
@@ -94,7 +95,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
         let mut envelope = envelope(key, network.spec.gateway_mac, port);
-        envelope.src = network.spec.gateway4.map_or(envelope.src, IpAddr::V4);
+        envelope.src = network.spec.family(envelope.src).gateway.unwrap_or(envelope.src);
         let frame = icmp_unreachable(&envelope, code, (key.guest, key.remote, seq.0));
         if let Err(reason) = port.deliver(&VnetHeader::default(), frame.as_slice(), None) {
             port.dropped_to_guest(reason);
@@ -168,23 +169,24 @@ impl Worker {
     fn open_from_world(&mut self, port_id: u32, guest_port: u16, accepted: Accepted) {
         let now = self.now;
         let peer = accepted.peer;
-        let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode) else { return };
+        let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode(peer)) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
-        let (Some(network), Some(address)) = (network, port.spec.address4) else { return socket.abort() };
+        let (Some(network), Some(address)) = (network, port.spec.address(peer.ip())) else { return socket.abort() };
         if address::is_ours(peer.ip()) {
             // Nobody but vonic speaks from there.
             return socket.abort();
         }
-        let remote = if peer.ip().is_loopback() || peer.ip() == IpAddr::V4(address) {
-            match network.spec.host_loopback4.or(network.spec.gateway4) {
-                Some(host) => SocketAddr::new(host.into(), peer.port()),
+        let remote = if is_of_the_host(peer.ip()) || peer.ip() == address {
+            let family = network.spec.family(address);
+            match family.host_loopback.or(family.gateway) {
+                Some(host) => SocketAddr::new(host, peer.port()),
                 None => return socket.abort(),
             }
         } else {
             peer
         };
-        let key = FlowKey { port: port_id, guest: SocketAddr::new(address.into(), guest_port), remote };
+        let key = FlowKey { port: port_id, guest: SocketAddr::new(address, guest_port), remote };
         if !port.queues.is_live() || !self.make_way(&key) {
             return socket.abort();
         }
@@ -195,7 +197,7 @@ impl Worker {
             return socket.abort();
         }
         port.usage.begin(None);
-        let config = leg_config(port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
+        let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
         let iss = self.initial_sequence(&key);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
@@ -272,6 +274,11 @@ impl Worker {
     }
 }
 
+/// Whether a peer's address means nothing to a guest: the host's loopback, or an address on one of the host's own links.
+fn is_of_the_host(peer: IpAddr) -> bool {
+    peer.is_loopback() || matches!(peer, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
 /// Connects a guest to vonic's own service, which knows it by the port on which it came.
 fn connect_service(
     port: &Port,
@@ -285,10 +292,14 @@ fn connect_service(
 }
 
 /// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). SACK is not offered: see ADR 0010.
-fn leg_config(mtu: u16, secret: u64) -> Config {
+fn leg_config(key: &FlowKey, mtu: u16, secret: u64) -> Config {
+    let guest = key.guest.ip();
+    // The MSS is the MTU less the fixed headers (RFC 9293 §3.7.1).
+    let mss = mtu - ip_header_len(guest) - TCP_HEADER;
     Config {
         timestamps: Some(secret as u32),
         keepalive: Some(Keepalive::DEFAULT),
-        ..Config::new(mtu - FIXED_HEADERS, WINDOW_SCALE)
+        default_mss: if guest.is_ipv4() { DEFAULT_MSS } else { DEFAULT_MSS_IPV6 },
+        ..Config::new(mss, WINDOW_SCALE)
     }
 }

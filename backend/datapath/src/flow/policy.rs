@@ -3,7 +3,7 @@ use crate::service::address;
 use crate::spec::{Action, HostView, Limits, PortSpec, Uplink};
 use crate::switch::Network;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use vonic_frame::{DropReason, PROTOCOL_TCP};
 use vonic_tcp::Instant;
@@ -38,13 +38,14 @@ pub fn route(world: &World<'_>, network: &Network, port: &PortSpec, remote: Sock
     if address::is_ours(remote.ip()) {
         return Ok(if remote.port() == address::PORT { Route::Service } else { Route::Refuse });
     }
-    let IpAddr::V4(address) = remote.ip() else { return Err(DropReason::Unsupported) };
+    let address = remote.ip();
     if network.spec.uplink != Uplink::Sockets {
         return Err(DropReason::Unsupported);
     }
     egress(port, address, remote.port())?;
-    if Some(address) == network.spec.host_loopback4 {
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, remote.port()));
+    if Some(address) == network.spec.family(address).host_loopback {
+        let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        let to = SocketAddr::new(loopback, remote.port());
         let own =
             world.listeners.iter().any(|l| l.port() == to.port() && (l.ip() == to.ip() || l.ip().is_unspecified()));
         return if own { Err(DropReason::Denied) } else { Ok(Route::To(to)) };
@@ -52,17 +53,27 @@ pub fn route(world: &World<'_>, network: &Network, port: &PortSpec, remote: Sock
     if network.is_service(address) {
         return Ok(Route::Refuse);
     }
-    let never = address.octets()[0] == 0
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || world.networks.iter().flatten().any(|n| n.spec.subnet4.is_some_and(|s| s.contains(address)))
-        || (!network.spec.reach_host && world.host.addresses.contains(&remote.ip()));
+    let guests = |n: &Network| n.spec.family(address).subnet.is_some_and(|s| s.contains(address));
+    let never = is_never(address)
+        || world.networks.iter().flatten().any(|n| guests(n))
+        || (!network.spec.reach_host && world.host.addresses.contains(&address));
     if never { Err(DropReason::Denied) } else { Ok(Route::To(remote)) }
 }
 
+/// Addresses that are no destination in the world, whatever the rules say: unspecified, loopback, groups, and IPv6's ways to
+/// name an IPv4 address or one of the host's own links (RFC 6890, RFC 4291 §2.5.5 and §2.5.6).
+fn is_never(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => {
+            let compatible = v6.segments()[..6] == [0; 6];
+            compatible || v6.to_ipv4_mapped().is_some() || v6.is_multicast() || v6.is_unicast_link_local()
+        }
+    }
+}
+
 /// The first rule that matches decides; with rules and no match: deny; without rules: allow.
-fn egress(port: &PortSpec, to: Ipv4Addr, to_port: u16) -> Result<(), DropReason> {
+fn egress(port: &PortSpec, to: IpAddr, to_port: u16) -> Result<(), DropReason> {
     let verdict = port.egress.iter().find(|rule| {
         rule.to.contains(to)
             && rule.protocol.is_none_or(|p| p == PROTOCOL_TCP)
@@ -180,13 +191,12 @@ mod tests {
     use super::*;
     use crate::spec::{EgressRule, NetworkSpec};
     use crate::switch::tests::{member, network};
-    use vonic_frame::Subnet4;
 
     fn decide(change: impl Fn(&mut NetworkSpec), port: &PortSpec, to: &str) -> Result<Route, DropReason> {
         let mut net = network(false);
         change(&mut net.spec);
         let mut other = network(false);
-        other.spec.subnet4 = Some(Subnet4 { address: [198, 51, 100, 0].into(), prefix: 24 });
+        other.spec.v4.subnet = Some(format!("198.51.100.0/{}", 24).parse().unwrap());
         let networks = [None, Some(Box::new(other))];
         let host = HostView { addresses: vec!["203.0.113.9".parse().unwrap()] };
         let listeners = ["127.0.0.1:8080".parse().unwrap(), "0.0.0.0:8081".parse().unwrap()];
@@ -214,13 +224,13 @@ mod tests {
         let mut port = member(2, true);
         port.egress = vec![EgressRule {
             action: Action::Deny,
-            to: Subnet4 { address: [0, 0, 0, 0].into(), prefix: 0 },
+            to: format!("0.0.0.0/{}", 0).parse().unwrap(),
             protocol: None,
             ports: None,
         }];
         for to in ["169.254.169.254:80", "[fe80::a9fe:a9fe]:80"] {
             assert_eq!(
-                decide(|n| (n.uplink, n.gateway4) = (Uplink::None, None), &port, to),
+                decide(|n| (n.uplink, n.v4.gateway) = (Uplink::None, None), &port, to),
                 Ok(Route::Service),
                 "{to}"
             );
@@ -242,7 +252,7 @@ mod tests {
     #[test]
     fn the_hosts_loopback_has_its_own_address_and_spares_vonics_listeners() {
         let port = member(2, true);
-        let to = |to| decide(|n| n.host_loopback4 = Some([192, 0, 2, 1].into()), &port, to);
+        let to = |to| decide(|n| n.v4.host_loopback = Some([192, 0, 2, 1].into()), &port, to);
         assert_eq!(to("192.0.2.1:80"), Ok(Route::To("127.0.0.1:80".parse().unwrap())));
         assert_eq!(to("192.0.2.1:8080"), Err(DropReason::Denied));
         assert_eq!(to("192.0.2.1:8081"), Err(DropReason::Denied));
@@ -253,7 +263,7 @@ mod tests {
         let mut port = member(2, true);
         let rule = |action, len, ports| EgressRule {
             action,
-            to: Subnet4 { address: [203, 0, 113, 0].into(), prefix: len },
+            to: format!("203.0.113.0/{}", len).parse().unwrap(),
             protocol: Some(PROTOCOL_TCP),
             ports,
         };

@@ -9,17 +9,18 @@ use crate::worker::events::Token;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use vonic_frame::{
-    Checksum, ETHERNET_LEN, Envelope, Gso, GsoKind, PartialChecksum, TCP_CHECKSUM, VnetHeader, tcp_headers,
+    Checksum, ETHERNET_LEN, Envelope, Gso, GsoKind, PartialChecksum, TCP_CHECKSUM, VnetHeader, ip_header_len,
+    tcp_headers,
 };
 use vonic_tcp::{DataPlan, Header, Instant, Transmit};
-use vonic_uplink::{PeekMode, Scratch};
+use vonic_uplink::{HostSocket, Scratch};
 
 /// Frames that one connection may send in one round; then it is the next one's turn.
 const FRAMES_A_TURN: usize = 16;
-/// Bytes of Ethernet, IPv4 and TCP headers of a data frame, without TCP options.
-const DATA_HEADERS: u32 = ETHERNET_LEN as u32 + 20 + 20;
-/// Payload of the largest frame: IPv4's total length has 16 bits.
-const LARGEST_PAYLOAD: u32 = 65535 - 40;
+/// The largest packet: IPv4's total length has 16 bits, and IPv6's payload length no fewer.
+const LARGEST_PACKET: u32 = 65535;
+/// Bytes of a TCP header without options.
+const TCP_HEADER: u32 = 20;
 
 /// Entries of ended connections that a list of waiting ones may hold before it is cleaned.
 const STARVED_SLACK: usize = 64;
@@ -54,7 +55,7 @@ impl Worker {
                 break false;
             }
             left -= 1;
-            match send_next(flow, port, &envelope, self.now, &mut self.scratch, self.peek_mode) {
+            match send_next(flow, port, &envelope, self.now, &mut self.scratch) {
                 Some(Sent::More) => {}
                 Some(Sent::Starved) => break true,
                 None => break false,
@@ -123,13 +124,12 @@ fn send_next(
     envelope: &Envelope,
     now: Instant,
     scratch: &mut Scratch,
-    mode: PeekMode,
 ) -> Option<Sent> {
     if port.rx().available() == 0 {
         return Some(Sent::Starved);
     }
-    let tso = port.negotiated.to_guest.tso4;
-    let whole = LARGEST_PAYLOAD - u32::from(flow.leg.options_len());
+    let tso = port.negotiated.to_guest.tso(gso_kind(flow));
+    let whole = LARGEST_PACKET - packet_headers_len(flow);
     let largest = if tso { whole } else { u32::from(flow.leg.mss()) };
     match flow.leg.poll(now, largest)? {
         Transmit::Control(header) => match send_control(port, envelope, flow.key, &header) {
@@ -141,7 +141,7 @@ fn send_next(
             }
         },
         Transmit::Data(plan) => {
-            if mode == PeekMode::Scratch && plan.offset > 0 {
+            if plan.offset > 0 && flow.socket.as_ref().is_some_and(HostSocket::peeks_over_scratch) {
                 port.spec.stats.tcp.scratch_peeks.add(1);
             }
             Some(send_data(flow, port, envelope, now, &plan, scratch))
@@ -151,7 +151,16 @@ fn send_next(
 
 /// What stands in front of the payload of each of a connection's frames.
 fn headers_len(flow: &Flow, port: &Port) -> u32 {
-    port.negotiated.header_len + DATA_HEADERS + u32::from(flow.leg.options_len())
+    port.negotiated.header_len + ETHERNET_LEN as u32 + packet_headers_len(flow)
+}
+
+/// Bytes of the IP and TCP headers of a data frame.
+fn packet_headers_len(flow: &Flow) -> u32 {
+    u32::from(ip_header_len(flow.key.guest.ip())) + TCP_HEADER + u32::from(flow.leg.options_len())
+}
+
+fn gso_kind(flow: &Flow) -> GsoKind {
+    if flow.key.guest.is_ipv4() { GsoKind::Tcp4 } else { GsoKind::Tcp6 }
 }
 
 /// Peeks payload behind the place of the headers, then writes the headers.
@@ -216,7 +225,7 @@ fn complete(flow: &Flow, port: &mut Port, envelope: &Envelope, header: &Header, 
     let vnet = VnetHeader {
         partial: can.csum.then_some(PartialChecksum { start: offset, offset: TCP_CHECKSUM as u16 }),
         data_valid: false,
-        gso: (n > u32::from(mss)).then_some(Gso { kind: GsoKind::Tcp4, size: mss }),
+        gso: (n > u32::from(mss)).then_some(Gso { kind: gso_kind(flow), size: mss }),
     };
     port.complete(&vnet, headers.as_slice(), n);
 }

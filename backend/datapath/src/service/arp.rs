@@ -7,7 +7,7 @@ use vonic_frame::{Arp, Content, DropReason, VnetHeader, arp_frame};
 /// Answers requests for an address that vonic serves.
 pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> Result<bool, DropReason> {
     let Content::Arp(request) = inbound.frame.content else { return Ok(false) };
-    if request.operation != 1 || !network.is_service(request.target) {
+    if request.operation != 1 || !network.is_service(request.target.into()) {
         return Ok(false);
     }
     let gateway = network.spec.gateway_mac;

@@ -46,8 +46,11 @@ impl Lease {
     fn of(network: &Network, port: &Port) -> Option<Lease> {
         Some(Lease {
             address: port.spec.address4?,
-            mask: Ipv4Addr::from_bits(network.spec.subnet4?.mask()),
-            gateway: network.spec.gateway4?,
+            mask: network.spec.v4.subnet?.mask4()?,
+            gateway: match network.spec.v4.gateway? {
+                IpAddr::V4(gateway) => gateway,
+                IpAddr::V6(_) => return None,
+            },
             gateway_mac: network.spec.gateway_mac,
             mac: port.spec.mac,
             mtu: port.spec.mtu,

@@ -1,19 +1,17 @@
-//! ICMP echo on the gateway's addresses (RFC 792).
+//! ICMP echo on the gateway's addresses (RFC 792, RFC 4443).
 use crate::offload::Inbound;
 use crate::port::{Port, Source};
 use crate::stats::CopyPath;
 use crate::switch::Network;
-use std::net::IpAddr;
 use std::sync::Arc;
 use vonic_frame::{Content, DropReason, Envelope, Transport, VnetHeader, icmp_echo_reply};
-
-const ECHO_REQUEST: u8 = 8;
 
 /// Answers echo requests; the data is copied once, from the request's chain into the reply's.
 pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> Result<bool, DropReason> {
     let Content::Ip(ip) = inbound.frame.content else { return Ok(false) };
-    let (Transport::Icmp(icmp), IpAddr::V4(dst)) = (ip.transport, ip.dst) else { return Ok(false) };
-    if icmp.kind != ECHO_REQUEST || !network.is_service(dst) {
+    let Transport::Icmp(icmp) = ip.transport else { return Ok(false) };
+    let echo_request = if ip.dst.is_ipv4() { 8 } else { 128 };
+    if icmp.kind != echo_request || !network.is_service(ip.dst) {
         return Ok(false);
     }
     let start = usize::from(ip.transport_offset);

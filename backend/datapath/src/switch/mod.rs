@@ -4,7 +4,7 @@ pub mod filter;
 use crate::service::address;
 use crate::spec::{NetworkSpec, PortId, PortSpec, Uplink};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use vonic_frame::{DropReason, MacAddr};
 
 /// A network and its members.
@@ -12,7 +12,7 @@ pub struct Network {
     /// What the control side said.
     pub spec: NetworkSpec,
     by_mac: HashMap<MacAddr, PortId>,
-    by_address: HashMap<Ipv4Addr, PortId>,
+    by_address: HashMap<IpAddr, PortId>,
     members: Vec<PortId>,
 }
 
@@ -39,9 +39,8 @@ impl Network {
     pub fn join(&mut self, port: &PortSpec) {
         self.leave(port.port);
         self.by_mac.insert(port.mac, port.port);
-        if let Some(address) = port.address4 {
-            self.by_address.insert(address, port.port);
-        }
+        let addresses = port.address4.map(IpAddr::V4).into_iter().chain(port.address6.map(IpAddr::V6));
+        self.by_address.extend(addresses.map(|address| (address, port.port)));
         self.members.push(port.port);
     }
 
@@ -80,28 +79,34 @@ impl Network {
     }
 
     /// Whether vonic answers for this address.
-    pub fn is_service(&self, address: Ipv4Addr) -> bool {
-        Some(address) == self.spec.gateway4
-            || Some(address) == self.spec.host_loopback4
-            || address::is_ours(address.into())
+    pub fn is_service(&self, address: IpAddr) -> bool {
+        let family = self.spec.family(address);
+        Some(address) == family.gateway
+            || Some(address) == family.host_loopback
+            || address == self.spec.gateway_link_local()
+            || address::is_ours(address)
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::spec::Family;
     use crate::spec::Limits;
+    use std::net::Ipv6Addr;
     use std::sync::Arc;
-    use vonic_frame::Subnet4;
 
-    /// A network 192.0.2.0/24 with gateway .1.
+    fn family(subnet: &str, gateway: &str) -> Family {
+        Family { subnet: subnet.parse().ok(), gateway: gateway.parse().ok(), host_loopback: None }
+    }
+
+    /// A network 192.0.2.0/24 and 2001:db8::/64 with gateway .1 and ::1.
     pub fn network(isolated: bool) -> Network {
         Network::new(NetworkSpec {
             network: 0,
             gateway_mac: MacAddr([2, 0, 0, 0, 0, 0xfe]),
-            gateway4: Some([192, 0, 2, 1].into()),
-            subnet4: Some(Subnet4 { address: [192, 0, 2, 0].into(), prefix: 24 }),
-            host_loopback4: None,
+            v4: family("192.0.2.0/24", "192.0.2.1"),
+            v6: family("2001:db8::/64", "2001:db8::1"),
             reach_host: false,
             isolated,
             uplink: Uplink::Sockets,
@@ -116,6 +121,7 @@ pub(crate) mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, n]),
             network: 0,
             address4: has_address.then(|| [192, 0, 2, n].into()),
+            address6: has_address.then(|| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into())),
             queue_pairs: 1,
             mtu: 1500,
             limits,

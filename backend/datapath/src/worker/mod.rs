@@ -21,7 +21,7 @@ use events::{Poller, Token};
 use ingress::{BURST, Late};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::hash::RandomState;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -101,7 +101,8 @@ pub struct Worker {
     pub(crate) connections_max: usize,
     pub(crate) now: Instant,
     pub(crate) scratch: Scratch,
-    pub(crate) peek_mode: PeekMode,
+    /// How peeks find their place, IPv4 and IPv6: kernels learned it at different times.
+    peek_modes: [PeekMode; 2],
     pub(crate) secret: RandomState,
     /// Frames of the guest whose turn it is, one burst for each of its transmit queues.
     pub(crate) bursts: Option<Box<[Burst; PAIRS]>>,
@@ -124,8 +125,9 @@ impl Worker {
         let (producer, commands) = RingBuffer::new(COMMANDS);
         let poller = Poller::new()?;
         poller.watch_input(wake.as_raw_fd(), Token::Wake)?;
-        let probe = || PeekMode::probe(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        let peek_mode = config.peek_mode.unwrap_or_else(probe);
+        let families = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        let mode = |address| config.peek_mode.unwrap_or_else(|| PeekMode::probe(SocketAddr::new(address, 0)));
+        let peek_modes = families.map(mode);
         let clock = Clock::start();
         let worker = Worker {
             ports: Vec::new(),
@@ -139,8 +141,8 @@ impl Worker {
             accept_at: None,
             connections_max: connections_max(vonic_uplink::descriptor_limit()?),
             now: clock.now(),
-            scratch: Scratch::new(peek_mode),
-            peek_mode,
+            scratch: Scratch::new(&peek_modes),
+            peek_modes,
             secret: RandomState::new(),
             bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(BURST, 4096)))),
             late: Late::new(),
@@ -175,6 +177,11 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// How peeks at sockets of this address' family find their place.
+    pub(crate) fn peek_mode(&self, like: SocketAddr) -> PeekMode {
+        self.peek_modes[usize::from(like.is_ipv6())]
     }
 
     /// The port with this number.

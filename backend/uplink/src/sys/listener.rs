@@ -31,6 +31,10 @@ impl Listener {
         let fd = stream_socket(&address)?;
         prepare(&fd)?;
         set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if address.is_ipv6() {
+            // IPv4 has listeners of its own: no peer comes by a mapped address.
+            set_option(fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+        }
         if let Some(name) = interface {
             let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
             // SAFETY: pointer and length describe the name's bytes.
