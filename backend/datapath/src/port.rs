@@ -1,4 +1,5 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
+use crate::datagram::table::DatagramId;
 use crate::flow::policy::Usage;
 use crate::ring::Ring;
 use crate::spec::PortSpec;
@@ -95,6 +96,8 @@ pub struct Port {
     pub rx_burst: Burst,
     /// Connections that wait for the guest to post buffers.
     pub starved: Vec<u32>,
+    /// Flows of datagrams that wait for the same.
+    pub starved_datagrams: Vec<DatagramId>,
     /// How much of its limits the guest uses.
     pub usage: Usage,
 }
@@ -110,6 +113,7 @@ impl Port {
             rx: Ring::default(),
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
             starved: Vec::with_capacity(64),
+            starved_datagrams: Vec::with_capacity(64),
             usage: Usage::default(),
         }
     }
@@ -119,6 +123,11 @@ impl Port {
         if index.is_multiple_of(2) { &mut self.rx } else { &mut self.tx }
     }
 
+    /// Whether somebody waits for the guest to post buffers.
+    pub fn is_starved(&self) -> bool {
+        !self.starved.is_empty() || !self.starved_datagrams.is_empty()
+    }
+
     /// Drops the session: rings and memory.
     pub fn disconnect(&mut self) {
         self.tx.stop();
@@ -126,6 +135,7 @@ impl Port {
         self.rx_burst.clear();
         self.map = None;
         self.starved.clear();
+        self.starved_datagrams.clear();
     }
 
     /// Counts a frame to the guest that was dropped.

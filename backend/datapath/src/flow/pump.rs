@@ -90,8 +90,14 @@ impl Worker {
     /// Wakes the connections that wait for buffers of a port, if there are any now.
     pub(crate) fn feed(&mut self, port: u32) {
         let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
-        if port.starved.is_empty() || port.rx.available() == 0 {
+        if !port.is_starved() || port.rx.available() == 0 {
             return;
+        }
+        for id in port.starved_datagrams.drain(..) {
+            if let Some(flow) = self.datagrams.get_mut(id) {
+                flow.starved = false;
+                self.datagrams.make_ready(id);
+            }
         }
         for id in port.starved.drain(..) {
             if let Some(flow) = self.flows.get_mut(id) {

@@ -24,10 +24,14 @@ impl Worker {
     pub(crate) fn apply_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.pop() {
             match command {
-                Command::Network(spec) => self.set_network(*spec),
+                Command::Network(spec) => {
+                    self.set_network(*spec);
+                    self.check_datagrams();
+                }
                 Command::Attach(spec) => self.attach(*spec),
                 Command::Reconfigure { spec, done } => {
                     self.reconfigure(*spec);
+                    self.check_datagrams();
                     done.done();
                 }
                 Command::Detach { port, done } => {
@@ -53,7 +57,10 @@ impl Worker {
                     done.done();
                 }
                 Command::Barrier { done } => done.done(),
-                Command::Host(view) => self.host = *view,
+                Command::Host(view) => {
+                    self.host = *view;
+                    self.check_datagrams();
+                }
                 Command::Connections { port, reply } => {
                     // Nobody waits any more: fine.
                     let _ = reply.send(self.connections(port));
@@ -175,6 +182,7 @@ impl Worker {
         for flow in self.flows_of(|key| key.port == id) {
             self.abort(flow);
         }
+        self.close_datagrams_of(id);
         for index in 0..2 {
             self.stop_ring(id, index);
         }

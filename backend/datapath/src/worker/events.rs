@@ -22,6 +22,13 @@ pub enum Token {
         /// Its generation, 24 bits.
         generation: u32,
     },
+    /// A datagram flow's socket.
+    Datagrams {
+        /// The flow's number.
+        id: u32,
+        /// Its generation, 24 bits.
+        generation: u32,
+    },
     /// Forward `index` of `port` has connections to accept.
     Listener {
         /// Which port.
@@ -38,6 +45,7 @@ impl Token {
             Token::Kick { port, index } => (1, u32::from(index), port),
             Token::Flow { id, generation } => (2, generation, id),
             Token::Listener { port, index } => (3, u32::from(index), port),
+            Token::Datagrams { id, generation } => (4, generation, id),
         };
         (kind << 56) | (u64::from(middle) << 32) | u64::from(low)
     }
@@ -50,6 +58,7 @@ impl Token {
             1 => Some(Token::Kick { port: low, index: middle as u16 }),
             2 => Some(Token::Flow { id: low, generation: middle }),
             3 => Some(Token::Listener { port: low, index: middle as u16 }),
+            4 => Some(Token::Datagrams { id: low, generation: middle }),
             _ => None,
         }
     }
@@ -137,6 +146,7 @@ mod tests {
             Token::Kick { port: u32::MAX, index: u16::MAX },
             Token::Flow { id: u32::MAX, generation: 0xff_ffff },
             Token::Listener { port: 7, index: 65535 },
+            Token::Datagrams { id: 9, generation: 0xff_ffff },
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }
