@@ -58,12 +58,19 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     for forward in &vm.forwards {
         line("forward", forward.clone());
     }
+    for error in &vm.forward_errors {
+        line("not forwarded", error.clone());
+    }
+    for hint in &vm.hints {
+        line("hint", hint.clone());
+    }
     line("last error", vm.last_error.clone().unwrap_or_else(|| "none".to_string()));
     table.print(out)?;
     rings(&vm.rings, out)?;
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
-    counters(&["TCP", ">COUNT"], &vm.tcp, out)
+    counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
 }
 
 fn traffic(traffic: Traffic) -> String {
@@ -173,9 +180,13 @@ pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
     }
     table.print(out)?;
     writeln!(out, "\nconnections: {}", vm.connections)?;
+    if vm.forwards_failed > 0 {
+        writeln!(out, "ports not forwarded: {} (vonic vm show says why)", vm.forwards_failed)?;
+    }
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
-    counters(&["TCP", ">COUNT"], &vm.tcp, out)
+    counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
 }
 
 /// `reload`.

@@ -18,7 +18,7 @@ impl Registry {
         let response = match request {
             Request::Vms => Response::Vms(self.vms.values().map(row).collect()),
             Request::Vm(name) => match self.vms.get(&name) {
-                Some(entry) => Response::Vm(Box::new(detail(entry))),
+                Some(entry) => Response::Vm(Box::new(VmDetail { hints: self.hints.texts(), ..detail(entry) })),
                 None => Response::Error(ApiError::no_such_vm(&name)),
             },
             Request::Connections { vm } => self.connections(vm),
@@ -30,6 +30,7 @@ impl Registry {
                 uptime_seconds: self.started.elapsed().as_secs(),
                 vms: self.vms.len(),
                 vms_connected: self.vms.values().filter(|e| e.session.is_some()).count(),
+                hints: self.hints.texts(),
             }),
         };
         reply.send(response);
@@ -61,7 +62,7 @@ impl Registry {
                 *copied.entry(path).or_default() += bytes;
             }
         }
-        let vms = self.vms.iter().map(|(name, entry)| (name.clone(), vm_stats(&entry.stats))).collect();
+        let vms = self.vms.iter().map(|(name, entry)| (name.clone(), vm_stats(entry))).collect();
         Stats { uptime_seconds: self.started.elapsed().as_secs(), copied_bytes: copied, vms }
     }
 }
@@ -95,8 +96,8 @@ fn copied_bytes(stats: &PortStats) -> BTreeMap<String, u64> {
     CopyPath::ALL.iter().map(|path| (path.name().to_string(), stats.copied(*path).get())).collect()
 }
 
-fn tcp(stats: &PortStats) -> BTreeMap<String, u64> {
-    stats.tcp.all().map(|(name, n)| (name.to_string(), n)).collect()
+fn counters(all: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    all.map(|(name, n)| (name.to_string(), n)).collect()
 }
 
 fn row(entry: &Entry) -> VmRow {
@@ -134,18 +135,24 @@ fn detail(entry: &Entry) -> VmDetail {
         drops_by_reason: drops(&entry.stats),
         copied_bytes: copied_bytes(&entry.stats),
         forwards: entry.vm.forwards.iter().map(ToString::to_string).collect(),
+        forward_errors: entry.forward_errors.clone(),
         last_error: entry.last_error.clone(),
-        tcp: tcp(&entry.stats),
+        tcp: counters(entry.stats.tcp.all()),
+        icmp: counters(entry.stats.icmp.all()),
+        hints: Vec::new(),
     }
 }
 
-fn vm_stats(stats: &PortStats) -> VmStats {
+fn vm_stats(entry: &Entry) -> VmStats {
+    let stats = &entry.stats;
     VmStats {
         guest_to_host: traffic(stats, Way::GuestToHost),
         host_to_guest: traffic(stats, Way::HostToGuest),
         drops_by_reason: drops(stats),
         copied_bytes: copied_bytes(stats),
         connections: stats.tcp.open.get(),
-        tcp: tcp(stats),
+        tcp: counters(stats.tcp.all()),
+        icmp: counters(stats.icmp.all()),
+        forwards_failed: entry.forward_errors.len(),
     }
 }

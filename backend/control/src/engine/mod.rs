@@ -4,6 +4,7 @@
 //! Out: commands to the worker, messages to the master, answers to the API.
 mod answers;
 mod forwards;
+mod hints;
 mod registry;
 mod reload;
 mod sessions;

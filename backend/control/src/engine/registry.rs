@@ -1,6 +1,7 @@
 //! The VMs that the engine serves, and how a configuration becomes commands.
 use super::Input;
 use super::forwards::{self, Forwards};
+use super::hints::{Cause, Hints};
 use super::sessions::SessionState;
 use crate::config::{self, Action, Config, Network, Protocol, Uplink, Vm, gateway_mac};
 use std::collections::BTreeMap;
@@ -31,8 +32,8 @@ pub(super) struct Entry {
     pub stats: Arc<PortStats>,
     pub session: Option<SessionState>,
     pub last_error: Option<String>,
-    /// Some of its forwards could not be opened.
-    pub incomplete: bool,
+    /// Its forwards that could not be opened, one message each; tried again at each reload.
+    pub forward_errors: Vec<String>,
 }
 
 /// Everything that the engine knows.
@@ -46,6 +47,8 @@ pub struct Registry {
     link: EngineLink,
     sender: Sender<Input>,
     pub(super) started: Instant,
+    /// What the operator should change on this host.
+    pub(super) hints: Hints,
     /// Bytes copied for VMs that are gone, in the order of [`CopyPath::ALL`].
     pub(super) copied_by_gone: [u64; CopyPath::ALL.len()],
 }
@@ -68,6 +71,7 @@ impl Registry {
             link,
             sender,
             started: Instant::now(),
+            hints: Hints::default(),
             copied_by_gone: [0; CopyPath::ALL.len()],
         }
     }
@@ -153,8 +157,8 @@ impl Registry {
         let path = self.config.service.vm_socket(&vm.name);
         self.tell(&ToMaster::Listen { name: vm.name.clone(), path, mode: SOCKET_MODE });
         let last_error = report(&vm.name, &errors);
-        let incomplete = last_error.is_some();
-        self.vms.insert(vm.name.clone(), Entry { vm, port, stats, session: None, last_error, incomplete });
+        let entry = Entry { vm, port, stats, session: None, last_error, forward_errors: errors };
+        self.vms.insert(entry.vm.name.clone(), entry);
     }
 
     /// Takes a VM out of service; its counters, which count no further.
@@ -198,7 +202,7 @@ impl Registry {
         let last_error = report(&vm.name, &errors);
         if let Some(entry) = self.vms.get_mut(&vm.name) {
             entry.vm = vm;
-            entry.incomplete = last_error.is_some();
+            entry.forward_errors = errors;
             entry.last_error = last_error;
         }
     }
@@ -262,6 +266,7 @@ impl Registry {
             Notice::AcceptFailed { port, error } => {
                 self.complain(port, format!("a forward cannot accept connections: {error}"));
             }
+            Notice::PingSockets { permitted } => self.hints.set(Cause::PingSockets, !permitted),
             Notice::WatchFailed { port, error } => {
                 self.complain(port, format!("a descriptor cannot be watched: {error}"));
             }
