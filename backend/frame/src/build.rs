@@ -25,6 +25,13 @@ impl HeaderBytes {
         &self.bytes[..self.len]
     }
 
+    /// Adds bytes at the end, as many as there is room for.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        let len = bytes.len().min(HEADER_MAX - self.len);
+        self.bytes[self.len..self.len + len].copy_from_slice(&bytes[..len]);
+        self.len += len;
+    }
+
     /// Replaces the 16-bit field at `offset`; nothing happens outside the bytes.
     pub fn set_u16(&mut self, offset: usize, value: u16) {
         if let Some(field) = self.bytes[..self.len].get_mut(offset..offset + 2) {
@@ -109,7 +116,7 @@ pub fn tcp_headers(envelope: &Envelope, tcp: &TcpFields<'_>, checksum: Checksum)
 pub const TCP_CHECKSUM: usize = 16;
 
 /// Writes Ethernet and IP headers for a transport of `transport_len` bytes; returns the transport's offset.
-fn network_headers(out: &mut HeaderBytes, envelope: &Envelope, protocol: u8, transport_len: u32) -> usize {
+pub(crate) fn network_headers(out: &mut HeaderBytes, envelope: &Envelope, protocol: u8, transport_len: u32) -> usize {
     wire::Ethernet { dst: envelope.dst_mac.0, src: envelope.src_mac.0, kind: ETHERTYPE_IPV4.into() }
         .put(&mut out.bytes, 0);
     let (IpAddr::V4(src), IpAddr::V4(dst)) = (envelope.src, envelope.dst) else { return ETHERNET_LEN };

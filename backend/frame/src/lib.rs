@@ -5,6 +5,7 @@
 
 mod build;
 mod checksum;
+mod echo;
 mod frame;
 mod mac;
 mod reason;
@@ -18,6 +19,10 @@ pub use build::{
     tcp_headers, udp_frame,
 };
 pub use checksum::Sum;
+pub use echo::{
+    ECHO_HEADER_LEN, EchoRequest, IcmpError, echo_reply, echo_reply_sequence, echo_request, icmp_error, icmp_sum,
+    restore_echo_id,
+};
 pub use frame::{
     Arp, Content, ETHERNET_LEN, Frame, HEADER_MAX, Icmp, Ip, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Transport,
     Udp,
