@@ -285,5 +285,8 @@ mod tests {
         assert!(!queues.is_live() && !queues.has_frames() && queues.fed(0).len() == 0 && !queues.arm(None));
         queues.starved().push(Waiter::Flow(7));
         assert!(queues.fed(0).len() == 0, "no ring takes frames: whoever waits goes on waiting");
+        queues.starved().push(Waiter::Datagrams(7));
+        queues.unlist(Waiter::Datagrams(7));
+        assert_eq!(*queues.starved(), [Waiter::Flow(7)], "another kind's number is another's");
     }
 }
