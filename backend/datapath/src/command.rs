@@ -141,6 +141,11 @@ pub enum Notice {
         /// Which port.
         port: PortId,
     },
+    /// The host has begun, or ceased, to refuse ping sockets: net.ipv4.ping_group_range.
+    PingSockets {
+        /// Whether it permits them now.
+        permitted: bool,
+    },
     /// A descriptor cannot be watched: what comes by it goes unseen.
     WatchFailed {
         /// Which port.

@@ -1,11 +1,13 @@
 //! The data path: one worker owns whole ports, with their rings, connections and sockets.
 //!
 //! A frame's way: `worker::ingress` fetches and checks it, `switch` decides, and it ends in another port (`offload`,
-//! `port`), in a `service`, in a connection (`flow`), or in the uplink (`bridged`). No lock, no allocation and no logging per frame.
+//! `port`), in a `service`, in a connection (`flow`), in a `datagram` flow, or in the uplink (`bridged`). No lock, no allocation and
+//! no logging per frame.
 #![forbid(unsafe_code)]
 
 mod bridged;
 mod command;
+mod datagram;
 mod flow;
 mod offload;
 mod port;
@@ -25,5 +27,5 @@ pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
 pub use spec::{
     Action, EgressRule, Family, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Uplink,
 };
-pub use stats::{CopyPath, Counter, PortStats, TcpStats, Way};
+pub use stats::{CopyPath, Counter, IcmpStats, PortStats, TcpStats, Way};
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -1,4 +1,6 @@
 //! A port's virtqueues: which index is which, the pair that a frame to the guest takes, and what is done to all of them.
+use crate::datagram::table::DatagramId;
+use crate::flow::table::FlowId;
 use crate::port::feature;
 use crate::ring::Ring;
 use crate::steering;
@@ -28,6 +30,15 @@ fn pairs_of(bits: u64, queue_pairs: u16) -> usize {
     if bits & feature::MQ == 0 { 1 } else { usize::from(queue_pairs).clamp(1, PAIRS) }
 }
 
+/// Who waits for the guest to post buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// A connection. It may have ended since.
+    Flow(FlowId),
+    /// A flow of datagrams. It leaves the list when it ends.
+    Datagrams(DatagramId),
+}
+
 /// A port's queues, by index.
 pub struct Queues {
     rings: [Ring; RINGS],
@@ -38,8 +49,8 @@ pub struct Queues {
     asked: usize,
     /// The pair of the frame under construction.
     aim: usize,
-    /// Connections that wait for buffers of each pair.
-    starved: [Vec<u32>; PAIRS],
+    /// Who waits for buffers of each pair.
+    starved: [Vec<Waiter>; PAIRS],
 }
 
 impl Queues {
@@ -52,7 +63,7 @@ impl Queues {
             pairs: pairs_of(bits, queue_pairs),
             asked: 1,
             aim: 0,
-            starved: [const { Vec::new() }; PAIRS].map(|_: Vec<u32>| Vec::with_capacity(64)),
+            starved: [const { Vec::new() }; PAIRS].map(|_: Vec<Waiter>| Vec::with_capacity(64)),
         }
     }
 
@@ -152,14 +163,19 @@ impl Queues {
         self.aim(|| steering::hash_of_frame(headers));
     }
 
-    /// The connections that wait for buffers of the receive queue aimed at.
-    pub fn starved(&mut self) -> &mut Vec<u32> {
+    /// Who waits for buffers of the receive queue aimed at.
+    pub fn starved(&mut self) -> &mut Vec<Waiter> {
         &mut self.starved[self.aim]
     }
 
-    /// Takes connections that wait for buffers of a pair: one for each buffer that there is, since more would find none; all of
+    /// Takes somebody who waits no more from the lists.
+    pub fn unlist(&mut self, waiter: Waiter) {
+        self.starved.iter_mut().for_each(|waiting| waiting.retain(|other| *other != waiter));
+    }
+
+    /// Takes those who wait for buffers of a pair: one for each buffer that there is, since more would find none; all of
     /// them if the pair takes no frames any more while another does.
-    pub fn fed(&mut self, pair: usize) -> std::vec::Drain<'_, u32> {
+    pub fn fed(&mut self, pair: usize) -> std::vec::Drain<'_, Waiter> {
         let takes = self.in_use().contains(&pair) && self.rings[2 * pair].is_live();
         let most = match (takes, self.is_live()) {
             (true, _) => self.rings[2 * pair].available().into(),
@@ -267,7 +283,10 @@ mod tests {
         queues.set_features(feature::MQ);
         queues.aim(|| 1);
         assert!(!queues.is_live() && !queues.has_frames() && queues.fed(0).len() == 0 && !queues.arm(None));
-        queues.starved().push(7);
+        queues.starved().push(Waiter::Flow(7));
         assert!(queues.fed(0).len() == 0, "no ring takes frames: whoever waits goes on waiting");
+        queues.starved().push(Waiter::Datagrams(7));
+        queues.unlist(Waiter::Datagrams(7));
+        assert_eq!(*queues.starved(), [Waiter::Flow(7)], "another kind's number is another's");
     }
 }

@@ -88,22 +88,29 @@ impl CopyPath {
     }
 }
 
-macro_rules! tcp_counters {
-    ($($(#[$doc:meta])* $field:ident,)*) => {
-        /// Counters of the terminated TCP connections of one port.
+macro_rules! counters {
+    ($(#[$what:meta])* $name:ident: $($(#[$doc:meta])* $field:ident,)*) => {
+        $(#[$what])*
         #[derive(Debug, Default)]
-        pub struct TcpStats { $($(#[$doc])* pub $field: Counter,)* }
+        pub struct $name { $($(#[$doc])* pub $field: Counter,)* }
 
-        impl TcpStats {
+        impl $name {
             /// Every counter with its name.
             pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
                 [$((stringify!($field), self.$field.get()),)*].into_iter()
+            }
+
+            /// One less of those that are open now.
+            pub(crate) fn one_closed(&self) {
+                self.open.add(u64::MAX);
             }
         }
     };
 }
 
-tcp_counters! {
+counters! {
+    /// Counters of the terminated TCP connections of one port.
+    TcpStats:
     /// Connections that the guest opened and that were established on the host's side.
     guest_opened,
     /// Connections that the world opened and that the guest accepted.
@@ -130,11 +137,21 @@ tcp_counters! {
     open,
 }
 
-impl TcpStats {
-    /// One connection less.
-    pub(crate) fn one_closed(&self) {
-        self.open.add(u64::MAX);
-    }
+counters! {
+    /// Counters of one port's ICMP echo to the world. A flow is one identifier of the guest's towards one address.
+    IcmpStats:
+    /// Echo requests that the host's sockets took.
+    requests,
+    /// Echo replies that the guest got.
+    replies,
+    /// ICMP errors that the guest got about its requests.
+    errors,
+    /// Flows opened.
+    opened,
+    /// Flows that made room for newer ones.
+    evicted,
+    /// Flows now (a gauge).
+    open,
 }
 
 /// All counters of one port.
@@ -146,6 +163,8 @@ pub struct PortStats {
     copied: [Counter; CopyPath::ALL.len()],
     /// Terminated TCP.
     pub tcp: TcpStats,
+    /// ICMP echo to the world.
+    pub icmp: IcmpStats,
 }
 
 impl PortStats {

@@ -1,7 +1,7 @@
 //! Headers of the frames that vonic itself sends: written into a fixed buffer, payload follows elsewhere.
 use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::{Arp, ETHERNET_LEN, HEADER_MAX, MacAddr, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP, Sum};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use zerocopy::IntoBytes;
 
 /// A frame's leading bytes, built on the stack.
@@ -23,6 +23,13 @@ impl HeaderBytes {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+
+    /// Adds bytes at the end, as many as there is room for.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        let len = bytes.len().min(HEADER_MAX - self.len);
+        self.bytes[self.len..self.len + len].copy_from_slice(&bytes[..len]);
+        self.len += len;
     }
 
     /// Replaces the 16-bit field at `offset`; nothing happens outside the bytes.
@@ -112,7 +119,7 @@ pub const TCP_CHECKSUM: usize = 16;
 const HOP_LIMIT: u8 = 64;
 
 /// Writes Ethernet and IP headers for a transport of `transport_len` bytes; returns the transport's offset.
-fn network_headers(out: &mut HeaderBytes, envelope: &Envelope, protocol: u8, transport_len: u32) -> usize {
+pub(crate) fn network_headers(out: &mut HeaderBytes, envelope: &Envelope, protocol: u8, transport_len: u32) -> usize {
     let kind = match (envelope.src, envelope.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             ipv4_header(src, dst, protocol, transport_len).put(&mut out.bytes, ETHERNET_LEN);
@@ -199,40 +206,6 @@ pub fn icmp_echo_reply(envelope: &Envelope, request: &[u8; 8], len: u32) -> Head
     let type_and_code = u16::from_be_bytes([request[0], request[1]]);
     out.set_u16(offset, reply);
     out.set_u16(offset + 2, Sum::default().word(!sum).word(!type_and_code).word(reply).finish());
-    out
-}
-
-/// Writes ICMP "destination unreachable" (RFC 792, RFC 4443 §3.1) about a TCP segment that the guest sent: `about` are that
-/// packet's addresses, ports and sequence number, which its own IP header and first eight bytes are rebuilt from. `code` is
-/// RFC 792's: 0 net, 1 host, 13 prohibited (RFC 1812 §5.2.7.1).
-pub fn icmp_unreachable(envelope: &Envelope, code: u8, about: (SocketAddr, SocketAddr, u32)) -> HeaderBytes {
-    let (src, dst, seq) = about;
-    let quoted = Envelope { src: src.ip(), dst: dst.ip(), ..*envelope };
-    let mut inner = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
-    let end = network_headers(&mut inner, &quoted, PROTOCOL_TCP, wire::Tcp::LEN as u32);
-    let (protocol, kind, code) = match (envelope.src, code) {
-        (IpAddr::V4(_), code) => (PROTOCOL_ICMP, 3, code),
-        // 0 no route, 1 administratively prohibited, 3 address unreachable.
-        (IpAddr::V6(_), 13) => (PROTOCOL_ICMP6, 1, 1),
-        (IpAddr::V6(_), 1) => (PROTOCOL_ICMP6, 1, 3),
-        (IpAddr::V6(_), _) => (PROTOCOL_ICMP6, 1, 0),
-    };
-    let len = 8 + (end - ETHERNET_LEN) + 8;
-    let mut out = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
-    let start = network_headers(&mut out, envelope, protocol, len as u32);
-    out.len = start + len;
-    let message = &mut out.bytes[start..start + len];
-    message[..2].copy_from_slice(&[kind, code]);
-    message[8..len - 8].copy_from_slice(&inner.bytes[ETHERNET_LEN..end]);
-    message[len - 8..len - 6].copy_from_slice(&src.port().to_be_bytes());
-    message[len - 6..len - 4].copy_from_slice(&dst.port().to_be_bytes());
-    message[len - 4..].copy_from_slice(&seq.to_be_bytes());
-    let pseudo = match envelope.src {
-        IpAddr::V4(_) => Sum::default(),
-        IpAddr::V6(_) => Sum::default().pseudo(envelope.src, envelope.dst, protocol, len as u32),
-    };
-    let sum = pseudo.bytes(message).finish();
-    out.set_u16(start + 2, sum);
     out
 }
 

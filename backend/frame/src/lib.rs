@@ -5,6 +5,7 @@
 
 mod build;
 mod checksum;
+mod echo;
 mod frame;
 mod ipv6;
 mod mac;
@@ -15,10 +16,14 @@ mod vnet;
 mod wire;
 
 pub use build::{
-    Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, arp_frame, icmp_echo_reply, icmp_unreachable,
-    ip_header_len, tcp_headers, udp_frame,
+    Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, arp_frame, icmp_echo_reply, ip_header_len, tcp_headers,
+    udp_frame,
 };
 pub use checksum::Sum;
+pub use echo::{
+    Culprit, ECHO_HEADER_LEN, EchoRequest, IcmpError, echo_reply, echo_reply_sequence, echo_request, icmp_error,
+    icmp_sum, restore_echo_id,
+};
 pub use frame::{
     Arp, Content, ETHERNET_LEN, Frame, HEADER_MAX, Icmp, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP,
     Tcp, Transport, Udp,

@@ -83,6 +83,10 @@ reasons! {
     NoConnection = "no_connection",
     /// A connection limit of the VM was reached.
     Limit = "limit",
+    /// The host does not let vonic do it: a ping socket outside of net.ipv4.ping_group_range.
+    NotPermitted = "not_permitted",
+    /// The host's socket took nothing: its queue is full.
+    HostBusy = "host_busy",
 }
 
 #[cfg(test)]

@@ -98,8 +98,9 @@ impl Burst {
         IoVecs::new(self.iovecs.as_mut_slice(), bytes)
     }
 
-    /// As [`iovecs`](Burst::iovecs), behind as many iovecs over the discard area `scratch` as take `skip` bytes: for a
-    /// peek at a distance into a receive queue where SO_PEEK_OFF is missing. `len_bytes` counts the skipped bytes too.
+    /// As [`iovecs`](Burst::iovecs), behind as many iovecs over the host's memory `scratch` as take `skip` bytes: a header in
+    /// front of a datagram; or a discard area, for a peek at a distance into a receive queue where SO_PEEK_OFF is missing.
+    /// `len_bytes` counts the skipped bytes too.
     ///
     /// Empty if `skip` alone would fill the 1024 iovecs of a call: make the area larger.
     pub fn iovecs_behind<'a>(

@@ -1,13 +1,15 @@
-//! Where bytes leave the guests: host sockets, one per terminated connection, and taps, one per guest of a bridged network.
-//! Payload moves between the kernel and guest memory directly, through the checked iovecs of `vonic-queue`; this crate holds
-//! no payload.
+//! Where bytes leave the guests: host sockets, one per terminated connection or datagram flow, and taps, one per guest of a
+//! bridged network. Payload moves between the kernel and guest memory directly, through the checked iovecs of `vonic-queue`;
+//! this crate holds no payload.
 #![deny(unsafe_code)]
 
+mod datagram;
 mod link;
 mod socket;
 mod sys;
 mod tap;
 
+pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use link::LinkWatch;
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};

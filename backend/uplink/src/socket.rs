@@ -259,6 +259,27 @@ pub mod classify {
         Exhausted,
     }
 
+    /// The ways in which sending a datagram can fail, as a guest sees them.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum SendError {
+        /// The host is short of room or descriptors: the datagram is lost, as on any busy link.
+        Busy,
+        /// ICMP destination unreachable, with this code (RFC 792).
+        Unreachable(u8),
+        /// It does not fit an MTU on its way and may not be fragmented.
+        TooBig,
+    }
+
+    /// Maps an error of opening a datagram socket, or of sending by it.
+    pub fn send_error(error: &io::Error) -> SendError {
+        match (error.raw_os_error(), connect_error(error)) {
+            (Some(libc::EMSGSIZE), _) => SendError::TooBig,
+            (_, ConnectError::Unreachable(code)) => SendError::Unreachable(code),
+            (_, ConnectError::Exhausted) | (None, _) => SendError::Busy,
+            _ => SendError::Unreachable(1),
+        }
+    }
+
     /// Maps an error of connect(2) or SO_ERROR.
     pub fn connect_error(error: &io::Error) -> ConnectError {
         match error.raw_os_error() {

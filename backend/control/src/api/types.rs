@@ -124,10 +124,19 @@ pub struct VmDetail {
     pub uplink: UplinkRow,
     /// The listeners whose connections go to this VM, as text.
     pub forwards: Vec<String>,
-    /// The last thing that went wrong with this VM's session or rings.
+    /// Ports of these listeners that could not be opened, and what to do; they are tried again at each reload.
+    #[serde(default)]
+    pub forward_errors: Vec<String>,
+    /// The last thing that went wrong with this VM's session, rings or forwards.
     pub last_error: Option<String>,
     /// TCP counters by name.
     pub tcp: BTreeMap<String, u64>,
+    /// Counters of ICMP echo to the world, by name.
+    #[serde(default)]
+    pub icmp: BTreeMap<String, u64>,
+    /// What the operator should change on this host, for all its VMs.
+    #[serde(default)]
+    pub hints: Vec<String>,
     /// What the guest says of itself: nothing in it is certain.
     #[serde(default)]
     pub guest: Option<GuestReport>,
@@ -205,6 +214,12 @@ pub struct VmStats {
     pub connections: u64,
     /// TCP counters by name.
     pub tcp: BTreeMap<String, u64>,
+    /// Counters of ICMP echo to the world, by name.
+    #[serde(default)]
+    pub icmp: BTreeMap<String, u64>,
+    /// Ports of the VM's forwards that could not be opened (a gauge).
+    #[serde(default)]
+    pub forwards_failed: usize,
 }
 
 /// Everybody's counters. They never go back while the service runs.
@@ -263,4 +278,7 @@ pub struct Health {
     pub vms: usize,
     /// How many of them have a VMM connected.
     pub vms_connected: usize,
+    /// What the operator should change on this host.
+    #[serde(default)]
+    pub hints: Vec<String>,
 }

@@ -73,7 +73,13 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     for forward in &vm.forwards {
         line("forward", forward.clone());
     }
+    for error in &vm.forward_errors {
+        line("not forwarded", error.clone());
+    }
     guest_lines(row.agent.as_ref(), vm.guest.as_ref(), &mut line);
+    for hint in &vm.hints {
+        line("hint", hint.clone());
+    }
     line("last error", vm.last_error.clone().unwrap_or_else(|| "none".to_string()));
     table.print(out)?;
     if let Some(guest) = &vm.guest {
@@ -83,7 +89,8 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     rings(&vm.rings, out)?;
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
-    counters(&["TCP", ">COUNT"], &vm.tcp, out)
+    counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
 }
 
 fn uplink(uplink: &UplinkRow) -> String {
@@ -250,9 +257,13 @@ pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
     }
     table.print(out)?;
     writeln!(out, "\nconnections: {}", vm.connections)?;
+    if vm.forwards_failed > 0 {
+        writeln!(out, "ports not forwarded: {} (vonic vm show says why)", vm.forwards_failed)?;
+    }
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
-    counters(&["TCP", ">COUNT"], &vm.tcp, out)
+    counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
 }
 
 /// `reload`.

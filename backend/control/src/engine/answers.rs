@@ -35,6 +35,7 @@ impl Registry {
                 uptime_seconds: self.started.elapsed().as_secs(),
                 vms: self.vms.len(),
                 vms_connected: self.vms.values().filter(|e| e.session.is_some()).count(),
+                hints: self.hints.texts(),
             }),
         };
         reply.send(response);
@@ -47,7 +48,7 @@ impl Registry {
             interface: taps.and_then(|u| Some(u.tap.as_ref()?.name().to_string())),
             error: taps.and_then(|u| u.error.clone()),
         };
-        detail(entry, self.config.service.vm_socket(&entry.vm.name), uplink)
+        detail(entry, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts())
     }
 
     fn connections(&mut self, vm: Option<String>) -> Response {
@@ -76,7 +77,7 @@ impl Registry {
                 *copied.entry(path).or_default() += bytes;
             }
         }
-        let vms = self.vms.iter().map(|(name, entry)| (name.clone(), vm_stats(&entry.stats))).collect();
+        let vms = self.vms.iter().map(|(name, entry)| (name.clone(), vm_stats(entry))).collect();
         Stats { uptime_seconds: self.started.elapsed().as_secs(), copied_bytes: copied, vms }
     }
 }
@@ -110,8 +111,8 @@ fn copied_bytes(stats: &PortStats) -> BTreeMap<String, u64> {
     CopyPath::ALL.iter().map(|path| (path.name().to_string(), stats.copied(*path).get())).collect()
 }
 
-fn tcp(stats: &PortStats) -> BTreeMap<String, u64> {
-    stats.tcp.all().map(|(name, n)| (name.to_string(), n)).collect()
+fn counters(all: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+    all.map(|(name, n)| (name.to_string(), n)).collect()
 }
 
 fn row(entry: &Entry) -> VmRow {
@@ -131,7 +132,7 @@ fn row(entry: &Entry) -> VmRow {
     }
 }
 
-fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow) -> VmDetail {
+fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow, hints: Vec<String>) -> VmDetail {
     let session = entry.session.as_ref();
     let bits = session.and_then(|s| s.features).unwrap_or_default();
     let rings = session.iter().flat_map(|s| &s.rings).map(|(index, ring)| RingRow {
@@ -161,19 +162,25 @@ fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow) -> VmDetail {
         copied_bytes: copied_bytes(&entry.stats),
         uplink,
         forwards: entry.vm.forwards.iter().map(ToString::to_string).collect(),
+        forward_errors: entry.forward_errors.clone(),
         last_error: entry.last_error.clone(),
-        tcp: tcp(&entry.stats),
+        tcp: counters(entry.stats.tcp.all()),
+        icmp: counters(entry.stats.icmp.all()),
+        hints,
         guest: entry.guest.report().map(|report| agents::detail(report, entry.vm.mac)),
     }
 }
 
-fn vm_stats(stats: &PortStats) -> VmStats {
+fn vm_stats(entry: &Entry) -> VmStats {
+    let stats = &entry.stats;
     VmStats {
         guest_to_host: traffic(stats, Way::GuestToHost),
         host_to_guest: traffic(stats, Way::HostToGuest),
         drops_by_reason: drops(stats),
         copied_bytes: copied_bytes(stats),
         connections: stats.tcp.open.get(),
-        tcp: tcp(stats),
+        tcp: counters(stats.tcp.all()),
+        icmp: counters(stats.icmp.all()),
+        forwards_failed: entry.forward_errors.len(),
     }
 }

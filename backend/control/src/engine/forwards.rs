@@ -1,6 +1,7 @@
 //! Listening sockets of forwards, kept over reloads: a forward that stays is never closed.
 use crate::config::{Forward, ListenHost, Vm};
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use vonic_datapath::ForwardSpec;
@@ -79,14 +80,50 @@ fn place(forward: &Forward, port: u16) -> Place {
     }
 }
 
+/// Where the kernel says from which port on anybody may listen (ip(7)).
+const UNPRIVILEGED: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
 fn explain(listen: &str, port: u16, error: &std::io::Error) -> String {
     let mend = match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port",
-        std::io::ErrorKind::PermissionDenied => {
-            "choose a port from net.ipv4.ip_unprivileged_port_start on, or give vonicd CAP_NET_BIND_SERVICE"
-        }
-        std::io::ErrorKind::AddrNotAvailable => "the host does not have this address",
-        _ => "check the address or the interface's name",
+        ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port".into(),
+        ErrorKind::PermissionDenied => privilege(port, unprivileged_start()),
+        ErrorKind::AddrNotAvailable => "the host does not have this address: write one of its own".into(),
+        _ => "check the address or the interface's name".into(),
     };
     format!("forward {listen}: cannot listen on port {port}: {error}; {mend}")
+}
+
+/// The first port that needs no privilege in this network namespace; 1024 unless the administrator has moved it.
+fn unprivileged_start() -> u16 {
+    std::fs::read_to_string(UNPRIVILEGED).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// What lets a program without privilege listen on `port`.
+fn privilege(port: u16, start: u16) -> String {
+    if port >= start {
+        return "the host's rules forbid it to this user: ask the administrator, or choose another address or port"
+            .into();
+    }
+    let program = std::env::current_exe().map_or("vonicd".into(), |path| path.display().to_string());
+    format!(
+        "ports below {start} need a privilege: choose one from {start} on; or, as root, open them to everybody by `sysctl \
+         net.ipv4.ip_unprivileged_port_start={port}`; or give it to vonicd by `setcap cap_net_bind_service=ep {program}` \
+         (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE) and start it again"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_port_comes_with_what_to_do() {
+        let error = || std::io::Error::from(ErrorKind::PermissionDenied);
+        let low = privilege(80, 1024);
+        for words in ["from 1024 on", "net.ipv4.ip_unprivileged_port_start=80", "setcap cap_net_bind_service=ep /"] {
+            assert!(low.contains(words), "{words:?} is not in {low}");
+        }
+        assert!(!privilege(8080, 1024).contains("setcap"));
+        assert!(explain("*:80-81", 81, &error()).starts_with("forward *:80-81: cannot listen on port 81: "));
+    }
 }

@@ -5,6 +5,7 @@
 mod agents;
 mod answers;
 mod forwards;
+mod hints;
 mod registry;
 mod reload;
 mod sessions;

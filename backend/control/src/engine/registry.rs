@@ -1,6 +1,7 @@
 //! The VMs that the engine serves, and how a configuration becomes commands.
 use super::Input;
 use super::forwards::{self, Forwards};
+use super::hints::{Cause, Hints};
 use super::sessions::SessionState;
 use super::taps::Taps;
 use crate::config::{self, Action, Config, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
@@ -36,8 +37,8 @@ pub(super) struct Entry {
     pub guest: Arc<Guest>,
     pub session: Option<SessionState>,
     pub last_error: Option<String>,
-    /// Some of its forwards could not be opened.
-    pub incomplete: bool,
+    /// Its forwards that could not be opened, one message each; tried again at each reload.
+    pub forward_errors: Vec<String>,
     /// Its own socket could not be opened.
     pub deaf: bool,
 }
@@ -55,6 +56,8 @@ pub struct Registry {
     sender: Sender<Input>,
     guests: Service,
     pub(super) started: Instant,
+    /// What the operator should change on this host.
+    pub(super) hints: Hints,
     /// Bytes copied for VMs that are gone, in the order of [`CopyPath::ALL`].
     pub(super) copied_by_gone: [u64; CopyPath::ALL.len()],
 }
@@ -80,6 +83,7 @@ impl Registry {
             sender,
             guests,
             started: Instant::now(),
+            hints: Hints::default(),
             copied_by_gone: [0; CopyPath::ALL.len()],
         }
     }
@@ -172,9 +176,8 @@ impl Registry {
         self.order(Command::Attach(Box::new(spec)));
         self.open_socket(&vm);
         let last_error = report(&vm.name, &errors);
-        let incomplete = last_error.is_some();
         let guest = Arc::new(Guest::new(&vm.name, &stats));
-        let entry = Entry { vm, port, stats, guest, session: None, last_error, incomplete, deaf: false };
+        let entry = Entry { vm, port, stats, guest, session: None, last_error, forward_errors: errors, deaf: false };
         self.vms.insert(entry.vm.name.clone(), entry);
     }
 
@@ -233,7 +236,7 @@ impl Registry {
         let last_error = report(&vm.name, &errors);
         if let Some(entry) = self.vms.get_mut(&vm.name) {
             entry.vm = vm;
-            entry.incomplete = last_error.is_some();
+            entry.forward_errors = errors;
             entry.last_error = last_error;
         }
     }
@@ -318,6 +321,7 @@ impl Registry {
             Notice::AcceptFailed { port, error } => {
                 self.complain(port, format!("a forward cannot accept connections: {error}"));
             }
+            Notice::PingSockets { permitted } => self.hints.set(Cause::PingSockets, !permitted),
             Notice::WatchFailed { port, error } => {
                 self.complain(port, format!("a descriptor cannot be watched: {error}"));
             }

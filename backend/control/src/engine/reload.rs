@@ -68,19 +68,19 @@ impl Registry {
     /// Opens the forwards of unchanged VMs that could not be opened before: the port may be free by now.
     fn retry_forwards(&mut self, report: &ReloadReport) {
         let touched: BTreeSet<&String> = report.added.iter().chain(&report.changed).collect();
-        let missing = self.vms.iter().filter(|(name, entry)| entry.incomplete && !touched.contains(name));
+        let missing =
+            self.vms.iter().filter(|(name, entry)| !entry.forward_errors.is_empty() && !touched.contains(name));
         let vms: Vec<_> = missing.map(|(_, entry)| entry.vm.clone()).collect();
         vms.into_iter().for_each(|vm| self.change(vm));
     }
 
     /// Forwards that cannot be opened; they are in the log already.
     fn add_forward_errors(&self, report: &mut ReloadReport) {
-        let failed = self.vms.iter().filter(|(_, entry)| entry.incomplete);
-        let error = |(name, entry): (&String, &super::registry::Entry)| {
+        for (name, entry) in &self.vms {
             let file = self.config_dir.join("vms.d").join(format!("{name}.toml")).display().to_string();
-            Some(FileError { file, line: None, message: entry.last_error.clone()? })
-        };
-        report.errors.extend(failed.filter_map(error));
+            let error = |message: &String| FileError { file: file.clone(), line: None, message: message.clone() };
+            report.errors.extend(entry.forward_errors.iter().map(error));
+        }
     }
 }
 

@@ -105,8 +105,11 @@ pub fn detail() -> VmDetail {
         copied_bytes: BTreeMap::from([("guest_to_guest".to_string(), 99)]),
         uplink: UplinkRow { kind: "sockets".into(), interface: None, error: None },
         forwards: vec!["tcp 127.0.0.1:8080 -> 80".into()],
+        forward_errors: vec!["forward 127.0.0.1:80: cannot listen on port 80".into()],
         last_error: None,
         tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),
+        icmp: BTreeMap::from([("replies".to_string(), 4)]),
+        hints: vec!["guests cannot ping the world".into()],
         guest: Some(guest()),
     }
 }
@@ -163,5 +166,12 @@ pub fn report() -> ReloadReport {
 }
 
 pub fn health() -> Health {
-    Health { status: "ok".into(), version: "0.1.0".into(), uptime_seconds: 9, vms: 2, vms_connected: 1 }
+    Health {
+        status: "ok".into(),
+        version: "0.1.0".into(),
+        uptime_seconds: 9,
+        vms: 2,
+        vms_connected: 1,
+        hints: Vec::new(),
+    }
 }

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
-use vonic_frame::{DropReason, VnetHeader, icmp_unreachable, ip_header_len};
+use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
 use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
@@ -39,7 +39,7 @@ impl Worker {
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
         let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
-        let route = policy::route(&world, network, &port.spec, key.remote)?;
+        let route = policy::route(&world, network, &port.spec, PROTOCOL_TCP, key.remote)?;
         let to = match route {
             Route::To(to) => to,
             Route::Service => key.remote,
@@ -48,7 +48,7 @@ impl Worker {
                 return Ok(());
             }
         };
-        if self.flows.len() >= self.connections_max {
+        if self.flows.len() + self.datagrams.len() >= self.connections_max {
             return Err(DropReason::Limit);
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
@@ -96,7 +96,11 @@ impl Worker {
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
         let mut envelope = envelope(key, network.spec.gateway_mac, port);
         envelope.src = network.spec.family(envelope.src).gateway.unwrap_or(envelope.src);
-        let frame = icmp_unreachable(&envelope, code, (key.guest, key.remote, seq.0));
+        let frame = icmp_error(
+            &envelope,
+            &IcmpError::unreachable(key.remote.ip(), code),
+            &Culprit::tcp(key.guest, key.remote, seq.0),
+        );
         if let Err(reason) = port.deliver(&VnetHeader::default(), frame.as_slice(), None) {
             port.dropped_to_guest(reason);
         }
@@ -191,7 +195,7 @@ impl Worker {
             return socket.abort();
         }
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
-        let room = self.flows.len() < self.connections_max;
+        let room = self.flows.len() + self.datagrams.len() < self.connections_max;
         if !room || port.usage.admit(&port.spec.limits, None, now).is_err() {
             port.dropped_to_guest(DropReason::Limit);
             return socket.abort();

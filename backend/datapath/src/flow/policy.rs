@@ -5,7 +5,7 @@ use crate::switch::Network;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use vonic_frame::{DropReason, PROTOCOL_TCP};
+use vonic_frame::{DropReason, PROTOCOL_ICMP, PROTOCOL_TCP};
 use vonic_tcp::Instant;
 
 /// What became of a guest's destination.
@@ -29,25 +29,34 @@ pub struct World<'a> {
     pub listeners: &'a [SocketAddr],
 }
 
-/// Finds where a connection of this guest to `remote` leads.
+/// Finds where a connection, or a flow of datagrams, of this guest to `remote` leads. `protocol` is the IP protocol's number;
+/// ICMP has no ports: `remote`'s is 0 then.
 ///
 /// # Errors
 /// `Denied`; `Unsupported` for networks without a `sockets` uplink.
-pub fn route(world: &World<'_>, network: &Network, port: &PortSpec, remote: SocketAddr) -> Result<Route, DropReason> {
+pub fn route(
+    world: &World<'_>,
+    network: &Network,
+    port: &PortSpec,
+    protocol: u8,
+    remote: SocketAddr,
+) -> Result<Route, DropReason> {
     // Before everything else: neither egress nor the lack of an uplink keeps a guest from it.
     if address::is_ours(remote.ip()) {
-        return Ok(if remote.port() == address::PORT { Route::Service } else { Route::Refuse });
+        let serves = protocol == PROTOCOL_TCP && remote.port() == address::PORT;
+        return Ok(if serves { Route::Service } else { Route::Refuse });
     }
     let address = remote.ip();
     if network.spec.uplink != Uplink::Sockets {
         return Err(DropReason::Unsupported);
     }
-    egress(port, address, remote.port())?;
+    egress(port, address, protocol, remote.port())?;
     if Some(address) == network.spec.family(address).host_loopback {
         let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         let to = SocketAddr::new(loopback, remote.port());
-        let own =
-            world.listeners.iter().any(|l| l.port() == to.port() && (l.ip() == to.ip() || l.ip().is_unspecified()));
+        // All of them listen for TCP.
+        let own = protocol == PROTOCOL_TCP
+            && world.listeners.iter().any(|l| l.port() == to.port() && (l.ip() == to.ip() || l.ip().is_unspecified()));
         return if own { Err(DropReason::Denied) } else { Ok(Route::To(to)) };
     }
     if network.is_service(address) {
@@ -72,12 +81,22 @@ fn is_never(address: IpAddr) -> bool {
     }
 }
 
-/// The first rule that matches decides; with rules and no match: deny; without rules: allow.
-fn egress(port: &PortSpec, to: IpAddr, to_port: u16) -> Result<(), DropReason> {
+/// Whether an address that an ICMP error came from may be shown to guests as it is: a router's or a host's of the world, not
+/// one of this host's own, and none that would be taken for another guest's.
+pub fn is_foreign(world: &World<'_>, address: IpAddr) -> bool {
+    let guests = |n: &Network| n.spec.family(address).subnet.is_some_and(|s| s.contains(address));
+    !is_never(address)
+        && !world.host.addresses.contains(&address)
+        && !world.networks.iter().flatten().any(|n| guests(n))
+}
+
+/// The first rule that matches decides; with rules and no match: deny; without rules: allow. ICMP is one protocol to them, in
+/// either family.
+fn egress(port: &PortSpec, to: IpAddr, protocol: u8, to_port: u16) -> Result<(), DropReason> {
+    // A rule with ports matches what has ports.
+    let of_ports = |(first, last): (u16, u16)| protocol != PROTOCOL_ICMP && (first..=last).contains(&to_port);
     let verdict = port.egress.iter().find(|rule| {
-        rule.to.contains(to)
-            && rule.protocol.is_none_or(|p| p == PROTOCOL_TCP)
-            && rule.ports.is_none_or(|(first, last)| (first..=last).contains(&to_port))
+        rule.to.contains(to) && rule.protocol.is_none_or(|p| p == protocol) && rule.ports.is_none_or(of_ports)
     });
     match verdict {
         Some(rule) if rule.action == Action::Allow => Ok(()),
@@ -121,6 +140,11 @@ struct Opening {
 
 impl Opening {
     fn admit(&mut self, limits: &Limits, now: Instant) -> Result<(), DropReason> {
+        if self.pending >= limits.pending { Err(DropReason::Limit) } else { self.take(limits, now) }
+    }
+
+    /// Takes one token.
+    fn take(&mut self, limits: &Limits, now: Instant) -> Result<(), DropReason> {
         let rate = u64::from(limits.new_per_second);
         let full = rate * 1_000_000;
         self.tokens = match self.refilled {
@@ -128,7 +152,7 @@ impl Opening {
             None => full,
         };
         self.refilled = Some(now);
-        if self.pending >= limits.pending || self.tokens < 1_000_000 {
+        if self.tokens < 1_000_000 {
             return Err(DropReason::Limit);
         }
         self.tokens -= 1_000_000;
@@ -157,6 +181,14 @@ impl Usage {
     pub fn service_place(&self) -> Option<ServicePlace> {
         (Arc::strong_count(&self.service) <= SERVICE_CONNECTIONS)
             .then(|| ServicePlace { _held: Arc::clone(&self.service) })
+    }
+
+    /// Whether the guest may begin one more flow of datagrams now: its connects and these have one rate.
+    ///
+    /// # Errors
+    /// `Limit`.
+    pub fn admit_datagrams(&mut self, limits: &Limits, now: Instant) -> Result<(), DropReason> {
+        self.guest.take(limits, now)
     }
 
     /// A handshake begins.
@@ -193,6 +225,15 @@ mod tests {
     use crate::switch::tests::{member, network};
 
     fn decide(change: impl Fn(&mut NetworkSpec), port: &PortSpec, to: &str) -> Result<Route, DropReason> {
+        decide_of(PROTOCOL_TCP, change, port, to)
+    }
+
+    fn decide_of(
+        protocol: u8,
+        change: impl Fn(&mut NetworkSpec),
+        port: &PortSpec,
+        to: &str,
+    ) -> Result<Route, DropReason> {
         let mut net = network(false);
         change(&mut net.spec);
         let mut other = network(false);
@@ -201,7 +242,7 @@ mod tests {
         let host = HostView { addresses: vec!["203.0.113.9".parse().unwrap()] };
         let listeners = ["127.0.0.1:8080".parse().unwrap(), "0.0.0.0:8081".parse().unwrap()];
         let world = World { host: &host, networks: &networks, listeners: &listeners };
-        route(&world, &net, port, to.parse().unwrap())
+        route(&world, &net, port, protocol, to.parse().unwrap())
     }
 
     #[test]
@@ -238,6 +279,9 @@ mod tests {
         for to in ["169.254.169.254:81", "[fe80::a9fe:a9fe]:443"] {
             assert_eq!(decide(|_| (), &port, to), Ok(Route::Refuse), "never forwarded: {to}");
         }
+        for to in ["169.254.169.254:0", "169.254.169.254:80"] {
+            assert_eq!(decide_of(PROTOCOL_ICMP, |_| (), &port, to), Ok(Route::Refuse), "it speaks TCP: {to}");
+        }
     }
 
     #[test]
@@ -271,6 +315,28 @@ mod tests {
         assert_eq!(decide(|_| (), &port, "203.0.113.7:80"), Err(DropReason::Denied));
         assert!(decide(|_| (), &port, "203.0.113.7:8000").is_ok());
         assert_eq!(decide(|_| (), &port, "203.0.114.7:8000"), Err(DropReason::Denied));
+    }
+
+    #[test]
+    fn egress_rules_tell_protocols_apart() {
+        let mut port = member(2, true);
+        let rule = |action, protocol, ports| EgressRule {
+            action,
+            to: "203.0.113.0/24".parse().unwrap(),
+            protocol,
+            ports,
+        };
+        let ping = |port: &PortSpec, to: &str| decide_of(PROTOCOL_ICMP, |_| (), port, &format!("{to}:0"));
+        assert_eq!(ping(&port, "203.0.113.7"), Ok(Route::To("203.0.113.7:0".parse().unwrap())));
+        assert_eq!(ping(&port, "203.0.113.9"), Err(DropReason::Denied), "the host's own");
+        assert_eq!(ping(&port, "127.0.0.1"), Err(DropReason::Denied));
+        port.egress = vec![rule(Action::Allow, Some(PROTOCOL_TCP), None)];
+        assert_eq!(ping(&port, "203.0.113.7"), Err(DropReason::Denied));
+        port.egress = vec![rule(Action::Deny, None, Some((0, 65535))), rule(Action::Allow, None, None)];
+        assert!(ping(&port, "203.0.113.7").is_ok(), "a rule with ports is about TCP and UDP");
+        port.egress = vec![rule(Action::Deny, Some(PROTOCOL_ICMP), None), rule(Action::Allow, None, None)];
+        assert_eq!(ping(&port, "203.0.113.7"), Err(DropReason::Denied));
+        assert!(decide(|_| (), &port, "203.0.113.7:80").is_ok());
     }
 
     #[test]

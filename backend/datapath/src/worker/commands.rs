@@ -27,10 +27,14 @@ impl Worker {
     pub(crate) fn apply_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.pop() {
             match command {
-                Command::Network(spec) => self.set_network(*spec),
+                Command::Network(spec) => {
+                    self.set_network(*spec);
+                    self.check_datagrams();
+                }
                 Command::Attach(spec) => self.attach(*spec),
                 Command::Reconfigure { spec, done } => {
                     self.reconfigure(*spec);
+                    self.check_datagrams();
                     done.done();
                 }
                 Command::Detach { port, done } => {
@@ -56,7 +60,10 @@ impl Worker {
                     done.done();
                 }
                 Command::Barrier { done } => done.done(),
-                Command::Host(view) => self.host = *view,
+                Command::Host(view) => {
+                    self.host = *view;
+                    self.check_datagrams();
+                }
                 Command::Connections { port, reply } => {
                     // Nobody waits any more: fine.
                     let _ = reply.send(self.connections(port));
@@ -197,6 +204,7 @@ impl Worker {
         for flow in self.flows_of(|key| key.port == id) {
             self.abort(flow);
         }
+        self.close_datagrams_of(id);
     }
 
     /// Takes a port whose memory has gone out of service.

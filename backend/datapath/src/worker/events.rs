@@ -22,6 +22,13 @@ pub enum Token {
         /// Its generation, 24 bits.
         generation: u32,
     },
+    /// A datagram flow's socket.
+    Datagrams {
+        /// The flow's number.
+        id: u32,
+        /// Its generation, 24 bits.
+        generation: u32,
+    },
     /// Forward `index` of `port` has connections to accept.
     Listener {
         /// Which port.
@@ -44,6 +51,7 @@ impl Token {
             Token::Flow { id, generation } => (2, generation, id),
             Token::Listener { port, index } => (3, u32::from(index), port),
             Token::Tap { port } => (4, 0, port),
+            Token::Datagrams { id, generation } => (5, generation, id),
         };
         (kind << 56) | (u64::from(middle) << 32) | u64::from(low)
     }
@@ -57,6 +65,7 @@ impl Token {
             2 => Some(Token::Flow { id: low, generation: middle }),
             3 => Some(Token::Listener { port: low, index: middle as u16 }),
             4 => Some(Token::Tap { port: low }),
+            5 => Some(Token::Datagrams { id: low, generation: middle }),
             _ => None,
         }
     }
@@ -145,6 +154,7 @@ mod tests {
             Token::Flow { id: u32::MAX, generation: 0xff_ffff },
             Token::Listener { port: 7, index: 65535 },
             Token::Tap { port: u32::MAX },
+            Token::Datagrams { id: 9, generation: 0xff_ffff },
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

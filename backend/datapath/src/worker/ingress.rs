@@ -1,5 +1,6 @@
 //! Frames from a guest: fetched in bursts, their headers copied once, checked, and sent on their way.
 use crate::bridged::{Outbound, guest_to_uplink};
+use crate::datagram::echo;
 use crate::flow::guest_side::{self, Place};
 use crate::offload::{Inbound, forward};
 use crate::port::{FRAME_MAX, Port};
@@ -11,7 +12,7 @@ use crate::switch::{Destination, Network, filter};
 use crate::worker::Worker;
 use std::sync::Arc;
 use vonic_frame::{
-    Content, DropReason, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Tcp, Transport, VNET_HEADER_LEN, VnetHeader,
+    Content, DropReason, ECHO_HEADER_LEN, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Transport, VNET_HEADER_LEN, VnetHeader,
 };
 use vonic_queue::Burst;
 
@@ -142,10 +143,22 @@ impl Worker {
                 if serve(network, port, &inbound)? {
                     return Ok(());
                 }
-                let Some((ip, tcp)) = terminated(&inbound.frame)? else { return Ok(()) };
-                let (key, segment) = guest_side::read(port, &inbound, &ip, &tcp)?;
-                let payload = inbound.start + u32::from(ip.transport_offset) + u32::from(tcp.header_len);
-                self.guest_segment(key, &segment, burst, Place { chain: i, payload })
+                let Some(ip) = terminated(&inbound.frame)? else { return Ok(()) };
+                let transport = inbound.start + u32::from(ip.transport_offset);
+                match ip.transport {
+                    Transport::Tcp(tcp) => {
+                        let (key, segment) = guest_side::read(port, &inbound, &ip, &tcp)?;
+                        let payload = transport + u32::from(tcp.header_len);
+                        self.guest_segment(key, &segment, burst, Place { chain: i, payload })
+                    }
+                    Transport::Icmp(_) => {
+                        let echo = echo::read(id, &inbound, &ip)?.ok_or(DropReason::Unsupported)?;
+                        let payload = transport + ECHO_HEADER_LEN as u32;
+                        self.guest_echo(&echo, burst, Place { chain: i, payload })
+                    }
+                    Transport::Fragment => Err(DropReason::Fragment),
+                    Transport::Udp(_) | Transport::Other => Err(DropReason::Unsupported),
+                }
             }
         }
     }
@@ -157,15 +170,11 @@ impl Worker {
 }
 
 /// What of a frame to the gateway, that no service took, is terminated; `None`: nothing, and rightly so.
-fn terminated(frame: &Frame) -> Result<Option<(Ip, Tcp)>, DropReason> {
+fn terminated(frame: &Frame) -> Result<Option<Ip>, DropReason> {
     match frame.content {
         // An answer, or a question about somebody else.
         Content::Arp(_) => Ok(None),
-        Content::Ip(ip) => match ip.transport {
-            Transport::Tcp(tcp) => Ok(Some((ip, tcp))),
-            Transport::Fragment => Err(DropReason::Fragment),
-            _ => Err(DropReason::Unsupported),
-        },
+        Content::Ip(ip) => Ok(Some(ip)),
         _ => Err(DropReason::Unsupported),
     }
 }

@@ -10,6 +10,8 @@ pub(crate) mod events;
 mod ingress;
 
 use crate::command::{Command, Notice};
+use crate::datagram::Datagram;
+use crate::datagram::table::DatagramTable;
 use crate::flow::table::FlowTable;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
@@ -90,6 +92,9 @@ pub struct Worker {
     pub(crate) ports: Vec<Option<Box<Port>>>,
     pub(crate) networks: Vec<Option<Box<Network>>>,
     pub(crate) flows: FlowTable,
+    pub(crate) datagrams: DatagramTable<Datagram>,
+    /// What the host said when a ping socket was last asked for.
+    pub(crate) ping_permitted: bool,
     pub(crate) poller: Poller,
     pub(crate) notify: Notify,
     pub(crate) host: HostView,
@@ -97,7 +102,7 @@ pub struct Worker {
     /// Listeners at which connections may still wait, and when they are looked at if not at once.
     pub(crate) accept_again: Vec<(PortId, usize)>,
     pub(crate) accept_at: Option<Instant>,
-    /// Connections of all ports together: descriptors are shared by everybody.
+    /// Connections and datagram flows of all ports together: descriptors are shared by everybody.
     pub(crate) connections_max: usize,
     pub(crate) now: Instant,
     pub(crate) scratch: Scratch,
@@ -133,6 +138,8 @@ impl Worker {
             ports: Vec::new(),
             networks: Vec::new(),
             flows: FlowTable::default(),
+            datagrams: DatagramTable::default(),
+            ping_permitted: true,
             poller,
             notify,
             host: HostView::default(),
@@ -204,6 +211,11 @@ impl Worker {
                     self.socket_event(id, set);
                 }
             }
+            Token::Datagrams { id, generation } => {
+                if self.datagrams.generation(id) == generation {
+                    self.datagram_event(id, set);
+                }
+            }
             Token::Listener { port, index } => self.accept_from_world(port, usize::from(index)),
             Token::Tap { port } => self.tap_event(port),
         }
@@ -221,9 +233,15 @@ impl Worker {
             self.feed(id);
         }
         self.run_timers();
+        self.expire_datagrams();
         for _ in 0..self.flows.ready_len().min(PUMPS_A_ROUND) {
             let Some(id) = self.flows.pop_ready() else { break };
             self.pump(id);
+            worked = true;
+        }
+        for _ in 0..self.datagrams.ready_len().min(PUMPS_A_ROUND) {
+            let Some(id) = self.datagrams.pop_ready() else { break };
+            self.pump_datagrams(id);
             worked = true;
         }
         self.flush();
@@ -264,10 +282,11 @@ impl Worker {
             Poll::Always => true,
             Poll::For(us) => self.now.0.saturating_sub(last_work.0) < us,
         };
-        if worked || polling || self.flows.ready_len() > 0 || self.arm() {
+        if worked || polling || self.flows.ready_len() > 0 || self.datagrams.ready_len() > 0 || self.arm() {
             return 0;
         }
-        let next = self.flows.next_due().into_iter().chain(self.accept_at).min();
+        let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due());
+        let next = due.chain(self.accept_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
             i32::try_from(ms).unwrap_or(i32::MAX)

@@ -122,7 +122,8 @@ pub fn send_room(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     Ok((info[SK_MEMINFO_SNDBUF].saturating_sub(queued), queued))
 }
 
-fn header(vecs: &[libc::iovec]) -> libc::msghdr {
+/// A message of nothing but these iovecs.
+pub fn header(vecs: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: all-zero bytes are a valid msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vecs.as_ptr().cast_mut();

@@ -1,0 +1,120 @@
+//! The network side of one datagram flow: a connected datagram socket of the host's kernel, used without holding payload.
+use crate::sys::datagram as sys;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use vonic_queue::IoVecs;
+
+/// Why a datagram socket could not be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The host does not let this process have such a socket, wherever it leads: net.ipv4.ping_group_range leaves it out
+    /// (icmp(7)).
+    NotPermitted(io::Error),
+    /// No way to the destination, or no socket left; see [`classify`](crate::classify).
+    Failed(io::Error),
+}
+
+/// What a guest's IP header says of a datagram's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hops {
+    /// Time to live, at least 1.
+    pub ttl: u8,
+    /// Whether it may not be fragmented on its way.
+    pub dont_fragment: bool,
+}
+
+/// One datagram as it was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes that were written.
+    pub len: u32,
+    /// Who sent it. A ping socket takes replies from anybody, also when it is connected: check it.
+    pub from: IpAddr,
+    /// There was more than the buffers could hold; the rest is lost.
+    pub truncated: bool,
+}
+
+/// What became of a datagram that was sent before (IP_RECVERR, ip(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramError {
+    /// ICMP type and code; `None`: no router or host said so, but this host's own kernel.
+    pub icmp: Option<(u8, u8)>,
+    /// The MTU of the next hop, where the error is about it.
+    pub mtu: u32,
+    /// Who said so, if it is known.
+    pub offender: Option<IpAddr>,
+    /// The first bytes of the payload that it is about: of a ping socket the ICMP header as it was sent.
+    pub quoted: [u8; 8],
+}
+
+/// A connected datagram socket.
+#[derive(Debug)]
+pub struct DatagramSocket {
+    fd: OwnedFd,
+    family: sys::Family,
+    hops: Option<Hops>,
+}
+
+impl DatagramSocket {
+    /// A ping socket to `to` (icmp(7)): it sends echo requests and receives the replies. The kernel gives it an identifier
+    /// that is unique on this host, and writes checksums.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn echo(to: IpAddr) -> Result<DatagramSocket, OpenError> {
+        let family = sys::Family::of(to);
+        let fd = sys::ping_socket(family).map_err(|e| match e.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => OpenError::NotPermitted(e),
+            _ => OpenError::Failed(e),
+        })?;
+        sys::report_errors(fd.as_fd(), family).map_err(OpenError::Failed)?;
+        crate::sys::tcp::connect(fd.as_fd(), &SocketAddr::new(to, 0)).map_err(OpenError::Failed)?;
+        Ok(DatagramSocket { fd, family, hops: None })
+    }
+
+    /// Sends one datagram, for an echo an ICMP header and its data, straight from guest memory.
+    ///
+    /// # Errors
+    /// The system's: `WouldBlock`; EMSGSIZE beyond [`DatagramSocket::mtu`]; or one that an earlier datagram met, which
+    /// [`DatagramSocket::next_error`] explains.
+    pub fn send(&mut self, hops: Hops, vecs: &IoVecs<'_>) -> io::Result<()> {
+        if self.hops != Some(hops) {
+            sys::set_hops(self.fd.as_fd(), self.family, hops)?;
+            self.hops = Some(hops);
+        }
+        crate::sys::tcp::send(self.fd.as_fd(), vecs).map(drop)
+    }
+
+    /// Receives one datagram straight into guest memory.
+    ///
+    /// # Errors
+    /// The system's: `WouldBlock` if there is none; or one that an earlier datagram met.
+    pub fn receive(&self, vecs: &IoVecs<'_>) -> io::Result<Received> {
+        sys::receive(self.fd.as_fd(), vecs)
+    }
+
+    /// Throws one datagram away; false if there is none.
+    pub fn skip(&self) -> bool {
+        sys::skip(self.fd.as_fd()).is_ok()
+    }
+
+    /// The oldest untold error of a datagram sent before; `None` if there is none.
+    pub fn next_error(&self) -> Option<DatagramError> {
+        sys::next_error(self.fd.as_fd()).ok()
+    }
+
+    /// The largest packet that the way to the destination takes, as far as it is known, in bytes with the IP header.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn mtu(&self) -> io::Result<u32> {
+        sys::path_mtu(self.fd.as_fd(), self.family)
+    }
+}
+
+impl AsRawFd for DatagramSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
