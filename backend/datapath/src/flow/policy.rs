@@ -320,12 +320,8 @@ mod tests {
     #[test]
     fn egress_rules_tell_protocols_apart() {
         let mut port = member(2, true);
-        let rule = |action, protocol, ports| EgressRule {
-            action,
-            to: "203.0.113.0/24".parse().unwrap(),
-            protocol,
-            ports,
-        };
+        let rule =
+            |action, protocol, ports| EgressRule { action, to: "203.0.113.0/24".parse().unwrap(), protocol, ports };
         let ping = |port: &PortSpec, to: &str| decide_of(PROTOCOL_ICMP, |_| (), port, &format!("{to}:0"));
         assert_eq!(ping(&port, "203.0.113.7"), Ok(Route::To("203.0.113.7:0".parse().unwrap())));
         assert_eq!(ping(&port, "203.0.113.9"), Err(DropReason::Denied), "the host's own");
