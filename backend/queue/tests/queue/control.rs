@@ -12,8 +12,11 @@ fn bad(head: u16, reason: DropReason) -> ControlChain {
     ControlChain { head, readable: 0, writable: 0, fault: Some(reason) }
 }
 
-/// Descriptors (offset of the buffer, length, WRITE or not) from the ring's descriptor `from` on.
-fn chain(guest: &Guest, from: u16, buffers: &[(u64, u32, u16)]) {
+/// Where a buffer lies behind `BUFFERS`, its length, and WRITE or not.
+type Buffer = (u64, u32, u16);
+
+/// Writes a chain into the ring's descriptors from `from` on.
+fn chain(guest: &Guest, from: u16, buffers: &[Buffer]) {
     for (i, (offset, len, flag)) in (from..).zip(buffers) {
         let more = if usize::from(i - from) + 1 < buffers.len() { NEXT } else { 0 };
         guest.descriptor(i, BUFFERS + offset, *len, flag | more, i + 1);
@@ -67,7 +70,7 @@ fn faults_come_back_with_their_names_and_lies_end_the_ring() {
     let mut ring = guest.ring(Direction::Control);
     let mut burst = Burst::with_capacity(1, 1024);
     let hole = 0x7fff_0000 - BUFFERS;
-    let cases: &[(&[(u64, u32, u16)], DropReason)] = &[
+    let cases: &[(&[Buffer], DropReason)] = &[
         (&[(0, 1, WRITE), (8, 2, 0)], DropReason::WrongDirection),
         (&[(0, 2, 0), (8, 1, WRITE), (16, 2, 0)], DropReason::WrongDirection),
         (&[(0, 2, 0), (hole, 1, WRITE)], DropReason::BadAddress),
