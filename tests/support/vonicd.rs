@@ -1,6 +1,8 @@
 //! The service under test, with a configuration of the test's own.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -111,6 +113,44 @@ impl Vonicd {
     ) -> Result<Vonicd> {
         config.write(directory)?;
         let program = lab::built("VONIC_BIN_DIR", "release", "vonicd")?;
+        Vonicd::start_program(directory, config, netns, wrapper, &program)
+    }
+
+    /// Starts it as an ordinary user: all its files are the user's, it has no capability and can get none, its programs lie where the
+    /// user can read them, and it may open 1024 files unless it asks for more.
+    ///
+    /// # Errors
+    /// As [`Vonicd::start`].
+    pub fn start_as(user: u32, directory: &TempDir, config: &TestConfig) -> Result<Vonicd> {
+        config.write(directory)?;
+        let program = Vonicd::copy(directory)?;
+        for part in ["etc", "etc/vms.d", "run"] {
+            chown(directory.path().join(part), Some(user), Some(user))?;
+        }
+        let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
+        let wrapper = ["prlimit", "--nofile=1024:4096", "setpriv", &uid, &gid, "--clear-groups", "--bounding-set=-all"];
+        // A change of credentials clears what the test has asked for (prctl(2)).
+        let more = ["--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--pdeathsig=SIGKILL"];
+        Vonicd::start_program(directory, config, None, &[&wrapper[..], &more].concat(), &program)
+    }
+
+    /// Puts the program where every user can run it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn copy(directory: &TempDir) -> Result<PathBuf> {
+        let program = directory.path().join("vonicd");
+        std::fs::copy(lab::built("VONIC_BIN_DIR", "release", "vonicd")?, &program).context("copying vonicd")?;
+        Ok(program)
+    }
+
+    fn start_program(
+        directory: &TempDir,
+        config: &TestConfig,
+        netns: Option<&Netns>,
+        wrapper: &[&str],
+        program: &Path,
+    ) -> Result<Vonicd> {
         let mut words: Vec<String> = wrapper.iter().map(ToString::to_string).collect();
         words.push(program.display().to_string());
         words.extend(["--config-dir".to_string(), directory.path().join("etc").display().to_string()]);
@@ -147,6 +187,20 @@ impl Vonicd {
         let program = lab::built("VONIC_BIN_DIR", "release", "vonic")?;
         let socket = self.directory.join("run/api.sock");
         Command::new(program).arg("--socket").arg(&socket).args(arguments).output().context("running vonic")
+    }
+
+    /// As [`Vonicd::vonic_output`], as another user.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn vonic_as(&self, user: u32, arguments: &[&str]) -> Result<Output> {
+        let program = self.directory.join("vonic");
+        if !program.exists() {
+            std::fs::copy(lab::built("VONIC_BIN_DIR", "release", "vonic")?, &program).context("copying vonic")?;
+        }
+        let mut command = Command::new(program);
+        command.uid(user).gid(user).arg("--socket").arg(self.directory.join("run/api.sock")).args(arguments);
+        command.output().context("running vonic")
     }
 
     /// Runs `vonic ARGUMENTS` against this service and returns what it printed.

@@ -1,6 +1,7 @@
 //! vonicd: the master, and by it the engine. Composition only.
 use clap::Parser;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vonic_control::config::{self, Config};
 use vonic_control::engine::{self, EngineConfig};
@@ -37,9 +38,8 @@ fn main() -> ExitCode {
     if arguments.check {
         return summary(&config);
     }
-    let runtime_dir = &config.service.runtime_dir;
-    if let Err(error) = std::fs::create_dir_all(runtime_dir) {
-        complain(&format!("{}: {error}; create it, or set runtime_dir in vonic.toml", runtime_dir.display()));
+    if let Err(error) = prepare(&config.service.runtime_dir) {
+        complain(&unusable(&config.service.runtime_dir, &arguments.config_dir, &error));
         return ExitCode::from(1);
     }
     let master = MasterConfig { engine_pid_file: Some(config.service.engine_pid()) };
@@ -55,6 +55,25 @@ fn main() -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// Makes sure that sockets can be created in the directory.
+fn prepare(runtime_dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(runtime_dir)?;
+    let probe = runtime_dir.join(format!("probe-{}", std::process::id()));
+    std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe))
+}
+
+/// Why the directory is of no use, and what to write instead: an ordinary user has one of its own for such things (file
+/// hierarchy of systemd, pam_systemd(8)).
+fn unusable(runtime_dir: &Path, config_dir: &Path, error: &io::Error) -> String {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("vonic"));
+    let instead = match own.filter(|own| own.is_absolute() && own != runtime_dir) {
+        Some(own) => format!("runtime_dir = \"{}\"", own.display()),
+        None => "runtime_dir = \"/a/folder/that/you/can/write\"".to_string(),
+    };
+    let (dir, file) = (runtime_dir.display(), config_dir.join("vonic.toml"));
+    format!("the runtime_dir {dir} cannot be written: {error}; write at the top of {}: {instead}", file.display())
 }
 
 #[expect(clippy::print_stderr, reason = "a command's errors go to stderr")]

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use vonic_uplink::classify::{ConnectError, connect_error};
-use vonic_uplink::{Connecting, HostSocket, Listener, PeekMode, host_addresses};
+use vonic_uplink::classify::{ConnectError, SendError, connect_error, send_error};
+use vonic_uplink::{Connecting, DatagramSocket, HostSocket, Listener, OpenError, PeekMode, host_addresses};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -82,6 +82,29 @@ fn errors_of_connect_have_a_meaning_for_the_guest() {
     assert_eq!(of(libc::EPERM), ConnectError::Unreachable(13));
     assert_eq!(of(libc::ETIMEDOUT), ConnectError::TimedOut);
     assert_eq!(of(libc::EMFILE), ConnectError::Exhausted);
+}
+
+#[test]
+fn errors_of_sending_have_a_meaning_for_the_guest() {
+    let of = |code| send_error(&io::Error::from_raw_os_error(code));
+    assert_eq!(of(libc::EMSGSIZE), SendError::TooBig);
+    assert_eq!(of(libc::EHOSTUNREACH), SendError::Unreachable(1));
+    assert_eq!(of(libc::EPERM), SendError::Unreachable(13));
+    assert_eq!([of(libc::EAGAIN), of(libc::ENOBUFS), of(libc::EMFILE)], [SendError::Busy; 3]);
+    assert_eq!(send_error(&ErrorKind::WouldBlock.into()), SendError::Busy);
+}
+
+/// What this host says of ping sockets depends on its settings; that the answer is the right one of two does not.
+#[test]
+fn a_ping_socket_is_there_or_not_permitted() {
+    match DatagramSocket::echo(LOOPBACK) {
+        Ok(socket) => {
+            assert!(socket.mtu().unwrap() > 1000);
+            assert!(socket.next_error().is_none() && !socket.skip());
+        }
+        Err(OpenError::NotPermitted(error)) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
+        Err(OpenError::Failed(error)) => panic!("{error}"),
+    }
 }
 
 #[test]
