@@ -355,7 +355,7 @@ impl Guest {
         answer.with_context(|| format!("{}: `{command}`", self.name))
     }
 
-    /// Boots the kernel anew, without any farewell to the device, and waits for its shell; [`GuestConfig::reboots`] has to be set.
+    /// Boots the kernel anew, without any farewell to the device, and waits for its shell; [`QemuConfig::reboots`] has to be set.
     ///
     /// # Errors
     /// As [`Guest::boot`].

@@ -92,8 +92,11 @@ mod tests {
         tcp_headers(&envelope, &fields, Checksum::Full(0)).0.as_slice().to_vec()
     }
 
-    /// The frame with `extensions`, each its type and its bytes from the third on, in front of the transport.
-    fn with(extensions: &[(u8, &[u8])]) -> Vec<u8> {
+    /// An extension header: its type, and its bytes from the third on.
+    type Extension<'a> = (u8, &'a [u8]);
+
+    /// The frame with `extensions` in front of the transport.
+    fn with(extensions: &[Extension<'_>]) -> Vec<u8> {
         let plain = tcp_frame();
         let mut out = plain[..54].to_vec();
         let mut next_at = 20;
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn lies_have_names() {
-        let cases: [(&[(u8, &[u8])], DropReason); 3] = [
+        let cases: [(&[Extension<'_>], DropReason); 3] = [
             (&[(DESTINATION, &[0; 6]), (HOP_BY_HOP, &[0; 6])], DropReason::BadHeader),
             (&[(DESTINATION, [0u8; 6].as_slice()); 5], DropReason::BadHeader),
             (&[(DESTINATION, &[0; 86])], DropReason::Truncated),
