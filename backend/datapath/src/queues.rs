@@ -226,9 +226,14 @@ impl Queues {
         self.settle();
     }
 
-    /// Publishes what every ring has completed.
-    pub fn flush(&mut self) {
-        self.rings.iter_mut().for_each(Ring::flush);
+    /// Publishes what the receive queues have completed, and the control queue.
+    pub fn flush_to_guest(&mut self) {
+        self.rings.iter_mut().step_by(2).for_each(Ring::flush);
+    }
+
+    /// Publishes what the transmit queues have completed.
+    pub fn flush_from_guest(&mut self) {
+        self.rings.iter_mut().skip(1).step_by(2).for_each(Ring::flush);
     }
 
     /// Aims at the receive queue for frames of a tap. They are read before anything is known of them, so all take one queue.

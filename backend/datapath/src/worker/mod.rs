@@ -254,11 +254,11 @@ impl Worker {
         worked
     }
 
-    /// Publishes what every ring has completed.
+    /// Publishes what every ring has completed: what a frame has become in other guests' rings before the descriptor that it
+    /// came by.
     pub(crate) fn flush(&mut self) {
-        for port in self.ports.iter_mut().flatten() {
-            port.queues.flush();
-        }
+        self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
+        self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
 
     /// Tells the control side of rings that broke.
