@@ -80,6 +80,8 @@ impl Two {
     }
 
     fn both(&mut self, after: &str) {
+        // Enabling is answered before the worker has heard of it; a question that it answers itself comes behind that.
+        self.bed.vonicd.vonic(&["conns", "--json"]).unwrap();
         let came = self.spread();
         assert!(came.iter().all(|frames| *frames >= usize::from(FLOWS) / 4), "{after}: {came:?}");
     }

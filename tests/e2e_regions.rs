@@ -79,7 +79,8 @@ fn send_plugged(a: &mut MockFrontend, length: usize) -> u32 {
 fn regions_come_and_go_while_frames_pass() {
     let two = Two::start();
     let mut a = two.by_regions();
-    assert_eq!(a.frontend().get_queue_num().unwrap(), 2);
+    // Receive, transmit, control.
+    assert_eq!(a.frontend().get_queue_num().unwrap(), 3);
     assert_eq!(a.frontend().get_max_mem_slots().unwrap(), 32);
     assert_eq!(a.device_config(6).unwrap(), mac(2));
     a.gateway_answers(2).unwrap();
