@@ -81,13 +81,13 @@ fn duid(mac: MacAddr) -> [u8; 10] {
 
 /// A message under construction.
 struct Message {
-    bytes: [u8; 512],
+    bytes: [u8; 1024],
     len: usize,
 }
 
 impl Default for Message {
     fn default() -> Message {
-        Message { bytes: [0; 512], len: 0 }
+        Message { bytes: [0; 1024], len: 0 }
     }
 }
 
@@ -279,4 +279,111 @@ fn put_address(out: &mut Message, address: Ipv6Addr, lifetime: u32) -> Result<()
         out.put(&lifetime.to_be_bytes())?;
         out.put(&lifetime.to_be_bytes())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: [u8; 10] = [0, 3, 0, 1, 2, 0, 0, 0, 0, 2];
+    const IAID: [u8; 4] = [1, 2, 3, 4];
+
+    fn server() -> Server {
+        Server {
+            address: "2001:db8::2".parse().unwrap(),
+            prefix: "2001:db8::/64".parse().ok(),
+            duid: duid(MacAddr([2, 0, 0, 0, 0, 1])),
+        }
+    }
+
+    fn request(kind: u8, with_server: bool, addresses: &[&str], rapid: bool) -> Vec<u8> {
+        let mut out = Message::default();
+        out.put(&[kind, 7, 8, 9]).unwrap();
+        out.option(option::CLIENT_ID, &CLIENT).unwrap();
+        if with_server {
+            out.option(option::SERVER_ID, &server().duid).unwrap();
+        }
+        if rapid {
+            out.option(option::RAPID_COMMIT, &[]).unwrap();
+        }
+        if kind != message::INFORMATION_REQUEST {
+            let fill = |out: &mut Message| {
+                out.put(&IAID)?;
+                out.put(&[0; 8])?;
+                addresses.iter().try_for_each(|address| put_address(out, address.parse().unwrap(), 100))
+            };
+            out.nested(option::IA_NA, fill).unwrap();
+        }
+        out.as_slice().to_vec()
+    }
+
+    /// The answer's type, the addresses in it with their lifetimes, its own status, and the status of its association.
+    type Answer = (u8, Vec<(String, u32)>, Option<u16>, Option<u16>);
+
+    fn ask(bytes: &[u8]) -> Option<Answer> {
+        let mut out = Message::default();
+        server().answer(bytes, &mut out).unwrap()?;
+        let answer = Request::read(out.as_slice()).unwrap();
+        assert_eq!(answer.transaction, [7, 8, 9]);
+        assert_eq!(answer.find(option::SERVER_ID), Some(&server().duid[..]));
+        assert_eq!(answer.find(option::CLIENT_ID), Some(&CLIENT[..]));
+        let status =
+            |data: &[u8]| options(data).find(|o| o.0 == option::STATUS).map(|o| u16::from_be_bytes([o.1[0], o.1[1]]));
+        let (iaid, association) = answer.associations().next().unwrap_or((IAID, &[]));
+        assert_eq!(iaid, IAID);
+        let leased = options(association).filter(|o| o.0 == option::IA_ADDRESS).map(|(_, data)| {
+            assert_eq!(data.len(), 24);
+            let octets: [u8; 16] = data[..16].try_into().unwrap();
+            (Ipv6Addr::from(octets).to_string(), u32::from_be_bytes(data[20..].try_into().unwrap()))
+        });
+        Some((answer.kind, leased.collect(), status(answer.options), status(association)))
+    }
+
+    #[test]
+    fn each_message_has_its_answer() {
+        use message::*;
+        let own = || vec![("2001:db8::2".to_string(), INFINITE)];
+        let moved = || [own(), vec![("2001:db8::9".to_string(), 0)]].concat();
+        let cases = [
+            (request(SOLICIT, false, &[], false), Some((ADVERTISE, own(), None, None))),
+            (request(SOLICIT, false, &["2001:db8::9"], false), Some((ADVERTISE, own(), None, None))),
+            (request(SOLICIT, false, &[], true), Some((REPLY, own(), None, None))),
+            (request(REQUEST, true, &["2001:db8::2"], false), Some((REPLY, own(), None, None))),
+            (request(RENEW, true, &["2001:db8::2"], false), Some((REPLY, own(), None, None))),
+            (request(REBIND, false, &["2001:db8::9"], false), Some((REPLY, moved(), None, None))),
+            (request(CONFIRM, false, &["2001:db8::2"], false), Some((REPLY, vec![], Some(0), None))),
+            (request(CONFIRM, false, &["2001:db9::2"], false), Some((REPLY, vec![], Some(4), None))),
+            (request(CONFIRM, false, &[], false), None),
+            (request(RELEASE, true, &["2001:db8::2"], false), Some((REPLY, vec![], Some(0), None))),
+            (request(DECLINE, true, &["2001:db8::9"], false), Some((REPLY, vec![], Some(0), Some(3)))),
+            (request(INFORMATION_REQUEST, false, &[], false), Some((REPLY, vec![], None, None))),
+            // Meant for nobody, or for another server (RFC 8415 §16).
+            (request(SOLICIT, true, &[], false), None),
+            (request(REQUEST, false, &["2001:db8::2"], false), None),
+            (request(ADVERTISE, true, &[], false), None),
+            (request(12, true, &[], false), None),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(ask(&bytes), expected, "{bytes:02x?}");
+        }
+        let mut other = request(RENEW, true, &["2001:db8::2"], false);
+        other[4 + 14 + 13] ^= 1;
+        assert_eq!(ask(&other), None, "another server");
+    }
+
+    #[test]
+    fn no_bytes_panic_or_overflow_the_answer() {
+        let good = request(message::RENEW, true, &["2001:db8::9"; 9], false);
+        for len in 0..good.len() {
+            let _ = server().answer(&good[..len], &mut Message::default());
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bytes = good.clone();
+                bytes[len] = value;
+                let _ = server().answer(&bytes, &mut Message::default());
+            }
+        }
+        let many = [&good[..], &good[4 + 14 + 14..], &good[4 + 14 + 14..], &good[4 + 14 + 14..]].concat();
+        assert_eq!(server().answer(&many, &mut Message::default()), Ok(Some(())));
+        assert_eq!(server().answer(&[1, 2], &mut Message::default()), Err(DropReason::BadHeader));
+    }
 }

@@ -63,3 +63,55 @@ pub fn advertisement(network: &Network, port: &PortSpec, to: (MacAddr, Ipv6Addr)
 fn envelope(network: &Network, src: Ipv6Addr, (dst_mac, dst): (MacAddr, Ipv6Addr)) -> Envelope {
     Envelope { src_mac: network.spec.gateway_mac, dst_mac, src: src.into(), dst: dst.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switch::tests::{member, network};
+
+    fn told(network: &Network, has_address: bool) -> Option<Vec<u8>> {
+        let to = (MacAddr::of_group(ALL_NODES), ALL_NODES);
+        advertisement(network, &member(2, has_address), to).map(|frame| frame.as_slice().to_vec())
+    }
+
+    #[test]
+    fn guests_hear_what_fits_their_file_and_network() {
+        let mut net = network(false);
+        // Flags M and O, lifetime, flags L and A.
+        let read = |frame: Vec<u8>| (frame[59], u16::from_be_bytes([frame[60], frame[61]]), frame[89]);
+        assert_eq!(told(&net, true).map(read), Some((0xc0, 1800, 0x80)));
+        assert_eq!(told(&net, false).map(read), Some((0, 1800, 0xc0)));
+        net.spec.v6.subnet = "2001:db8::/80".parse().ok();
+        assert_eq!(told(&net, false).map(read), Some((0, 1800, 0x80)), "no address can be made of this prefix");
+        net.spec.uplink = Uplink::None;
+        assert_eq!(told(&net, true).map(read), Some((0xc0, 0, 0x80)));
+        net.spec.uplink = Uplink::Tap;
+        assert_eq!(told(&net, true), None);
+        net.spec.uplink = Uplink::Sockets;
+        net.spec.v6.subnet = None;
+        assert_eq!(told(&net, true), None);
+    }
+
+    #[test]
+    fn the_gateway_answers_for_itself_and_for_guests_whom_nobody_hears() {
+        let ip = |s: &str| s.parse::<Ipv6Addr>().unwrap();
+        for isolated in [false, true] {
+            let mut net = network(isolated);
+            net.spec.v6.host_loopback = Some(ip("2001:db8::5").into());
+            let me = member(2, true);
+            net.join(&me);
+            net.join(&member(3, true));
+            for own in ["2001:db8::1", "2001:db8::5", "fe80::ff:fe00:fe", "fe80::a9fe:a9fe"] {
+                assert!(
+                    is_answered(&net, &me, ip("2001:db8::2"), ip(own)) && is_answered(&net, &me, ip("::"), ip(own))
+                );
+            }
+            assert!(
+                !is_answered(&net, &me, ip("::"), ip("2001:db8::2"))
+                    && !is_answered(&net, &me, ip("::"), ip("fe80::9"))
+            );
+            assert!(!is_answered(&net, &me, ip("2001:db8::2"), ip("2001:db8::3")));
+            assert_eq!(is_answered(&net, &me, ip("::"), ip("2001:db8::3")), isolated);
+        }
+    }
+}
