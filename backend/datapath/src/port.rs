@@ -8,6 +8,7 @@ use crate::stats::{Counter, Way};
 use std::sync::Arc;
 use vonic_frame::{DropReason, Offloads, VNET_HEADER_LEN, VnetHeader};
 use vonic_queue::{Burst, MemoryMap, copy_payload};
+use vonic_tcp::Instant;
 
 /// Feature bits of virtio 1.3 §5.1.3 and §6.
 pub mod feature {
@@ -108,6 +109,8 @@ pub struct Port {
     pub usage: Usage,
     /// How far its tap has been read, if it has one.
     pub tap: TapState,
+    /// When the guest is next told of its router.
+    pub advertise_at: Option<Instant>,
 }
 
 impl Port {
@@ -121,6 +124,7 @@ impl Port {
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
             usage: Usage::default(),
             tap: TapState::default(),
+            advertise_at: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod echo;
 mod frame;
 mod ipv6;
 mod mac;
+mod ndp;
 mod reason;
 mod segment;
 mod subnet;
@@ -29,6 +30,9 @@ pub use frame::{
     Tcp, Transport, Udp,
 };
 pub use mac::MacAddr;
+pub use ndp::{
+    ALL_NODES, Ndp, NdpMessage, RouterAdvertisement, neighbor_advertisement, router_advertisement, solicited_node,
+};
 pub use reason::DropReason;
 pub use segment::Segmenter;
 pub use subnet::Subnet;

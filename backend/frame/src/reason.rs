@@ -53,7 +53,9 @@ reasons! {
     SpoofedAddress = "spoofed_address",
     /// An ARP message in which the guest claims a MAC or IP address that is not its own.
     SpoofedArp = "spoofed_arp",
-    /// A DHCP server message or router advertisement from a guest.
+    /// A message of neighbour discovery in which the guest claims a MAC or IPv6 address that is not its own.
+    SpoofedNdp = "spoofed_ndp",
+    /// A DHCP server's message, a router advertisement or a redirect from a guest.
     RogueServer = "rogue_server",
     /// A VLAN-tagged frame.
     VlanTagged = "vlan_tagged",

@@ -2,7 +2,9 @@
 pub mod address;
 pub mod arp;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod icmp;
+pub mod ndp;
 
 use crate::offload::Inbound;
 use crate::port::Port;
@@ -16,5 +18,10 @@ pub struct Service {
 }
 
 /// Every service. The first that answers has the frame.
-pub const SERVICES: &[Service] =
-    &[Service { handle: arp::handle }, Service { handle: icmp::handle }, Service { handle: dhcp::handle }];
+pub const SERVICES: &[Service] = &[
+    Service { handle: arp::handle },
+    Service { handle: ndp::handle },
+    Service { handle: icmp::handle },
+    Service { handle: dhcp::handle },
+    Service { handle: dhcp6::handle },
+];

@@ -1,5 +1,5 @@
 //! Anti-spoofing: a guest sends only from its own MAC and addresses, and plays no server that vonic is.
-use super::Network;
+use super::{Network, neighbor};
 use crate::spec::PortSpec;
 use std::net::{IpAddr, Ipv4Addr};
 use vonic_frame::{Arp, Content, DropReason, Frame, Ip, Transport};
@@ -7,16 +7,18 @@ use vonic_frame::{Arp, Content, DropReason, Frame, Ip, Transport};
 const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
 
-/// Checks who a frame claims to come from.
+/// Checks who a frame, whose leading bytes are `head`, claims to come from, and takes claims of IPv6 addresses.
 ///
 /// # Errors
-/// `SpoofedMac`, `SpoofedAddress`, `SpoofedArp`, `RogueServer`.
-pub fn check_source(network: &Network, port: &PortSpec, frame: &Frame) -> Result<(), DropReason> {
+/// `SpoofedMac`, `SpoofedAddress`, `SpoofedArp`, `SpoofedNdp`, `RogueServer`; `BadHeader` and `Truncated` for invalid messages
+/// of neighbour discovery.
+pub fn check_source(network: &mut Network, port: &PortSpec, head: &[u8], frame: &Frame) -> Result<(), DropReason> {
     if frame.src != port.mac {
         return Err(DropReason::SpoofedMac);
     }
     match &frame.content {
         Content::Arp(arp) => check_arp(network, port, arp),
+        Content::Ip(ip) if ip.src.is_ipv6() => neighbor::check(network, port, head, ip),
         Content::Ip(ip) => check_ip(network, port, ip),
         // The MAC is all that other protocols have.
         Content::Other(_) => Ok(()),
@@ -116,7 +118,7 @@ mod tests {
             (frame(2, Content::Other(0x88cc)), Ok(())),
         ];
         for (f, expected) in cases {
-            assert_eq!(check_source(&net, &port, &f), expected, "{f:?}");
+            assert_eq!(check_source(&mut net, &port, &[], &f), expected, "{f:?}");
         }
     }
 
@@ -126,7 +128,7 @@ mod tests {
         let port = member(4, false);
         net.join(&port);
         net.join(&member(3, true));
-        let ok = |content| check_source(&net, &port, &frame(4, content));
+        let mut ok = |content| check_source(&mut net, &port, &[], &frame(4, content));
         assert_eq!(ok(arp(4, [192, 0, 2, 77])), Ok(()));
         assert_eq!(ok(udp([198, 18, 0, 1], 9, 9)), Ok(()));
         assert_eq!(ok(Content::Other(0x88cc)), Ok(()));

@@ -1,10 +1,13 @@
 //! Where a frame goes, by its destination MAC alone; and from whom it may come (`filter`).
+mod claims;
 pub mod filter;
+pub mod neighbor;
 
 use crate::service::address;
 use crate::spec::{NetworkSpec, PortId, PortSpec, Uplink};
+use claims::Claims;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use vonic_frame::{DropReason, MacAddr};
 
 /// A network and its members.
@@ -14,6 +17,7 @@ pub struct Network {
     by_mac: HashMap<MacAddr, PortId>,
     by_address: HashMap<IpAddr, PortId>,
     members: Vec<PortId>,
+    claims: HashMap<PortId, Claims>,
 }
 
 /// Where a frame goes.
@@ -32,16 +36,33 @@ pub enum Destination {
 impl Network {
     /// A network without members.
     pub fn new(spec: NetworkSpec) -> Network {
-        Network { spec, by_mac: HashMap::new(), by_address: HashMap::new(), members: Vec::new() }
+        Network {
+            spec,
+            by_mac: HashMap::new(),
+            by_address: HashMap::new(),
+            members: Vec::new(),
+            claims: HashMap::new(),
+        }
     }
 
     /// Adds a member.
     pub fn join(&mut self, port: &PortSpec) {
         self.leave(port.port);
         self.by_mac.insert(port.mac, port.port);
-        let addresses = port.address4.map(IpAddr::V4).into_iter().chain(port.address6.map(IpAddr::V6));
-        self.by_address.extend(addresses.map(|address| (address, port.port)));
+        let link_local = Some(IpAddr::V6(port.mac.link_local()));
+        for address in [port.address4.map(IpAddr::V4), port.address6.map(IpAddr::V6), link_local].into_iter().flatten()
+        {
+            // What is in a guest's file is no other's, whoever has claimed it.
+            if let (Some(other), IpAddr::V6(address)) = (self.by_address.insert(address, port.port), address)
+                && let Some(claims) = self.claims.get_mut(&other)
+            {
+                claims.remove(address);
+            }
+        }
         self.members.push(port.port);
+        self.claims.insert(port.port, Claims::default());
+        // Twice what its claims may come to: a table that is half empty does not grow when one takes another's place.
+        self.by_address.reserve(2 * claims::CLAIMS * self.members.len());
     }
 
     /// Removes a member.
@@ -49,6 +70,36 @@ impl Network {
         self.by_mac.retain(|_, p| *p != port);
         self.by_address.retain(|_, p| *p != port);
         self.members.retain(|p| *p != port);
+        self.claims.remove(&port);
+    }
+
+    /// The member that has this address.
+    pub fn owner(&self, address: IpAddr) -> Option<PortId> {
+        self.by_address.get(&address).copied()
+    }
+
+    /// Whether a member has claimed this address; if so, it uses it.
+    pub fn has_claimed(&mut self, port: PortId, address: Ipv6Addr) -> bool {
+        self.claims.get_mut(&port).is_some_and(|claims| claims.touch(address))
+    }
+
+    /// A member claims an address that is nobody else's. Of too many claims, the one unused for longest is given up.
+    pub fn claim(&mut self, port: PortId, address: Ipv6Addr) {
+        let Some(claims) = self.claims.get_mut(&port) else { return };
+        if claims.touch(address) {
+            return;
+        }
+        if let Some(given_up) = claims.add(address) {
+            self.by_address.remove(&IpAddr::V6(given_up));
+        }
+        self.by_address.insert(address.into(), port);
+    }
+
+    /// A member's guest has started anew: it has claimed nothing.
+    pub fn release_claims(&mut self, port: PortId) {
+        for address in self.claims.get_mut(&port).into_iter().flat_map(Claims::take) {
+            self.by_address.remove(&IpAddr::V6(address));
+        }
     }
 
     /// Every member, in the order in which they joined.

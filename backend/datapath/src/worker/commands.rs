@@ -10,7 +10,7 @@ use crate::worker::Worker;
 use crate::worker::events::Token;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use vonic_queue::{Done, MemoryMap};
+use vonic_queue::{Direction, Done, MemoryMap};
 use vonic_uplink::Tap;
 
 /// Places `value` at `index`, with room made for it.
@@ -84,6 +84,8 @@ impl Worker {
             Some(network) => network.spec = spec,
             None => place(&mut self.networks, id, Box::new(Network::new(spec))),
         }
+        let members = self.network_mut(id).map_or_else(Vec::new, |network| network.members().to_vec());
+        members.into_iter().for_each(|port| self.advertise_soon(port));
     }
 
     fn network_mut(&mut self, id: NetworkId) -> Option<&mut Network> {
@@ -174,6 +176,9 @@ impl Worker {
         self.watch_tap(id);
         self.report_broken(id);
         self.feed(id);
+        if direction == Direction::HostToGuest {
+            self.advertise_soon(id);
+        }
         self.woken = true;
     }
 
@@ -197,6 +202,10 @@ impl Worker {
         self.reset_connections(id);
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
             port.queues.forget();
+            let network = port.spec.network;
+            if let Some(network) = self.network_mut(network) {
+                network.release_claims(id);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::queues::PAIRS;
 use crate::service::SERVICES;
 use crate::spec::{PortId, Uplink};
 use crate::stats::{CopyPath, Way};
-use crate::switch::{Destination, Network, filter};
+use crate::switch::{Destination, Network, filter, neighbor};
 use crate::worker::Worker;
 use std::sync::Arc;
 use vonic_frame::{
@@ -104,7 +104,7 @@ impl Worker {
 
     fn guest_frame(&mut self, id: PortId, burst: &mut Burst, i: usize) -> Result<(), DropReason> {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return Err(DropReason::PortDown) };
-        let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else {
+        let Some(network) = self.networks.get_mut(port.spec.network as usize).and_then(|n| n.as_mut()) else {
             return Err(DropReason::PortDown);
         };
         let mut head = [0u8; VNET_HEADER_LEN + HEADER_MAX];
@@ -112,7 +112,7 @@ impl Worker {
         if !self.late.ending {
             port.spec.stats.frame(Way::GuestToHost, inbound.frame.len);
         }
-        filter::check_source(network, &port.spec, &inbound.frame)?;
+        filter::check_source(network, &port.spec, inbound.head, &inbound.frame)?;
         match network.destination(id, inbound.frame.dst)? {
             Destination::Port(to) => {
                 let copied = Arc::clone(&port.spec.stats);
@@ -121,7 +121,7 @@ impl Worker {
             }
             Destination::Group => {
                 let bridged = network.spec.uplink == Uplink::Tap;
-                if !bridged && serve(network, port, &inbound)? && is_dhcp(&inbound.frame) {
+                if !bridged && serve(network, port, &inbound)? && is_for_gateway(&inbound.frame) {
                     return Ok(());
                 }
                 let (copied, mtu) = (Arc::clone(&port.spec.stats), port.spec.mtu);
@@ -174,6 +174,7 @@ fn terminated(frame: &Frame) -> Result<Option<Ip>, DropReason> {
     match frame.content {
         // An answer, or a question about somebody else.
         Content::Arp(_) => Ok(None),
+        Content::Ip(ip) if neighbor::is_link_talk(&ip) => Ok(None),
         Content::Ip(ip) => Ok(Some(ip)),
         _ => Err(DropReason::Unsupported),
     }
@@ -218,8 +219,9 @@ fn serve(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> Resul
     Ok(false)
 }
 
-fn is_dhcp(frame: &Frame) -> bool {
-    matches!(&frame.content, Content::Ip(ip) if filter::is_dhcp_request(ip))
+/// Whether a frame to everybody that a service took is no other guest's business. Others may learn from a question by ARP.
+fn is_for_gateway(frame: &Frame) -> bool {
+    matches!(frame.content, Content::Ip(_))
 }
 
 /// Copies a frame into another guest's ring. What does not fit is dropped there, and counted there.

@@ -3,6 +3,7 @@
 //!
 //! A round: commands, events, then a burst of each port's frames, then the ready connections, then one flush of every ring.
 //! While there is work the rings ask for no notification; before it sleeps the worker asks for them and looks once more.
+mod advertise;
 mod clock;
 mod commands;
 mod control_queue;
@@ -102,6 +103,8 @@ pub struct Worker {
     /// Listeners at which connections may still wait, and when they are looked at if not at once.
     pub(crate) accept_again: Vec<(PortId, usize)>,
     pub(crate) accept_at: Option<Instant>,
+    /// When the first guest is next told of its router.
+    pub(crate) advertise_at: Option<Instant>,
     /// Connections and datagram flows of all ports together: descriptors are shared by everybody.
     pub(crate) connections_max: usize,
     pub(crate) now: Instant,
@@ -146,6 +149,7 @@ impl Worker {
             listen_addresses: Vec::new(),
             accept_again: Vec::new(),
             accept_at: None,
+            advertise_at: None,
             connections_max: connections_max(vonic_uplink::descriptor_limit()?),
             now: clock.now(),
             scratch: Scratch::new(&peek_modes),
@@ -234,6 +238,7 @@ impl Worker {
         }
         self.run_timers();
         self.expire_datagrams();
+        self.advertise();
         for _ in 0..self.flows.ready_len().min(PUMPS_A_ROUND) {
             let Some(id) = self.flows.pop_ready() else { break };
             self.pump(id);
@@ -286,7 +291,7 @@ impl Worker {
             return 0;
         }
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due());
-        let next = due.chain(self.accept_at).min();
+        let next = due.chain(self.accept_at).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
             i32::try_from(ms).unwrap_or(i32::MAX)
