@@ -39,9 +39,9 @@ impl TestConfig {
     #[must_use]
     pub fn both_families() -> TestConfig {
         let mut config = TestConfig::default();
-        config.network.push_str(
-            "subnet6 = \"2001:db8::/64\"\ngateway6 = \"2001:db8::1\"\nhost_loopback6 = \"2001:db8::1\"\n",
-        );
+        config
+            .network
+            .push_str("subnet6 = \"2001:db8::/64\"\ngateway6 = \"2001:db8::1\"\nhost_loopback6 = \"2001:db8::1\"\n");
         config
     }
 

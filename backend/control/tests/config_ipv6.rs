@@ -35,9 +35,7 @@ fn a_network_of_ipv6_alone_loads() {
     let files = Files::new(&[("vonic.toml", &service), ("a.toml", &vm)]);
     let config = files.load().unwrap();
     let network = json!(config.networks["default"]);
-    for (key, value) in
-        [("subnet6", "2001:db8::/64"), ("gateway6", "2001:db8::1"), ("host_loopback6", "2001:db8::1")]
-    {
+    for (key, value) in [("subnet6", "2001:db8::/64"), ("gateway6", "2001:db8::1"), ("host_loopback6", "2001:db8::1")] {
         assert_eq!(network[key], value);
     }
     assert_eq!((&network["subnet4"], &network["gateway4"]), (&json!(null), &json!(null)));

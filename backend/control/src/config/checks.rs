@@ -92,8 +92,11 @@ fn check_forward(draft: &VmDraft, forward: &Forward, line: Option<usize>) {
     let known = |family: Family| draft.vm.address(family).is_some() || draft.places.is_bad(family.keys().address);
     if !listens().any(known) {
         let keys: Vec<&str> = listens().map(|family| family.keys().address).collect();
-        let message =
-            format!("a forward from {} needs the guest's address: write {} above it", forward.listen, keys.join(" or "));
+        let message = format!(
+            "a forward from {} needs the guest's address: write {} above it",
+            forward.listen,
+            keys.join(" or ")
+        );
         draft.source.error(line, message);
     }
 }

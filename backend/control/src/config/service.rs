@@ -197,10 +197,7 @@ fn check_family(network: &Network, family: Family, table: &Table<'_, '_>) {
             );
         }
         (Some(subnet), None) if !places.is_bad(gateway_key) => {
-            note(
-                subnet_key,
-                format!("{subnet_key} needs {gateway_key}: write {gateway_key} = \"{}\"", subnet.nth(1)),
-            );
+            note(subnet_key, format!("{subnet_key} needs {gateway_key}: write {gateway_key} = \"{}\"", subnet.nth(1)));
         }
         (None, Some(_)) if !places.is_bad(subnet_key) => {
             note(gateway_key, format!("{gateway_key} needs {subnet_key}: write both, or leave {gateway_key} out"));

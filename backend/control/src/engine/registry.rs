@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
-    PortStats, WorkerHandle,
+    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
+    WorkerHandle,
 };
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_front::{API, EngineLink, ToMaster};
