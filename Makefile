@@ -8,7 +8,7 @@ GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
 AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
-.PHONY: build testbed fmt lint test long-test demo bench
+.PHONY: build testbed fmt lint test long-test demo bench bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -45,3 +45,9 @@ demo: testbed build
 bench: testbed build
 	cargo build --quiet --release -p vonic-bench
 	sh tests/support/root.sh $(TARGET)/release/vonic-bench
+
+# Instructions per frame and per segment, by callgrind; fails if one is more than 10 % above bench/results/micro.md, RECORD=1 writes them there.
+bench-micro:
+	sh bench/micro/setup.sh
+	cargo build --quiet --profile micro -p vonic-bench-micro
+	RECORD=$(RECORD) $(TARGET)/micro/vonic-bench-micro
