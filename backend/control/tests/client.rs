@@ -40,7 +40,7 @@ fn tables_for_people() {
     let service = Service::start();
     let expected = "\
 NAME  NETWORK  ADDRESS                MAC                STATE    GUEST TO HOST  HOST TO GUEST  DROPS  CONNECTIONS  AGENT
-web1  default  192.0.2.2 2001:db8::2  52:54:00:00:00:02  running        2.0 KiB        5.0 GiB      7            2  0.1.0
+web1  default  192.0.2.2,2001:db8::2  52:54:00:00:00:02  running        2.0 KiB        5.0 GiB      7            2  0.1.0
 web2           -                                         waiting            0 B            0 B      0            0  -
 ";
     assert_eq!(good(&service, "vm list"), expected);
@@ -54,6 +54,7 @@ web2  world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B  
     let show = good(&service, "vm show web1");
     for line in [
         "name                 web1",
+        "address6             2001:db8::2",
         "labels               tier=web",
         "features negotiated  csum",
         "guest to host        2.0 KiB in 3 frames",

@@ -364,7 +364,7 @@ fn bad_forwards() {
         ("proto='tcp'\nlisten='*:80'", 3, "write port = 80"),
         ("proto='udp'\nlisten='*:80'\nport=80", 4, "write proto = \"tcp\""),
         ("proto='sctp'\nlisten='*:80'\nport=80", 4, "write \"tcp\""),
-        ("proto='tcp'\nlisten='[::1]:80'\nport=80", 5, "write an IPv4 address"),
+        ("proto='tcp'\nlisten='[::1]:80'\nport=80", 5, "write address6 above it"),
         ("proto='tcp'\nlisten='80'\nport=80", 5, "write it as 127.0.0.1:8080"),
         ("proto='tcp'\nlisten='*:9-8'\nport=80", 5, "write 8-9"),
         ("proto='tcp'\nlisten='*:80'\nport=0", 6, "write a number from 1 to 65535"),

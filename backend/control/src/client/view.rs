@@ -43,7 +43,7 @@ pub(super) fn vms(rows: &Vec<VmRow>, out: &mut dyn Write) -> io::Result<()> {
 /// A VM's addresses of both families.
 fn addresses(vm: &VmRow) -> String {
     match (&vm.address4, &vm.address6) {
-        (Some(v4), Some(v6)) => format!("{v4} {v6}"),
+        (Some(v4), Some(v6)) => format!("{v4},{v6}"),
         (Some(one), None) | (None, Some(one)) => one.clone(),
         (None, None) => "-".to_string(),
     }
