@@ -35,6 +35,16 @@ impl Default for TestConfig {
 }
 
 impl TestConfig {
+    /// The default with IPv6 beside IPv4: network `default` has 2001:db8::/64 too, with gateway and host_loopback6 2001:db8::1.
+    #[must_use]
+    pub fn both_families() -> TestConfig {
+        let mut config = TestConfig::default();
+        config.network.push_str(
+            "subnet6 = \"2001:db8::/64\"\ngateway6 = \"2001:db8::1\"\nhost_loopback6 = \"2001:db8::1\"\n",
+        );
+        config
+    }
+
     /// A configuration folder as an operator has it, but for `runtime_dir`, which the test sets.
     ///
     /// # Errors
@@ -55,10 +65,15 @@ impl TestConfig {
         Ok(TestConfig { service: service.join("\n"), network: String::new(), vms, arguments: Vec::new() })
     }
 
-    /// Adds a VM with MAC 52:54:00:00:00:NN and address 192.0.2.NN; `more` is appended to its file.
+    /// Adds a VM with MAC 52:54:00:00:00:NN and address 192.0.2.NN; on a network with subnet6 also 2001:db8::NN, in which NN has the
+    /// same digits as in IPv4's. `more` is appended to its file.
     #[must_use]
     pub fn vm(mut self, name: &str, number: u8, more: &str) -> TestConfig {
-        let text = format!("mac = \"52:54:00:00:00:{number:02x}\"\naddress4 = \"192.0.2.{number}\"\n{more}\n");
+        let mut text = format!("mac = \"52:54:00:00:00:{number:02x}\"\naddress4 = \"192.0.2.{number}\"\n");
+        if self.network.contains("subnet6") {
+            text.push_str(&format!("address6 = \"2001:db8::{number}\"\n"));
+        }
+        text.push_str(&format!("{more}\n"));
         self.vms.insert(name.to_string(), text);
         self
     }

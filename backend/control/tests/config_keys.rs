@@ -239,9 +239,6 @@ fn bad_values_of_a_network() {
         ("uplink = 'none'\nhost_loopback4 = '192.0.2.9'", 3, "needs uplink = \"sockets\""),
         ("uplink = 'none'\nreach_host = 1", 3, "write reach_host = false"),
         ("uplink = 'none'\nisolated = 'yes'", 3, "write isolated = false"),
-        ("uplink = 'none'\nsubnet6 = '2001:db8::/64'", 3, "not yet IPv6: leave subnet6 out"),
-        ("uplink = 'none'\ngateway6 = '2001:db8::1'", 3, "not yet IPv6: leave gateway6 out"),
-        ("uplink = 'none'\nhost_loopback6 = '2001:db8::1'", 3, "not yet IPv6: leave host_loopback6 out"),
         ("uplink = 'none'\nisolate = true", 3, "write isolated"),
     ] {
         let text = format!("[network.a]\n{text}\n");
@@ -309,7 +306,8 @@ fn bad_values_of_a_vm() {
         ("address4 = '192.0.2.1'", 2, "is the gateway's: write another address in 192.0.2.0/24"),
         ("address4 = '192.0.2.02'", 2, "write it as 192.0.2.2"),
         ("address4 = 2", 2, "write address4 = \"192.0.2.2\""),
-        ("address6 = '2001:db8::2'", 2, "leave address6 out"),
+        ("address6 = '2001:db8::2'", 2, "has no subnet6: leave 2001:db8::2 out"),
+        ("address6 = '192.0.2.2'", 2, "is not an IPv6 address: write it as 2001:db8::2"),
         ("queue_pairs = 0", 2, "write a number from 1 to 2"),
         ("queue_pairs = 3", 2, "write a number from 1 to 2"),
         ("queue_pairs = 2\nfeatures = { ctrl_vq = false }", 2, "write queue_pairs = 1, or ctrl_vq = true"),
@@ -379,7 +377,7 @@ fn bad_forwards() {
         refused(&[("web1.toml", &text)], &format!("vms.d/web1.toml:{line}"), words);
     }
     let forward = "[[forward]]\nproto='tcp'\nlisten='*:80'\nport=80\n";
-    refused(&[("web1.toml", &format!("{MAC}{forward}"))], "vms.d/web1.toml:4", "write address4 above it");
+    refused(&[("web1.toml", &format!("{MAC}{forward}"))], "vms.d/web1.toml:4", "write address4 or address6 above it");
     let closed = "[network.default]\nsubnet4='192.0.2.0/24'\ngateway4='192.0.2.1'\nuplink='none'\n";
     let vm = format!("{MAC}address4='192.0.2.2'\n{forward}");
     refused(&[("vonic.toml", closed), ("web1.toml", &vm)], "vms.d/web1.toml:5", "needs uplink = \"sockets\"");
@@ -392,7 +390,8 @@ fn bad_egress() {
         ("action='deny'", 2, "write to = \"198.51.100.0/24\""),
         ("action='drop'\nto='0.0.0.0/0'", 3, "write \"allow\" or \"deny\""),
         ("action='deny'\nto='198.51.100.7/24'", 4, "write 198.51.100.0/24"),
-        ("action='deny'\nto='2001:db8::/32'", 4, "write an IPv4 subnet"),
+        ("action='deny'\nto='2001:db8::1/32'", 4, "write 2001:db8::/32"),
+        ("action='deny'\nto='::ffff:198.51.100.0/120'", 4, "write it as 198.51.100.0/24"),
         ("action='deny'\nto='0.0.0.0/0'\nproto='sctp'", 5, "write \"tcp\" or \"udp\" or \"icmp\""),
         ("action='deny'\nto='0.0.0.0/0'\nports=443", 5, "write ports = \"1-1023\""),
         ("action='deny'\nto='0.0.0.0/0'\nports='0'", 5, "write a number from 1 to 65535"),

@@ -26,6 +26,9 @@ pub struct VmRow {
     pub network: String,
     /// Its IPv4 address, if it was given one.
     pub address4: Option<String>,
+    /// Its IPv6 address, if it was given one.
+    #[serde(default)]
+    pub address6: Option<String>,
     /// Whether a VMM is connected to the VM's socket.
     pub connected: bool,
     /// Whether the guest's driver has started its rings.

@@ -27,7 +27,7 @@ pub(super) fn vms(rows: &Vec<VmRow>, out: &mut dyn Write) -> io::Result<()> {
         table.row([
             vm.name.clone(),
             vm.network.clone(),
-            vm.address4.clone().unwrap_or_else(|| "-".to_string()),
+            addresses(vm),
             vm.mac.clone(),
             state(vm).to_string(),
             bytes(vm.guest_to_host.bytes),
@@ -38,6 +38,15 @@ pub(super) fn vms(rows: &Vec<VmRow>, out: &mut dyn Write) -> io::Result<()> {
         ]);
     }
     if rows.is_empty() { writeln!(out, "no VMs") } else { table.print(out) }
+}
+
+/// A VM's addresses of both families.
+fn addresses(vm: &VmRow) -> String {
+    match (&vm.address4, &vm.address6) {
+        (Some(v4), Some(v6)) => format!("{v4} {v6}"),
+        (Some(one), None) | (None, Some(one)) => one.clone(),
+        (None, None) => "-".to_string(),
+    }
 }
 
 /// How far a VM has come.
@@ -59,6 +68,7 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     line("mac", row.mac.clone());
     line("network", row.network.clone());
     line("address4", row.address4.clone().unwrap_or_else(|| "-".to_string()));
+    line("address6", row.address6.clone().unwrap_or_else(|| "-".to_string()));
     line("mtu", vm.mtu.to_string());
     line("socket", format!("{} ({})", vm.socket, vm.socket_mode));
     line("queue pairs", vm.queue_pairs.to_string());

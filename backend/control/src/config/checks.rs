@@ -1,11 +1,13 @@
 //! What contradicts between files: VMs and networks, and VMs among each other.
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use super::family::Keys;
 use super::gateway::gateway_mac;
 use super::service::{SOCKET_PATH, ServiceDraft};
 use super::vm::VmDraft;
-use super::{Forward, ListenHost, Network, Subnet, Uplink, Vm, uplink};
+use super::{Family, Forward, ListenHost, Network, Subnet, Uplink, Vm, uplink};
 
 /// Notes what is wrong with a VM in view of the service and its network.
 pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
@@ -36,57 +38,64 @@ pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
 }
 
 fn check_in_network(draft: &VmDraft, network: &Network) {
-    let VmDraft { source, vm, places, forward_lines, .. } = draft;
-    let name = &network.name;
-    let line = places.line("address4");
-    let bridged = matches!(network.uplink, Uplink::Tap(_));
-    if bridged {
+    if let Uplink::Tap(_) = network.uplink {
         uplink::check_vm(draft, network);
     }
-    match (vm.address4, network.subnet4) {
-        // The bridge's network decides what its addresses are.
-        (Some(_), None) if bridged => {}
-        (Some(address), None) => {
-            let message = format!("address4: network '{name}' has no subnet4: leave {address} out, or give it one");
-            source.error(line, message);
-        }
-        (Some(address), Some(subnet)) => {
-            let taken = if Some(address) == network.gateway4 {
-                Some("the gateway's")
-            } else if Some(address) == network.host_loopback4 {
-                Some("the network's host_loopback4")
-            } else {
-                None
-            };
-            if let Some(whose) = taken {
-                source.error(line, format!("address4: {address} is {whose}: write another address in {subnet}"));
-            } else if !subnet.is_host(address.into()) {
-                let example = free_example(network, subnet);
-                let message = format!(
-                    "address4: {address} is no host's address in network '{name}' ({subnet}): write one as {example}"
-                );
-                source.error(line, message);
-            }
-        }
-        (None, _) => {}
-    }
-    for at in forward_lines {
-        if vm.address4.is_none() && !places.is_bad("address4") {
-            source.error(*at, "a forward needs the guest's address: write address4 above it");
-        }
+    Family::ALL.into_iter().for_each(|family| check_address(draft, network, family));
+    let VmDraft { source, vm, forward_lines, .. } = draft;
+    for (line, forward) in forward_lines.iter().zip(&vm.forwards) {
+        check_forward(draft, forward, *line);
         if network.uplink != Uplink::Sockets {
-            let message =
-                format!("a forward needs uplink = \"sockets\" on network '{name}': write that, or leave it out");
-            source.error(*at, message);
+            let message = format!(
+                "a forward needs uplink = \"sockets\" on network '{}': write that, or leave it out",
+                network.name
+            );
+            source.error(*line, message);
         }
     }
 }
 
+/// Notes an address that no guest of this network can have.
+fn check_address(draft: &VmDraft, network: &Network, family: Family) {
+    let name = &network.name;
+    let Keys { address: key, subnet: subnet_key, host_loopback: loopback_key, .. } = family.keys();
+    let own = network.addresses(family);
+    let Some(address) = draft.vm.address(family) else { return };
+    let message = match own.subnet {
+        // The bridge's network decides what its addresses are.
+        None if matches!(network.uplink, Uplink::Tap(_)) => return,
+        None => format!("{key}: network '{name}' has no {subnet_key}: leave {address} out, or give it one"),
+        Some(subnet) if Some(address) == own.gateway => {
+            format!("{key}: {address} is the gateway's: write another address in {subnet}")
+        }
+        Some(subnet) if Some(address) == own.host_loopback => {
+            format!("{key}: {address} is the network's {loopback_key}: write another address in {subnet}")
+        }
+        Some(subnet) if !subnet.is_host(address) => {
+            let example = free_example(own, subnet);
+            format!("{key}: {address} is no host's address in network '{name}' ({subnet}): write one as {example}")
+        }
+        Some(_) => return,
+    };
+    draft.source.error(draft.places.line(key), message);
+}
+
 /// An address of the subnet that is neither the gateway's nor the host's.
-fn free_example(network: &Network, subnet: Subnet) -> std::net::IpAddr {
-    let own = [network.gateway4, network.host_loopback4].map(|own| own.map(std::net::IpAddr::V4));
-    let free = (1..=3).map(|n| subnet.nth(n)).find(|a| !own.contains(&Some(*a)));
+fn free_example(own: vonic_datapath::Family, subnet: Subnet) -> IpAddr {
+    let free = (1..=3).map(|n| subnet.nth(n)).find(|a| ![own.gateway, own.host_loopback].contains(&Some(*a)));
     free.unwrap_or(subnet.address)
+}
+
+/// Notes a forward to a guest without an address of any family in which the forward listens.
+fn check_forward(draft: &VmDraft, forward: &Forward, line: Option<usize>) {
+    let listens = || Family::ALL.into_iter().filter(|family| forward.listen.host.is_of(*family));
+    let known = |family: Family| draft.vm.address(family).is_some() || draft.places.is_bad(family.keys().address);
+    if !listens().any(known) {
+        let keys: Vec<&str> = listens().map(|family| family.keys().address).collect();
+        let message =
+            format!("a forward from {} needs the guest's address: write {} above it", forward.listen, keys.join(" or "));
+        draft.source.error(line, message);
+    }
 }
 
 /// Notes what two VMs both claim, at the second one's place (by name), and returns the pairs' indices in `drafts`.
@@ -104,11 +113,14 @@ pub(super) fn check_pairs(drafts: &[VmDraft]) -> Vec<(usize, usize)> {
                 pairs.push((first, i));
             }
         }
-        if let (Some(address), Some(line), false) = (vm.address4, places.line("address4"), places.is_bad("network")) {
+        for family in Family::ALL {
+            let key = family.keys().address;
+            let address = vm.address(family).filter(|_| !places.is_bad("network"));
+            let (Some(address), Some(line)) = (address, places.line(key)) else { continue };
             let first = *addresses.entry((&vm.network, address)).or_insert(i);
             if first != i {
-                let whose = place(&drafts[first], "address4");
-                source.error(Some(line), format!("address4: {address} is also {whose}: write another one"));
+                let whose = place(&drafts[first], key);
+                source.error(Some(line), format!("{key}: {address} is also {whose}: write another one"));
                 pairs.push((first, i));
             }
         }
@@ -149,8 +161,10 @@ pub(super) fn claimed_by_both(a: &Vm, b: &Vm) -> Option<String> {
     if a.mac == b.mac {
         return Some(format!("mac {}", a.mac));
     }
-    if let Some(address) = a.address4.filter(|address| a.network == b.network && b.address4 == Some(*address)) {
-        return Some(format!("address4 {address}"));
+    for family in Family::ALL.into_iter().filter(|_| a.network == b.network) {
+        if let Some(address) = a.address(family).filter(|address| b.address(family) == Some(*address)) {
+            return Some(format!("{} {address}", family.keys().address));
+        }
     }
     let listener = a.forwards.iter().find(|mine| b.forwards.iter().any(|other| clash(mine, other)))?;
     Some(format!("listen {}", listener.listen))
@@ -161,7 +175,12 @@ pub(super) fn claimed_by_both(a: &Vm, b: &Vm) -> Option<String> {
 fn clash(a: &Forward, b: &Forward) -> bool {
     let hosts = match (&a.listen.host, &b.listen.host) {
         (ListenHost::Any, _) | (_, ListenHost::Any) => true,
-        (a, b) => a == b,
+        (ListenHost::Address(a), ListenHost::Address(b)) => {
+            a == b || (Family::of(*a) == Family::of(*b) && (a.is_unspecified() || b.is_unspecified()))
+        }
+        (ListenHost::Address(address), ListenHost::Interface(_))
+        | (ListenHost::Interface(_), ListenHost::Address(address)) => address.is_unspecified(),
+        (ListenHost::Interface(a), ListenHost::Interface(b)) => a == b,
     };
     hosts && a.proto == b.proto && overlap(&a.listen.ports, &b.listen.ports)
 }

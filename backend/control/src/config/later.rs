@@ -2,7 +2,7 @@
 //! what vonic does not do; the values that mean "as now" are accepted.
 use toml::de::DeValue;
 
-use super::keys::{EGRESS, FORWARD, LIMITS, NETWORK, SERVICE, Section, VM};
+use super::keys::{FORWARD, LIMITS, NETWORK, SERVICE, Section, VM};
 
 /// One thing to come.
 pub(super) struct Later {
@@ -20,18 +20,12 @@ pub(super) struct Later {
 pub(super) static LATER: &[Later] = &[
     later(&SERVICE, "workers", above_one, "more than one worker", "write workers = 1"),
     later(&SERVICE, "metrics_listen", any, "the metrics listener", "leave metrics_listen out"),
-    later(&NETWORK, "subnet6", any, "IPv6", "leave subnet6 out"),
-    later(&NETWORK, "gateway6", any, "IPv6", "leave gateway6 out"),
-    later(&NETWORK, "host_loopback6", any, "IPv6", "leave host_loopback6 out"),
     later(&NETWORK, "uplink", packet, "packet: uplinks", r#"write uplink = "sockets" or "tap:BRIDGE""#),
-    later(&VM, "address6", any, "IPv6", "leave address6 out"),
     later(&VM, "failover", off, "connections without failover", "write failover = true"),
     later(&VM, "ack", |v| is_text(v, "peer"), "acknowledging by the peer", r#"write ack = "kernel""#),
     later(&LIMITS, "udp_flows", any, "UDP", "leave udp_flows out"),
     later(&FORWARD, "proto", |v| is_text(v, "udp"), "forwarding UDP", r#"write proto = "tcp""#),
-    later(&FORWARD, "listen", ipv6_listen, "IPv6", r#"write an IPv4 address, as listen = "127.0.0.1:8080""#),
     later(&FORWARD, "failover", off, "connections without failover", "write failover = true"),
-    later(&EGRESS, "to", has_colon, "IPv6", r#"write an IPv4 subnet, as to = "198.51.100.0/24""#),
 ];
 
 const fn later(
@@ -66,14 +60,6 @@ fn is_text(value: &DeValue<'_>, text: &str) -> bool {
     value.as_str() == Some(text)
 }
 
-fn has_colon(value: &DeValue<'_>) -> bool {
-    value.as_str().is_some_and(|s| s.contains(':'))
-}
-
 fn packet(value: &DeValue<'_>) -> bool {
     value.as_str().is_some_and(|s| s.starts_with("packet:"))
-}
-
-fn ipv6_listen(value: &DeValue<'_>) -> bool {
-    value.as_str().and_then(|s| s.rsplit_once(':')).is_some_and(|(host, _)| host.contains(':'))
 }

@@ -5,6 +5,7 @@
 mod change;
 mod checks;
 mod error;
+mod family;
 mod features;
 mod gateway;
 mod keys;
@@ -21,6 +22,7 @@ mod vm;
 
 pub use change::{Change, NetworkChange, diff, diff_networks};
 pub use error::{ConfigError, ConfigErrors};
+pub use family::Family;
 pub use features::{FEATURES, Feature, Features, feature_names};
 pub use gateway::gateway_mac;
 pub use load::{load, load_lenient};

@@ -1,7 +1,7 @@
 //! The configuration as checked, plain data. What stands here was read from good files only.
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use vonic_frame::MacAddr;
 
-use super::{Features, Subnet};
+use super::{Family, Features, Subnet};
 
 /// Everything the operator's files say.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -71,15 +71,35 @@ pub struct Network {
     pub subnet4: Option<Subnet>,
     /// vonic's own IPv4 address in the subnet.
     pub gateway4: Option<Ipv4Addr>,
+    /// The guests' IPv6 subnet; its prefix has 64 bits.
+    #[serde(serialize_with = "as_optional_text")]
+    pub subnet6: Option<Subnet>,
+    /// vonic's own IPv6 address in the subnet.
+    pub gateway6: Option<Ipv6Addr>,
     /// Where frames for the world go.
     #[serde(serialize_with = "as_text")]
     pub uplink: Uplink,
-    /// The address by which guests reach the host's own loopback.
+    /// The IPv4 address by which guests reach the host's own loopback.
     pub host_loopback4: Option<Ipv4Addr>,
+    /// The IPv6 address by which guests reach the host's own loopback.
+    pub host_loopback6: Option<Ipv6Addr>,
     /// Whether guests may reach the host's own addresses.
     pub reach_host: bool,
     /// Whether guests are kept from each other.
     pub isolated: bool,
+}
+
+impl Network {
+    /// Its addresses of one family.
+    pub fn addresses(&self, family: Family) -> vonic_datapath::Family {
+        let v4 = |address: Option<Ipv4Addr>| address.map(IpAddr::V4);
+        let v6 = |address: Option<Ipv6Addr>| address.map(IpAddr::V6);
+        let (subnet, gateway, host_loopback) = match family {
+            Family::V4 => (self.subnet4, v4(self.gateway4), v4(self.host_loopback4)),
+            Family::V6 => (self.subnet6, v6(self.gateway6), v6(self.host_loopback6)),
+        };
+        vonic_datapath::Family { subnet, gateway, host_loopback }
+    }
 }
 
 /// Where a network's traffic for the world goes.
@@ -115,6 +135,8 @@ pub struct Vm {
     pub network: String,
     /// The guest's only IPv4 address; absent: filtered by MAC alone.
     pub address4: Option<Ipv4Addr>,
+    /// The guest's only IPv6 address besides link-local ones; absent: it has those that it claims.
+    pub address6: Option<Ipv6Addr>,
     /// Queue pairs offered, 1 to [`QUEUE_PAIRS_MAX`](vonic_datapath::QUEUE_PAIRS_MAX).
     pub queue_pairs: u16,
     /// The largest IP packet in bytes, 576 to 65520.
@@ -134,6 +156,14 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// Its address of one family.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.address4.map(IpAddr::V4),
+            Family::V6 => self.address6.map(IpAddr::V6),
+        }
+    }
+
     /// The feature bits to offer: those of its features, and MQ with more than one pair.
     pub fn virtio_bits(&self) -> u64 {
         self.features.virtio_bits() | if self.queue_pairs > 1 { vonic_datapath::feature::MQ } else { 0 }
@@ -186,7 +216,7 @@ pub enum Protocol {
     Tcp,
     /// UDP, RFC 768.
     Udp,
-    /// ICMP, RFC 792.
+    /// ICMP, RFC 792, and ICMPv6, RFC 4443.
     Icmp,
 }
 
@@ -230,11 +260,11 @@ pub struct Listen {
 /// Which of the host's addresses to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenHost {
-    /// One address; IPv4 in this version.
+    /// One address; the unspecified one stands for every address of its family.
     Address(IpAddr),
-    /// The addresses of one interface, by its name.
+    /// The addresses of one interface, by its name, of every family that the guest has an address of.
     Interface(String),
-    /// Every address.
+    /// Every address, of every family that the guest has an address of.
     Any,
 }
 
@@ -247,6 +277,16 @@ impl fmt::Display for Listen {
             ListenHost::Any => f.write_str("*:")?,
         }
         f.write_str(&ports_text(&self.ports))
+    }
+}
+
+impl ListenHost {
+    /// Whether it listens for a family, if the guest has an address of that.
+    pub fn is_of(&self, family: Family) -> bool {
+        match self {
+            ListenHost::Address(address) => Family::of(*address) == family,
+            ListenHost::Interface(_) | ListenHost::Any => true,
+        }
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::family::{Family, Keys, special};
 use super::gateway::gateway_mac;
 use super::keys::{NETWORK, SERVICE};
 use super::name;
-use super::reader::{Places, Source, Table, Wrong, flag, integer, number, parsed, text};
+use super::reader::{Places, Source, Table, Wrong, flag, integer, number, text};
 use super::{Network, Poll, Service, Subnet, Uplink, uplink};
 
 /// The longest path that a Unix socket can be bound to in bytes: `sun_path` less the terminating zero.
@@ -48,8 +49,11 @@ pub(super) fn default_network() -> Network {
         name: "default".to_string(),
         subnet4: Some(Subnet { address: Ipv4Addr::new(192, 0, 2, 0).into(), prefix: 24 }),
         gateway4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        subnet6: None,
+        gateway6: None,
         uplink: Uplink::Sockets,
         host_loopback4: None,
+        host_loopback6: None,
         reach_host: false,
         isolated: false,
     }
@@ -149,46 +153,16 @@ fn read_networks(root: &mut Table<'_, '_>) -> BTreeMap<String, NetworkDraft> {
 fn read_network(name: &str, table: &mut Table<'_, '_>) -> Network {
     Network {
         name: name.to_string(),
-        subnet4: table.read("subnet4", subnet4),
-        gateway4: table.read("gateway4", address4),
+        subnet4: table.read("subnet4", Family::V4.subnet()),
+        gateway4: table.read("gateway4", Family::V4.address()),
+        subnet6: table.read("subnet6", Family::V6.subnet()),
+        gateway6: table.read("gateway6", Family::V6.address()),
         uplink: table.read("uplink", uplink::uplink).unwrap_or(Uplink::Sockets),
-        host_loopback4: table.read("host_loopback4", address4),
+        host_loopback4: table.read("host_loopback4", Family::V4.address()),
+        host_loopback6: table.read("host_loopback6", Family::V6.address()),
         reach_host: table.read("reach_host", flag).unwrap_or(false),
         isolated: table.read("isolated", flag).unwrap_or(false),
     }
-}
-
-/// Reads an IPv4 address.
-pub(super) fn address4(value: &DeValue<'_>) -> Result<Ipv4Addr, Wrong> {
-    let s = text(value)?;
-    s.parse().map_err(|_| Wrong::Value(format!("'{s}' is not an IPv4 address: write it as 192.0.2.2")))
-}
-
-/// Reads a subnet that guests can live in: at least four addresses, all of them unicast and routable.
-fn subnet4(value: &DeValue<'_>) -> Result<Subnet, Wrong> {
-    let subnet: Subnet = parsed(value)?;
-    if !(1..=30).contains(&subnet.prefix) {
-        let message = format!("{subnet} leaves no room for a gateway and guests: write a prefix from /1 to /30");
-        return Err(Wrong::Value(message));
-    }
-    match special(subnet) {
-        Some(what) => Err(Wrong::Value(format!("{subnet} holds {what}: write a subnet as 192.0.2.0/24"))),
-        None => Ok(subnet),
-    }
-}
-
-/// What makes a range unfit for guests (RFC 6890): reserved for the host itself, for link-local use, or for groups.
-pub(super) fn special(range: Subnet) -> Option<&'static str> {
-    let kinds = [
-        (Ipv4Addr::new(0, 0, 0, 0), 8, "\"this network\" (0.0.0.0/8)"),
-        (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback addresses (127.0.0.0/8)"),
-        (Ipv4Addr::new(169, 254, 0, 0), 16, "link-local addresses (169.254.0.0/16)"),
-        (Ipv4Addr::new(224, 0, 0, 0), 3, "multicast or reserved addresses (224.0.0.0/3)"),
-    ];
-    kinds
-        .iter()
-        .find(|(address, prefix, _)| range.overlaps(Subnet { address: (*address).into(), prefix: *prefix }))
-        .map(|k| k.2)
 }
 
 /// Notes what contradicts itself within one network.
@@ -196,66 +170,71 @@ fn check_network(network: &Network, table: &Table<'_, '_>) {
     if let Uplink::Tap(_) = network.uplink {
         return uplink::check_bridged(network, table);
     }
+    Family::ALL.into_iter().for_each(|family| check_family(network, family, table));
     let places = &table.places;
-    let note = |key: &str, message: String| table.source.error(places.line(key).or(table.line), message);
-    match (network.subnet4, network.gateway4) {
-        (Some(subnet), Some(gateway)) if !subnet.is_host(gateway.into()) => {
-            let first = subnet.nth(1);
-            note(
-                "gateway4",
-                format!("gateway4: {gateway} is no host's address in {subnet}: write gateway4 = \"{first}\""),
-            );
-        }
-        (Some(subnet), None) if !places.is_bad("gateway4") => {
-            note("subnet4", format!("subnet4 needs gateway4: write gateway4 = \"{}\"", subnet.nth(1)));
-        }
-        (None, Some(_)) if !places.is_bad("subnet4") => {
-            note("gateway4", "gateway4 needs subnet4: write both, or leave gateway4 out".to_string());
-        }
-        (None, None) if network.uplink == Uplink::Sockets && !places.is_bad("subnet4") && !places.is_bad("uplink") => {
-            let message = "uplink = \"sockets\" needs subnet4 and gateway4: write both, or uplink = \"none\"";
-            note("uplink", message.to_string());
-        }
-        _ => {}
-    }
-    if let Some(address) = network.host_loopback4 {
-        let alone = Subnet::of(address.into());
-        if let Some(what) = special(alone) {
-            note(
-                "host_loopback4",
-                format!("host_loopback4: {address} is one of {what}: write an address that guests can use"),
-            );
-        } else if network.subnet4.is_some_and(|s| s.contains(address.into()) && !s.is_host(address.into())) {
-            note("host_loopback4", format!("host_loopback4: {address} is no host's address: write another one"));
-        } else if network.uplink != Uplink::Sockets {
-            note(
-                "host_loopback4",
-                "host_loopback4 needs uplink = \"sockets\": write that, or leave it out".to_string(),
-            );
-        }
+    let bare = |family: Family| {
+        let of = network.addresses(family);
+        of.subnet.is_none() && of.gateway.is_none() && !places.is_bad(family.keys().subnet)
+    };
+    if network.uplink == Uplink::Sockets && !places.is_bad("uplink") && Family::ALL.into_iter().all(bare) {
+        let message = "uplink = \"sockets\" needs subnet4 and gateway4, or subnet6 and gateway6: write both, or uplink = \"none\"";
+        table.source.error(places.line("uplink").or(table.line), message);
     }
 }
 
-/// Notes subnets that overlap: a guest's destination belongs to one network at most.
+/// The same of its addresses of one family.
+fn check_family(network: &Network, family: Family, table: &Table<'_, '_>) {
+    let places = &table.places;
+    let Keys { subnet: subnet_key, gateway: gateway_key, host_loopback: loopback_key, .. } = family.keys();
+    let note = |key: &str, message: String| table.source.error(places.line(key).or(table.line), message);
+    let vonic_datapath::Family { subnet, gateway, host_loopback } = network.addresses(family);
+    match (subnet, gateway) {
+        (Some(subnet), Some(gateway)) if !subnet.is_host(gateway) => {
+            let first = subnet.nth(1);
+            note(
+                gateway_key,
+                format!("{gateway_key}: {gateway} is no host's address in {subnet}: write {gateway_key} = \"{first}\""),
+            );
+        }
+        (Some(subnet), None) if !places.is_bad(gateway_key) => {
+            note(
+                subnet_key,
+                format!("{subnet_key} needs {gateway_key}: write {gateway_key} = \"{}\"", subnet.nth(1)),
+            );
+        }
+        (None, Some(_)) if !places.is_bad(subnet_key) => {
+            note(gateway_key, format!("{gateway_key} needs {subnet_key}: write both, or leave {gateway_key} out"));
+        }
+        _ => {}
+    }
+    if let Some(address) = host_loopback {
+        let wrong = if let Some(what) = special(Subnet::of(address)) {
+            format!("{loopback_key}: {address} is one of {what}: write an address that guests can use")
+        } else if subnet.is_some_and(|s| s.contains(address) && !s.is_host(address)) {
+            format!("{loopback_key}: {address} is no host's address: write another one")
+        } else if network.uplink != Uplink::Sockets {
+            format!("{loopback_key} needs uplink = \"sockets\": write that, or leave it out")
+        } else {
+            return;
+        };
+        note(loopback_key, wrong);
+    }
+}
+
+/// Notes subnets that overlap, since a guest's destination belongs to one network at most, and names that stand for the same
+/// gateway.
 fn check_subnets(draft: &mut ServiceDraft) {
     let mut bad: Vec<String> = Vec::new();
     let all: Vec<&NetworkDraft> = draft.networks.values().collect();
     for (i, a) in all.iter().enumerate() {
         for b in &all[i + 1..] {
-            let (Some(subnet_a), Some(subnet_b)) = (a.network.subnet4, b.network.subnet4) else { continue };
-            let line_of = |d: &NetworkDraft| d.places.line("subnet4").or(d.line);
-            let (first, second) = if line_of(a) <= line_of(b) { (a, b) } else { (b, a) };
-            if subnet_a.overlaps(subnet_b) {
-                let message = format!(
-                    "subnet4 overlaps the one of network '{}' ({}:{}): write another subnet",
-                    first.network.name,
-                    draft.source.file.display(),
-                    line_of(first).unwrap_or(1)
-                );
-                draft.source.error(line_of(second), message);
-                bad.extend([a.network.name.clone(), b.network.name.clone()]);
+            for family in Family::ALL {
+                if overlap(draft, (a, b), family) {
+                    bad.extend([a.network.name.clone(), b.network.name.clone()]);
+                }
             }
             if gateway_mac(&a.network.name) == gateway_mac(&b.network.name) {
+                let (first, second) = if a.line <= b.line { (a, b) } else { (b, a) };
                 let message =
                     format!("the gateway's MAC is the one of network '{}': write another name", first.network.name);
                 draft.source.error(second.line, message);
@@ -267,4 +246,24 @@ fn check_subnets(draft: &mut ServiceDraft) {
             network.good = false;
         }
     }
+}
+
+/// Whether two networks' subnets of one family overlap; it is noted at the second one.
+fn overlap(draft: &ServiceDraft, (a, b): (&NetworkDraft, &NetworkDraft), family: Family) -> bool {
+    let key = family.keys().subnet;
+    let subnet = |d: &NetworkDraft| d.network.addresses(family).subnet;
+    let (Some(subnet_a), Some(subnet_b)) = (subnet(a), subnet(b)) else { return false };
+    if !subnet_a.overlaps(subnet_b) {
+        return false;
+    }
+    let line_of = |d: &NetworkDraft| d.places.line(key).or(d.line);
+    let (first, second) = if line_of(a) <= line_of(b) { (a, b) } else { (b, a) };
+    let message = format!(
+        "{key} overlaps the one of network '{}' ({}:{}): write another subnet",
+        first.network.name,
+        draft.source.file.display(),
+        line_of(first).unwrap_or(1)
+    );
+    draft.source.error(line_of(second), message);
+    true
 }

@@ -3,13 +3,13 @@
 //! On a bridged network vonic is a cable with a filter: the gateway, DHCP and the rules of what may be reached are those of
 //! the bridge's own network. Keys that make vonic a gateway are refused there, so that none is set in vain.
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use toml::de::DeValue;
 
+use super::family::{Family, special};
 use super::listen::is_interface;
 use super::reader::{Table, Wrong, text};
-use super::service::{NetworkDraft, ServiceDraft, special};
+use super::service::{NetworkDraft, ServiceDraft};
 use super::vm::VmDraft;
 use super::{Network, Subnet, Uplink};
 
@@ -81,10 +81,12 @@ pub(super) fn check_vm(draft: &VmDraft, network: &Network) {
         );
         source.error(places.line("egress"), message);
     }
-    let wrong = |address: &Ipv4Addr| special(Subnet::of((*address).into()));
-    if let Some((address, what)) = vm.address4.filter(|_| network.subnet4.is_none()).and_then(|a| Some((a, wrong(&a)?)))
-    {
-        let message = format!("address4: {address} is one of {what}: write an address that a guest can have");
-        source.error(places.line("address4"), message);
+    for family in Family::ALL {
+        let key = family.keys().address;
+        let free = vm.address(family).filter(|_| network.addresses(family).subnet.is_none());
+        if let Some((address, what)) = free.and_then(|address| Some((address, special(Subnet::of(address))?))) {
+            let message = format!("{key}: {address} is one of {what}: write an address that a guest can have");
+            source.error(places.line(key), message);
+        }
     }
 }

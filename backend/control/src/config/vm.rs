@@ -1,5 +1,6 @@
 //! Reading one VM's file.
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use toml::de::DeValue;
@@ -7,12 +8,12 @@ use vonic_datapath::QUEUE_PAIRS_MAX;
 use vonic_frame::MacAddr;
 
 use super::error::ConfigError;
+use super::family::Family;
 use super::features::FEATURES;
 use super::keys::{EGRESS, FEATURE_SWITCHES, FORWARD, LIMITS, VM};
 use super::listen;
 use super::reader::{Places, Source, Table, Wrong, choice, flag, number, parsed, text};
-use super::service::address4;
-use super::{Action, EgressRule, Features, Forward, Limits, Protocol, SocketMode, Vm};
+use super::{Action, EgressRule, Features, Forward, Limits, Protocol, SocketMode, Subnet, Vm};
 
 /// The largest number that a limit may be.
 const LIMIT: u32 = 1_000_000;
@@ -61,6 +62,7 @@ pub(super) fn blank(name: &str) -> Vm {
         mac: MacAddr::default(),
         network: "default".to_string(),
         address4: None,
+        address6: None,
         queue_pairs: 1,
         mtu: 1500,
         socket_mode: SocketMode::Server,
@@ -79,7 +81,8 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
     if let Some(network) = table.read("network", text) {
         vm.network = network.to_string();
     }
-    vm.address4 = table.read("address4", address4);
+    vm.address4 = table.read("address4", Family::V4.address());
+    vm.address6 = table.read("address6", Family::V6.address());
     vm.queue_pairs = table.read("queue_pairs", number(1..=QUEUE_PAIRS_MAX)).unwrap_or(vm.queue_pairs);
     vm.mtu = table.read("mtu", number(576..=65520)).unwrap_or(vm.mtu);
     let modes = choice(&[("server", SocketMode::Server), ("client", SocketMode::Client)]);
@@ -161,11 +164,22 @@ fn read_forwards(root: &mut Table<'_, '_>) -> Vec<(Option<usize>, Forward)> {
     forwards
 }
 
+/// A subnet of the world's: IPv6's way to write an IPv4 address is no destination (RFC 4291 §2.5.5.2).
+fn destination(value: &DeValue<'_>) -> Result<Subnet, Wrong> {
+    let to: Subnet = parsed(value)?;
+    let mapped = |v6: Ipv6Addr| v6.to_ipv4_mapped().filter(|_| to.prefix >= 96);
+    let v4 = if let IpAddr::V6(v6) = to.address { mapped(v6) } else { None };
+    match v4 {
+        Some(v4) => Err(Wrong::Value(format!("{to} is no destination: write it as {v4}/{}", to.prefix - 96))),
+        None => Ok(to),
+    }
+}
+
 fn read_egress(root: &mut Table<'_, '_>) -> Vec<EgressRule> {
     let mut rules = Vec::new();
     for mut table in root.tables("egress", &EGRESS) {
         let action = table.require("action", choice(&[("allow", Action::Allow), ("deny", Action::Deny)]));
-        let to = table.require("to", parsed);
+        let to = table.require("to", destination);
         let protocols: &[(&str, Protocol)] =
             &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("icmp", Protocol::Icmp)];
         let proto = table.read("proto", choice(protocols));

@@ -122,6 +122,7 @@ fn row(entry: &Entry) -> VmRow {
         mac: entry.vm.mac.to_string(),
         network: entry.vm.network.clone(),
         address4: entry.vm.address4.map(|a| a.to_string()),
+        address6: entry.vm.address6.map(|a| a.to_string()),
         connected: entry.session.is_some(),
         driver_ready: entry.session.as_ref().is_some_and(|s| s.driver_ready()),
         guest_to_host: traffic(&entry.stats, Way::GuestToHost),

@@ -1,8 +1,8 @@
 //! Listening sockets of forwards, kept over reloads: a forward that stays is never closed.
-use crate::config::{Forward, ListenHost, Vm};
+use crate::config::{Family, Forward, ListenHost, Vm};
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use vonic_datapath::ForwardSpec;
 use vonic_uplink::Listener;
@@ -26,10 +26,16 @@ impl Forwards {
         let mut specs = Vec::new();
         let mut errors = Vec::new();
         for forward in &vm.forwards {
-            for (place, guest_port) in ports(forward) {
+            let mut listens = false;
+            for (place, guest_port) in ports(vm, forward) {
                 let port = place.0.port();
                 match self.listener(place) {
-                    Ok(listener) => specs.push(ForwardSpec { listener, guest_port }),
+                    Ok(listener) => {
+                        listens = true;
+                        specs.push(ForwardSpec { listener, guest_port });
+                    }
+                    // Not asked for by name: a host without IPv6 has none of its addresses.
+                    Err(error) if listens && is_familys_lack(&error) => {}
                     Err(error) => errors.push(explain(&forward.listen.to_string(), port, &error)),
                 }
             }
@@ -48,7 +54,7 @@ impl Forwards {
             let listener = self.open.get(&place).filter(|_| wanted.contains(&place))?.upgrade()?;
             Some(ForwardSpec { listener, guest_port })
         };
-        vm.forwards.iter().flat_map(ports).filter_map(kept).collect()
+        vm.forwards.iter().flat_map(|forward| ports(vm, forward)).filter_map(kept).collect()
     }
 
     fn listener(&mut self, place: Place) -> std::io::Result<Arc<Listener>> {
@@ -63,21 +69,32 @@ impl Forwards {
 
 /// Every place at which VMs listen.
 pub(super) fn places<'a>(vms: impl IntoIterator<Item = &'a Vm>) -> HashSet<Place> {
-    vms.into_iter().flat_map(|vm| &vm.forwards).flat_map(ports).map(|(place, _)| place).collect()
+    let all = |vm: &'a Vm| vm.forwards.iter().flat_map(move |forward| ports(vm, forward));
+    vms.into_iter().flat_map(all).map(|(place, _)| place).collect()
 }
 
-/// Each port of a forward: where it listens, and the guest's port.
-fn ports(forward: &Forward) -> impl Iterator<Item = (Place, u16)> {
-    forward.listen.ports.clone().enumerate().map(|(i, port)| (place(forward, port), forward.port + i as u16))
+/// Each port of a forward, in each family that it listens in and the guest has an address of, IPv4 first: where it listens, and the
+/// guest's port.
+fn ports(vm: &Vm, forward: &Forward) -> impl Iterator<Item = (Place, u16)> {
+    let wanted = |family: &Family| forward.listen.host.is_of(*family) && vm.address(*family).is_some();
+    let families = Family::ALL.into_iter().filter(wanted);
+    families.flat_map(move |family| {
+        let ports = forward.listen.ports.clone().enumerate();
+        ports.map(move |(i, port)| (place(forward, family, port), forward.port + i as u16))
+    })
 }
 
-fn place(forward: &Forward, port: u16) -> Place {
-    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+fn place(forward: &Forward, family: Family, port: u16) -> Place {
     match &forward.listen.host {
         ListenHost::Address(address) => (SocketAddr::new(*address, port), None),
-        ListenHost::Interface(name) => (SocketAddr::new(any, port), Some(name.clone())),
-        ListenHost::Any => (SocketAddr::new(any, port), None),
+        ListenHost::Interface(name) => (SocketAddr::new(family.any(), port), Some(name.clone())),
+        ListenHost::Any => (SocketAddr::new(family.any(), port), None),
     }
+}
+
+/// Whether a host answers so that lacks a family of addresses, as Linux does with ipv6.disable=1.
+fn is_familys_lack(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Where the kernel says from which port on anybody may listen (ip(7)).

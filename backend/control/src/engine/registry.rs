@@ -4,16 +4,15 @@ use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
 use super::sessions::SessionState;
 use super::taps::Taps;
-use crate::config::{self, Action, Config, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
+use crate::config::{self, Action, Config, Family, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, Family, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
+    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
     PortStats, WorkerHandle,
 };
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
@@ -146,12 +145,8 @@ impl Registry {
         let spec = NetworkSpec {
             network: self.network_id(&network.name),
             gateway_mac: gateway_mac(&network.name),
-            v4: Family {
-                subnet: network.subnet4,
-                gateway: network.gateway4.map(IpAddr::V4),
-                host_loopback: network.host_loopback4.map(IpAddr::V4),
-            },
-            v6: Family::default(),
+            v4: network.addresses(Family::V4),
+            v6: network.addresses(Family::V6),
             reach_host: network.reach_host,
             isolated: network.isolated,
             uplink: match network.uplink {
@@ -222,9 +217,9 @@ impl Registry {
     pub(super) fn change(&mut self, vm: Vm) {
         let Some(entry) = self.vms.get(&vm.name) else { return self.add(vm) };
         let old = &entry.vm;
-        let same_device = (old.mac, &old.network, old.address4, old.mtu, old.queue_pairs, old.features)
-            == (vm.mac, &vm.network, vm.address4, vm.mtu, vm.queue_pairs, vm.features)
-            && old.socket_mode == vm.socket_mode;
+        let same_device = (old.mac, &old.network, old.mtu, old.queue_pairs, old.features)
+            == (vm.mac, &vm.network, vm.mtu, vm.queue_pairs, vm.features)
+            && (old.address4, old.address6, old.socket_mode) == (vm.address4, vm.address6, vm.socket_mode);
         if !same_device {
             return self.replace(vm);
         }
@@ -285,7 +280,7 @@ impl Registry {
             mac: vm.mac,
             network: self.network_id(&vm.network),
             address4: vm.address4,
-            address6: None,
+            address6: vm.address6,
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
             limits,

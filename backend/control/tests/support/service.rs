@@ -68,6 +68,7 @@ pub fn row(name: &str) -> VmRow {
         mac: "52:54:00:00:00:02".into(),
         network: "default".into(),
         address4: Some("192.0.2.2".into()),
+        address6: Some("2001:db8::2".into()),
         connected: true,
         driver_ready: true,
         guest_to_host: Traffic { frames: 3, bytes: 2048 },
