@@ -187,7 +187,8 @@ pub fn udp6(link: (Mac, Mac), source: Ipv6Addr, destination: Ipv6Addr, ports: (u
     ipv6(link, (source, destination), 17, &datagram)
 }
 
-fn icmp6(link: (Mac, Mac), ends: (Ipv6Addr, Ipv6Addr), kind: u8, body: &[u8]) -> Vec<u8> {
+/// An ICMPv6 message with this body behind its checksum, with hop limit 255 and a right checksum (RFC 4443 §2.1).
+pub fn icmp6(link: (Mac, Mac), ends: (Ipv6Addr, Ipv6Addr), kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = [&[kind, 0, 0, 0][..], body].concat();
     let sum = sum6(ends, 58, &message);
     message[2..4].copy_from_slice(&sum);
@@ -195,7 +196,7 @@ fn icmp6(link: (Mac, Mac), ends: (Ipv6Addr, Ipv6Addr), kind: u8, body: &[u8]) ->
 }
 
 /// A neighbour solicitation (135) or advertisement (136) about `target`, with the link-layer address `at` (RFC 4861 §4.3, §4.4).
-fn neighbour(link: (Mac, Mac), ends: (Ipv6Addr, Ipv6Addr), kind: u8, target: Ipv6Addr, at: Mac) -> Vec<u8> {
+pub fn neighbour(link: (Mac, Mac), ends: (Ipv6Addr, Ipv6Addr), kind: u8, target: Ipv6Addr, at: Mac) -> Vec<u8> {
     // Override, and the option for the target's (2) or the source's (1) link-layer address.
     let (flags, option) = if kind == 136 { (0x20, 2) } else { (0, 1) };
     let body = [&[flags, 0, 0, 0][..], &target.octets(), &[option, 1], &at].concat();

@@ -111,6 +111,8 @@ pub struct Port {
     pub tap: TapState,
     /// When the guest is next told of its router.
     pub advertise_at: Option<Instant>,
+    /// How often that has been tried.
+    pub advertise_tries: u32,
 }
 
 impl Port {
@@ -125,6 +127,7 @@ impl Port {
             usage: Usage::default(),
             tap: TapState::default(),
             advertise_at: None,
+            advertise_tries: 0,
         }
     }
 

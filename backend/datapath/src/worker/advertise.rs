@@ -9,14 +9,16 @@ use vonic_tcp::Instant;
 
 /// Microseconds between two: at least, and as much again by chance.
 const INTERVAL_US: u64 = 300_000_000;
-/// Until the next try where the guest had no buffer (MAX_INITIAL_RTR_ADVERT_INTERVAL, RFC 4861 §10).
-const RETRY_US: u64 = 16_000_000;
+/// Until the next try where the guest had posted no buffer: this, then twice as long, and so on.
+const RETRY_US: u64 = 50_000;
+/// Doublings of that.
+const RETRIES: u32 = 8;
 
 impl Worker {
     /// A guest has come, or what it is told may have changed: it is told at the end of this round.
     pub(crate) fn advertise_soon(&mut self, id: PortId) {
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-            port.advertise_at = Some(self.now);
+            (port.advertise_at, port.advertise_tries) = (Some(self.now), 0);
             self.advertise_at = Some(self.now);
         }
     }
@@ -34,8 +36,9 @@ impl Worker {
                 let spread = self.secret.hash_one((port.spec.port, self.now.0)) % INTERVAL_US;
                 port.advertise_at = sent.map(|sent| match sent {
                     true => Instant(self.now.0 + INTERVAL_US + spread),
-                    false => Instant(self.now.0 + RETRY_US),
+                    false => Instant(self.now.0 + (RETRY_US << port.advertise_tries)),
                 });
+                port.advertise_tries = (port.advertise_tries + 1).min(RETRIES);
             }
             next = next.into_iter().chain(port.advertise_at).min();
         }
