@@ -117,6 +117,7 @@ fn bad_vms() {
     of_ipv6(&with_address("127.0.0.1:80"), "vms.d/a.toml:5", "needs the guest's address: write address4 above it");
     of_ipv6(&forward("*:80"), "vms.d/a.toml:4", "write address4 or address6 above it");
     of_ipv6(&with_address("[fe80::1]:80"), "vms.d/a.toml:5", "listen: 'fe80::1' has a meaning on one link only");
+    of_ipv6("address6 = '2001:db8::2'\nmtu = 1279", "vms.d/a.toml:3", "write mtu = 1280 or more");
     let tap = "[network.default]\nuplink = 'tap:br0'\n";
     for address in ["fe80::2", "ff02::2", "::1", "::ffff:192.0.2.2"] {
         let vm = format!("{MAC}address6 = '{address}'\n");

@@ -10,6 +10,8 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
+/// Where in a routing header the number of addresses still to be visited stands.
+const SEGMENTS_LEFT: usize = 3;
 /// Bytes of a fragment header (RFC 8200 §4.5).
 const FRAGMENT_LEN: usize = 8;
 
@@ -33,6 +35,10 @@ pub(crate) fn parse_ipv6(bytes: &[u8], len: u32) -> Result<Ip, DropReason> {
             // Hop-by-hop options stand first or nowhere (RFC 8200 §4.1).
             HOP_BY_HOP if walked > 0 => return Err(DropReason::BadHeader),
             HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT if walked == EXTENSIONS => return Err(DropReason::BadHeader),
+            // Where such a packet ends is not its destination address (RFC 8200 §4.4, RFC 5095).
+            ROUTING if bytes.get(offset + SEGMENTS_LEFT).is_some_and(|left| *left > 0) => {
+                return Err(DropReason::BadHeader);
+            }
             HOP_BY_HOP | ROUTING | DESTINATION => {
                 let extension = Ipv6Extension::at(bytes, offset).ok_or(DropReason::Truncated)?;
                 8 * (usize::from(extension.len) + 1)
@@ -140,7 +146,8 @@ mod tests {
 
     #[test]
     fn lies_have_names() {
-        let cases: [(&[Extension<'_>], DropReason); 3] = [
+        let cases: [(&[Extension<'_>], DropReason); 4] = [
+            (&[(ROUTING, &[0, 1, 0, 0, 0, 0])], DropReason::BadHeader),
             (&[(DESTINATION, &[0; 6]), (HOP_BY_HOP, &[0; 6])], DropReason::BadHeader),
             (&[(DESTINATION, [0u8; 6].as_slice()); 5], DropReason::BadHeader),
             (&[(DESTINATION, &[0; 86])], DropReason::Truncated),

@@ -9,6 +9,9 @@ use super::service::{SOCKET_PATH, ServiceDraft};
 use super::vm::VmDraft;
 use super::{Family, Forward, ListenHost, Network, Subnet, Uplink, Vm, uplink};
 
+/// The smallest MTU of a link that carries IPv6 (RFC 8200 §5).
+const IPV6_MTU: u16 = 1280;
+
 /// Notes what is wrong with a VM in view of the service and its network.
 pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
     let VmDraft { source, vm, places, .. } = draft;
@@ -22,6 +25,10 @@ pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
         let name = &owner.network.name;
         source
             .error(places.line("mac"), format!("mac: {} is the gateway's on network '{name}': write another", vm.mac));
+    }
+    if vm.address6.is_some() && vm.mtu < IPV6_MTU {
+        let message = format!("mtu: IPv6 needs {IPV6_MTU} at least, for address6: write mtu = {IPV6_MTU} or more");
+        source.error(places.line("mtu"), message);
     }
     if !draft.readable || places.is_bad("network") || !service.networks_known {
         return;
