@@ -72,12 +72,15 @@ impl Bed {
         Ok(guest)
     }
 
-    /// A mock frontend on VM `name`.
+    /// A mock frontend on VM `name`, whose rings the worker has taken up: enabling one is answered before that, and a question
+    /// that the worker answers itself comes behind it.
     ///
     /// # Errors
     /// If the service refuses it.
     pub fn mock(&self, name: &str, config: MockConfig) -> Result<MockFrontend> {
-        MockFrontend::start(&self.socket(name), config)
+        let mock = MockFrontend::start(&self.socket(name), config)?;
+        self.vonicd.vonic(&["conns", "--json"])?;
+        Ok(mock)
     }
 
     /// A server of checked streams on the host's loopback, which guests reach at 192.0.2.1.
