@@ -119,7 +119,8 @@ fn defaults_without_vonic_toml_and_with_only_a_mac() {
     assert_eq!((service.workers, service.poll), (1, Poll::For(Duration::from_micros(50))));
     let vm = &config.vms["web1"];
     assert_eq!((vm.network.as_str(), vm.address4, vm.queue_pairs, vm.mtu), ("default", None, 1, 1500));
-    let limits = Limits { connections: 16384, pending: 512, pending_per_destination: 64, new_per_second: 2000 };
+    let limits =
+        Limits { connections: 16384, pending: 512, pending_per_destination: 64, udp_flows: 4096, new_per_second: 2000 };
     assert_eq!(vm.limits, limits);
     assert_eq!(feature_names(vm.features.virtio_bits()).len(), 9 + 5);
     assert!(vm.labels.is_empty() && vm.forwards.is_empty() && vm.egress.is_empty());
@@ -333,7 +334,7 @@ fn bad_values_of_a_vm() {
         ("limits = { pending = 1000001 }", 2, "write a number from 1 to 1000000"),
         ("limits = { pending_per_destination = -1 }", 2, "write a number from 1 to 1000000"),
         ("limits = { new_per_second = 'x' }", 2, "write new_per_second = 2000"),
-        ("limits = { udp_flows = 4096 }", 2, "leave udp_flows out"),
+        ("limits = { udp_flows = 0 }", 2, "1 to 1000000"),
         ("limits = { pendig = 1 }", 2, "write pending"),
         ("limits = 1", 2, "write limits = {"),
         ("tso = true", 2, "write it in a VM's features"),
@@ -362,8 +363,7 @@ fn bad_forwards() {
         ("listen='*:80'\nport=80", 3, "write proto = \"tcp\""),
         ("proto='tcp'\nport=80", 3, "write listen = \"127.0.0.1:8080\""),
         ("proto='tcp'\nlisten='*:80'", 3, "write port = 80"),
-        ("proto='udp'\nlisten='*:80'\nport=80", 4, "write proto = \"tcp\""),
-        ("proto='sctp'\nlisten='*:80'\nport=80", 4, "write \"tcp\""),
+        ("proto='sctp'\nlisten='*:80'\nport=80", 4, "write \"tcp\" or \"udp\""),
         ("proto='tcp'\nlisten='[::1]:80'\nport=80", 5, "write address6 above it"),
         ("proto='tcp'\nlisten='80'\nport=80", 5, "write it as 127.0.0.1:8080"),
         ("proto='tcp'\nlisten='*:9-8'\nport=80", 5, "write 8-9"),
