@@ -45,8 +45,8 @@ web2           -                                         waiting            0 B 
 ";
     assert_eq!(good(&service, "vm list"), expected);
     let expected = "\
-VM    OPENED BY  GUEST            REMOTE            STATE        GUEST TO HOST  HOST TO GUEST    AGE
-web2  world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B        2.0 KiB  1m 1s
+VM    PROTOCOL  OPENED BY  GUEST            REMOTE            STATE        GUEST TO HOST  HOST TO GUEST    AGE
+web2  tcp       world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B        2.0 KiB  1m 1s
 ";
     assert_eq!(good(&service, "conns --vm web2"), expected);
     assert_eq!(good(&service, "conns").lines().count(), 3);
@@ -69,6 +69,10 @@ web2  world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B  
         "sit0       -                      0 B       0 B       0        0",
         "not forwarded        forward 127.0.0.1:80: cannot listen on port 80",
         "hint                 guests cannot ping the world",
+        "deny 198.51.100.0/24 tcp ports 1-1023        7",
+        "no rule matched: deny                        3",
+        "never a destination: deny                    5",
+        "new per second     2000        9",
         "replies      4",
         "   1  guest to host   256  yes      running",
         "spoofed mac  guest to host       7",

@@ -1,10 +1,12 @@
 //! The VMs that the engine serves, and how a configuration becomes commands.
 use super::Input;
+use super::egress::Egress;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
+use super::relisten::{self, Retry};
 use super::sessions::SessionState;
 use super::taps::Taps;
-use crate::config::{self, Action, Config, Family, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
+use crate::config::{Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,10 +14,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
-    WorkerHandle,
+    Command, CopyPath, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats, WorkerHandle,
 };
-use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_front::{API, EngineLink, ToMaster};
 use vonic_queue::handover;
 use vonic_uplink::Listener;
@@ -36,7 +36,7 @@ pub(super) struct Entry {
     pub guest: Arc<Guest>,
     pub session: Option<SessionState>,
     pub last_error: Option<String>,
-    /// Its forwards that could not be opened, one message each; tried again at each reload.
+    /// Its forwards that could not be opened, one message each; tried again from time to time.
     pub forward_errors: Vec<String>,
     /// Its own socket could not be opened.
     pub deaf: bool,
@@ -48,7 +48,10 @@ pub struct Registry {
     pub(super) config: Config,
     pub(super) vms: BTreeMap<String, Entry>,
     networks: Vec<String>,
-    forwards: Forwards,
+    pub(super) forwards: Forwards,
+    /// When forwards that could not be opened are tried again.
+    pub(super) relisten: Retry,
+    pub(super) egress: Egress,
     pub(super) taps: Taps,
     worker: WorkerHandle,
     link: EngineLink,
@@ -76,6 +79,8 @@ impl Registry {
             vms: BTreeMap::new(),
             networks: Vec::new(),
             forwards: Forwards::default(),
+            relisten: Retry::default(),
+            egress: Egress::default(),
             taps: Taps::default(),
             worker,
             link,
@@ -158,6 +163,11 @@ impl Registry {
         self.order(Command::Network(Box::new(spec)));
     }
 
+    pub(super) fn remove_network(&mut self, name: &str) {
+        let id = self.network_id(name);
+        self.order(Command::RemoveNetwork(id));
+    }
+
     pub(super) fn add(&mut self, vm: Vm) {
         self.add_with(vm, Arc::default());
     }
@@ -165,12 +175,12 @@ impl Registry {
     fn add_with(&mut self, vm: Vm, stats: Arc<PortStats>) {
         let taken: Vec<PortId> = self.vms.values().map(|e| e.port).collect();
         let port = (0..).find(|p| !taken.contains(p)).unwrap_or_default();
-        let (forwards, errors) = self.forwards.open(&vm);
+        let (forwards, errors) = self.open_forwards(&vm);
         self.open_uplink(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
         self.open_socket(&vm);
-        let last_error = report(&vm.name, &errors);
+        let last_error = relisten::report(&vm.name, &[], &errors);
         let guest = Arc::new(Guest::new(&vm.name, &stats));
         let entry = Entry { vm, port, stats, guest, session: None, last_error, forward_errors: errors, deaf: false };
         self.vms.insert(entry.vm.name.clone(), entry);
@@ -206,6 +216,7 @@ impl Registry {
     }
 
     pub(super) fn remove(&mut self, name: &str) {
+        self.egress.forget(name);
         if let Some(stats) = self.take_out(name) {
             for (total, path) in self.copied_by_gone.iter_mut().zip(CopyPath::ALL) {
                 *total += stats.copied(path).get();
@@ -224,12 +235,12 @@ impl Registry {
             return self.replace(vm);
         }
         let (port, stats) = (entry.port, Arc::clone(&entry.stats));
-        let (forwards, errors) = self.forwards.open(&vm);
+        let (forwards, errors) = self.open_forwards(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         let (done, _) = handover();
         self.order(Command::Reconfigure { spec: Box::new(spec), done });
-        let last_error = report(&vm.name, &errors);
         if let Some(entry) = self.vms.get_mut(&vm.name) {
+            let last_error = relisten::report(&vm.name, &entry.forward_errors, &errors);
             entry.vm = vm;
             entry.forward_errors = errors;
             entry.last_error = last_error;
@@ -284,7 +295,7 @@ impl Registry {
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
             limits,
-            egress: vm.egress.iter().map(rule).collect(),
+            egress: self.egress.rules(vm),
             forwards,
             tap: self.taps.tap(&vm.name),
             stats: Arc::clone(stats),
@@ -352,28 +363,5 @@ impl Registry {
         if !waiter.wait(limit) {
             log::warn!("the worker did not finish its resets within {limit:?}");
         }
-    }
-}
-
-fn report(vm: &str, errors: &[String]) -> Option<String> {
-    for error in errors {
-        log::error!("{vm}: {error}");
-    }
-    (!errors.is_empty()).then(|| errors.join("; "))
-}
-
-fn rule(rule: &config::EgressRule) -> EgressRule {
-    EgressRule {
-        action: match rule.action {
-            Action::Allow => vonic_datapath::Action::Allow,
-            Action::Deny => vonic_datapath::Action::Deny,
-        },
-        to: rule.to,
-        protocol: rule.proto.map(|p| match p {
-            Protocol::Tcp => PROTOCOL_TCP,
-            Protocol::Udp => PROTOCOL_UDP,
-            Protocol::Icmp => PROTOCOL_ICMP,
-        }),
-        ports: rule.ports.as_ref().map(|p| (*p.start(), *p.end())),
     }
 }

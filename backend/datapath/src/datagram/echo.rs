@@ -68,7 +68,9 @@ fn send(flow: &mut Datagram, echo: &Echo, burst: &mut Burst, place: Place) -> io
         // A chain of more pieces than one call takes.
         return Err(io::ErrorKind::WouldBlock.into());
     }
-    flow.socket.send(echo.hops, &vecs)
+    flow.socket.send(echo.hops, &vecs)?;
+    flow.bytes_guest_to_host += u64::from(echo.len);
+    Ok(())
 }
 
 impl Worker {

@@ -12,6 +12,7 @@ use crate::spec::PortId;
 use std::net::SocketAddr;
 use std::time::Duration;
 use vonic_frame::{Envelope, MacAddr};
+use vonic_tcp::Instant;
 use vonic_uplink::DatagramSocket;
 
 /// What kind of datagrams a flow carries.
@@ -74,4 +75,10 @@ pub struct Datagram {
     pub failed: bool,
     /// In the port's list of flows without buffers.
     pub starved: bool,
+    /// When it began.
+    pub opened: Instant,
+    /// Bytes of the datagrams that the host's socket took, each with its own header, without IP's.
+    pub bytes_guest_to_host: u64,
+    /// Bytes of the datagrams that the guest was sent, counted in the same way.
+    pub bytes_host_to_guest: u64,
 }

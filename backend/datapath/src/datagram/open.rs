@@ -2,7 +2,8 @@
 use super::table::DatagramId;
 use super::{Datagram, Key, Kind};
 use crate::command::Notice;
-use crate::flow::policy::{self, Route, World};
+use crate::flow::policy::{self, Decision, Route, World};
+use crate::limit::Limit;
 use crate::queues::Waiter;
 use crate::spec::PortId;
 use crate::worker::Worker;
@@ -38,13 +39,15 @@ impl Worker {
     }
 
     fn open_datagrams(&mut self, key: Key) -> Result<DatagramId, Unopened> {
-        let host = self.datagram_route(&key)?;
+        let host = destination(self.decide_datagrams(&key)?.counted()?)?;
         let now = self.now;
         let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
-        port.usage.admit_datagrams(&port.spec.limits, now)?;
+        let admitted = port.usage.admit_datagrams(&port.spec.limits, now);
+        admitted.map_err(|limit| port.spec.stats.limited(limit))?;
         self.make_room(&key);
-        if self.flows.len() + self.datagrams.len() >= self.connections_max {
-            return Err(DropReason::Limit.into());
+        if !self.has_room(key.port) {
+            let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
+            return Err(port.spec.stats.limited(Limit::Host).into());
         }
         let opened = match key.kind {
             Kind::Echo => DatagramSocket::echo(host.ip()),
@@ -55,7 +58,17 @@ impl Worker {
             OpenError::Failed(error) => Unopened::Failed(error),
         })?;
         let fd = socket.as_raw_fd();
-        let flow = Datagram { key, socket, host, last_len: 0, failed: false, starved: false };
+        let flow = Datagram {
+            key,
+            socket,
+            host,
+            last_len: 0,
+            failed: false,
+            starved: false,
+            opened: now,
+            bytes_guest_to_host: 0,
+            bytes_host_to_guest: 0,
+        };
         let id = self.datagrams.insert(key, flow, now);
         if let Some(port) = Worker::port_mut(&mut self.ports, key.port) {
             port.spec.stats.icmp.opened.add(1);
@@ -69,8 +82,8 @@ impl Worker {
         Ok(id)
     }
 
-    /// Where a flow leads now.
-    fn datagram_route(&self, key: &Key) -> Result<SocketAddr, DropReason> {
+    /// What the rules say of a flow now.
+    fn decide_datagrams(&self, key: &Key) -> Result<Decision<'_>, DropReason> {
         let port = self.ports.get(key.port as usize).and_then(Option::as_ref).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
@@ -78,10 +91,7 @@ impl Worker {
         let protocol = match key.kind {
             Kind::Echo => PROTOCOL_ICMP,
         };
-        match policy::route(&world, network, &port.spec, protocol, key.remote)? {
-            Route::To(host) => Ok(host),
-            Route::Service | Route::Refuse => Err(DropReason::Denied),
-        }
+        Ok(policy::decide(&world, network, &port.spec, protocol, key.remote))
     }
 
     /// The guest's flow that has been silent for the longest time goes, if it has as many as it may.
@@ -132,8 +142,17 @@ impl Worker {
 
     /// Ends the flows that could not be opened any more as they are: rules or the host's addresses have changed.
     pub(crate) fn check_datagrams(&mut self) {
-        let stale = |flow: &Datagram| self.datagram_route(&flow.key) != Ok(flow.host);
+        let leads = |key: &Key| destination(self.decide_datagrams(key)?.again()?);
+        let stale = |flow: &Datagram| leads(&flow.key) != Ok(flow.host);
         let stale: Vec<DatagramId> = self.datagrams.iter().filter(|(_, flow)| stale(flow)).map(|(id, _)| id).collect();
         stale.into_iter().for_each(|id| self.close_datagrams(id));
+    }
+}
+
+/// Where a flow of this route leads.
+fn destination(route: Route) -> Result<SocketAddr, DropReason> {
+    match route {
+        Route::To(host) => Ok(host),
+        Route::Service | Route::Refuse => Err(DropReason::Denied),
     }
 }

@@ -64,7 +64,7 @@ impl Worker {
 }
 
 /// Receives one datagram behind the place of the headers, then writes the headers.
-fn receive(flow: &Datagram, port: &mut Port, gateway: MacAddr) -> Next {
+fn receive(flow: &mut Datagram, port: &mut Port, gateway: MacAddr) -> Next {
     let network_len = if flow.key.guest.is_ipv4() { 20 } else { 40 };
     let before = port.negotiated.header_len + ETHERNET_LEN as u32 + network_len + ECHO_HEADER_LEN as u32;
     let largest = port.negotiated.header_len + ETHERNET_LEN as u32 + u32::from(port.spec.mtu);
@@ -101,6 +101,7 @@ fn receive(flow: &Datagram, port: &mut Port, gateway: MacAddr) -> Next {
         Some(_) if received.truncated => DropReason::Oversized,
         Some(sequence) => {
             complete(flow, port, gateway, sequence, (before, received.len - ECHO_HEADER_LEN as u32));
+            flow.bytes_host_to_guest += u64::from(received.len);
             return Next::More;
         }
         None => DropReason::BadHeader,

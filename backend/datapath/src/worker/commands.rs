@@ -1,6 +1,6 @@
 //! Orders from the control side, applied between two bursts.
 use crate::bridged;
-use crate::command::{Command, ConnectionView, RingCommand};
+use crate::command::{Command, RingCommand};
 use crate::flow::table::{FlowId, FlowKey};
 use crate::port::Port;
 use crate::queues::Queues;
@@ -30,11 +30,19 @@ impl Worker {
                 Command::Network(spec) => {
                     self.set_network(*spec);
                     self.check_datagrams();
+                    self.check_connections(None);
+                }
+                Command::RemoveNetwork(id) => {
+                    if let Some(place) = self.networks.get_mut(id as usize) {
+                        *place = None;
+                    }
                 }
                 Command::Attach(spec) => self.attach(*spec),
                 Command::Reconfigure { spec, done } => {
+                    let port = spec.port;
                     self.reconfigure(*spec);
                     self.check_datagrams();
+                    self.check_connections(Some(port));
                     done.done();
                 }
                 Command::Detach { port, done } => {
@@ -63,10 +71,11 @@ impl Worker {
                 Command::Host(view) => {
                     self.host = *view;
                     self.check_datagrams();
+                    self.check_connections(None);
                 }
-                Command::Connections { port, reply } => {
+                Command::Connections { port, from, reply } => {
                     // Nobody waits any more: fine.
-                    let _ = reply.send(self.connections(port));
+                    let _ = reply.send(self.list(port, from));
                 }
                 Command::Stop { done } => {
                     self.stop();
@@ -257,20 +266,5 @@ impl Worker {
 
     fn flows_of(&self, wanted: impl Fn(&FlowKey) -> bool) -> Vec<FlowId> {
         self.flows.iter().filter(|(_, f)| wanted(&f.key)).map(|(id, _)| id).collect()
-    }
-
-    fn connections(&self, port: Option<PortId>) -> Vec<ConnectionView> {
-        let wanted = self.flows.iter().filter(|(_, f)| port.is_none_or(|p| p == f.key.port));
-        let view = |f: &crate::flow::table::Flow| ConnectionView {
-            port: f.key.port,
-            guest_opens: f.guest_opens,
-            guest: f.key.guest,
-            remote: f.key.remote,
-            state: f.leg.state().name(),
-            bytes_guest_to_host: f.bytes_guest_to_host,
-            bytes_host_to_guest: f.bytes_host_to_guest,
-            age_seconds: self.now.0.saturating_sub(f.opened.0) / 1_000_000,
-        };
-        wanted.map(|(_, f)| view(f)).collect()
     }
 }

@@ -9,10 +9,12 @@ mod commands;
 mod control_queue;
 pub(crate) mod events;
 mod ingress;
+mod listing;
 
 use crate::command::{Command, Notice};
 use crate::datagram::Datagram;
 use crate::datagram::table::DatagramTable;
+use crate::flow::admission::AcceptLater;
 use crate::flow::table::FlowTable;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
@@ -100,12 +102,11 @@ pub struct Worker {
     pub(crate) notify: Notify,
     pub(crate) host: HostView,
     pub(crate) listen_addresses: Vec<SocketAddr>,
-    /// Listeners at which connections may still wait, and when they are looked at if not at once.
-    pub(crate) accept_again: Vec<(PortId, usize)>,
-    pub(crate) accept_at: Option<Instant>,
+    /// Listeners at which connections may still wait.
+    pub(crate) accept_later: Vec<AcceptLater>,
     /// When the first guest is next told of its router.
     pub(crate) advertise_at: Option<Instant>,
-    /// Connections and datagram flows of all ports together: descriptors are shared by everybody.
+    /// Connections and datagram flows of all ports together, as far as they have sockets: descriptors are shared by everybody.
     pub(crate) connections_max: usize,
     pub(crate) now: Instant,
     pub(crate) scratch: Scratch,
@@ -147,8 +148,7 @@ impl Worker {
             notify,
             host: HostView::default(),
             listen_addresses: Vec::new(),
-            accept_again: Vec::new(),
-            accept_at: None,
+            accept_later: Vec::new(),
             advertise_at: None,
             connections_max: connections_max(vonic_uplink::descriptor_limit()?),
             now: clock.now(),
@@ -220,7 +220,7 @@ impl Worker {
                     self.datagram_event(id, set);
                 }
             }
-            Token::Listener { port, index } => self.accept_from_world(port, usize::from(index)),
+            Token::Listener { port, index } => self.accept_from_world(port, usize::from(index), false),
             Token::Tap { port } => self.tap_event(port),
         }
     }
@@ -250,12 +250,7 @@ impl Worker {
             worked = true;
         }
         self.flush();
-        if self.accept_at.is_none_or(|at| at <= self.now) {
-            self.accept_at = None;
-            for (port, index) in std::mem::take(&mut self.accept_again) {
-                self.accept_from_world(port, index);
-            }
-        }
+        self.accept_again();
         worked
     }
 
@@ -291,7 +286,7 @@ impl Worker {
             return 0;
         }
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due());
-        let next = due.chain(self.accept_at).chain(self.advertise_at).min();
+        let next = due.chain(self.accept_later.iter().map(|later| later.at)).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
             i32::try_from(ms).unwrap_or(i32::MAX)
