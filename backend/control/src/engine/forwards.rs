@@ -57,14 +57,33 @@ impl Forwards {
         vm.forwards.iter().flat_map(|forward| ports(vm, forward)).filter_map(kept).collect()
     }
 
+    /// Whether a VM has a listener on an interface that has gone or bears another name now. Nothing arrives there any more, not
+    /// even when an interface of that name comes back.
+    pub fn is_stale(&self, vm: &Vm) -> bool {
+        let stale = |(place, _): (Place, u16)| {
+            self.open.get(&place).and_then(Weak::upgrade).is_some_and(|listener| !is_current(&listener, &place))
+        };
+        uses_interface(vm) && vm.forwards.iter().flat_map(|forward| ports(vm, forward)).any(stale)
+    }
+
     fn listener(&mut self, place: Place) -> std::io::Result<Arc<Listener>> {
-        if let Some(listener) = self.open.get(&place).and_then(Weak::upgrade) {
+        if let Some(listener) = self.open.get(&place).and_then(Weak::upgrade).filter(|l| is_current(l, &place)) {
             return Ok(listener);
         }
         let listener = Arc::new(Listener::bind(place.0, place.1.as_deref())?);
         self.open.insert(place, Arc::downgrade(&listener));
         Ok(listener)
     }
+}
+
+/// Whether a VM has forwards that listen on interfaces.
+pub(super) fn uses_interface(vm: &Vm) -> bool {
+    vm.forwards.iter().any(|forward| matches!(forward.listen.host, ListenHost::Interface(_)))
+}
+
+/// Whether a listener still is where it was opened.
+fn is_current(listener: &Listener, place: &Place) -> bool {
+    place.1.as_ref().is_none_or(|name| listener.is_on(name))
 }
 
 /// Every place at which VMs listen.
@@ -104,7 +123,10 @@ fn explain(listen: &str, port: u16, error: &std::io::Error) -> String {
     let mend = match error.kind() {
         ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port".into(),
         ErrorKind::PermissionDenied => privilege(port, unprivileged_start()),
-        ErrorKind::AddrNotAvailable => "the host does not have this address: write one of its own".into(),
+        ErrorKind::AddrNotAvailable => "the host does not have this address: add it, or write one of its own".into(),
+        _ if error.raw_os_error() == Some(libc::ENODEV) => {
+            "the host does not have this interface: make it, or write one that it has".into()
+        }
         _ => "check the address or the interface's name".into(),
     };
     format!("forward {listen}: cannot listen on port {port}: {error}; {mend}")

@@ -78,6 +78,24 @@ impl Listener {
         }
     }
 
+    /// Whether it listens on the interface that now has this name: one that has gone takes its listeners with it.
+    pub fn is_on(&self, interface: &str) -> bool {
+        let mut name = [0u8; libc::IFNAMSIZ];
+        let mut len = name.len() as socklen_t;
+        // SAFETY: pointer and length describe the buffer.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_BINDTODEVICE,
+                name.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let known = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        result == 0 && known == interface.as_bytes()
+    }
+
     /// The address it listens on.
     ///
     /// # Errors
