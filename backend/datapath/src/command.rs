@@ -130,15 +130,15 @@ pub struct ListPart {
 pub struct ConnectionView {
     /// Which port.
     pub port: PortId,
-    /// IP protocol number.
-    pub protocol: u8,
+    /// The protocol's name.
+    pub protocol: &'static str,
     /// Whether the guest opened it.
     pub guest_opens: bool,
     /// The guest's address and port; an echo's identifier is in the place of the port.
     pub guest: SocketAddr,
     /// The other end, as the guest sees it; an echo's has port 0.
     pub remote: SocketAddr,
-    /// The leg's state, by its RFC 9293 name; of datagrams, whether anything came back: `REPLIED` or `UNREPLIED`.
+    /// The leg's state, by its RFC 9293 name; of datagrams what the flow is like: unanswered, query, one-shot, stream, ping.
     pub state: &'static str,
     /// Bytes that the host's socket took.
     pub bytes_guest_to_host: u64,

@@ -25,6 +25,8 @@ limits! {
     Pending = "pending",
     /// Handshakes in progress towards one address and port.
     PendingPerDestination = "pending_per_destination",
+    /// Flows of UDP: the least used one makes room.
+    UdpFlows = "udp_flows",
     /// New connections and flows in a second.
     NewPerSecond = "new_per_second",
     /// Connections to vonic's own service.
@@ -39,7 +41,7 @@ impl Limit {
     pub const fn refuses(self) -> bool {
         match self {
             Limit::Connections | Limit::Service | Limit::Host => true,
-            Limit::Pending | Limit::PendingPerDestination | Limit::NewPerSecond => false,
+            Limit::Pending | Limit::PendingPerDestination | Limit::UdpFlows | Limit::NewPerSecond => false,
         }
     }
 }

@@ -4,15 +4,17 @@
 #![deny(unsafe_code)]
 
 mod datagram;
+mod forward;
 mod link;
 mod socket;
 mod sys;
 mod tap;
 
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
+pub use forward::{Arrived, Local, UdpListener};
 pub use link::LinkWatch;
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};
 pub use sys::limit::descriptor_limit;
-pub use sys::listener::{Accepted, Listener};
+pub use sys::listener::{Accepted, Listener, is_on_interface};
 pub use tap::{Tap, UplinkError};

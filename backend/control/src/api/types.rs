@@ -146,6 +146,9 @@ pub struct VmDetail {
     /// Counters of ICMP echo to the world, by name.
     #[serde(default)]
     pub icmp: BTreeMap<String, u64>,
+    /// Counters of UDP beyond the network, by name.
+    #[serde(default)]
+    pub udp: BTreeMap<String, u64>,
     /// What the operator should change on this host, for all its VMs.
     #[serde(default)]
     pub hints: Vec<String>,
@@ -215,7 +218,8 @@ pub struct ConnectionRow {
     pub guest: String,
     /// The other side's address and port; of a ping, no port.
     pub remote: String,
-    /// The guest leg's state, by its name in RFC 9293 §3.3.2; of datagrams `REPLIED` or `UNREPLIED`.
+    /// The guest leg's state, by its name in RFC 9293 §3.3.2; of datagrams what the flow is like: `unanswered`, `query`, `one-shot`
+    /// or `stream`, of pings `ping`.
     pub state: String,
     /// Payload that the guest sent and the host's socket took.
     pub bytes_guest_to_host: u64,
@@ -261,6 +265,9 @@ pub struct VmStats {
     /// How often each limit was reached.
     #[serde(default)]
     pub limits: BTreeMap<String, u64>,
+    /// Counters of UDP beyond the network, by name.
+    #[serde(default)]
+    pub udp: BTreeMap<String, u64>,
     /// Ports of the VM's forwards that could not be opened (a gauge).
     #[serde(default)]
     pub forwards_failed: usize,

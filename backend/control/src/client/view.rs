@@ -102,7 +102,8 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     limits(&vm.limits, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
     counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
-    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)?;
+    counters(&["UDP", ">COUNT"], &vm.udp, out)
 }
 
 /// The rules in their order, and what happens without one.
@@ -302,7 +303,8 @@ pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
     counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
-    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)?;
+    counters(&["UDP", ">COUNT"], &vm.udp, out)
 }
 
 /// `reload`.

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use vonic_datapath::{Command, ConnectionView, CopyPath, Limit, ListPlace, PortStats, Way, queue_direction};
-use vonic_frame::{DropReason, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
+use vonic_frame::DropReason;
 use vonic_queue::Direction;
 
 /// How long the worker may take for one part of the list of its connections: a round, and the part.
@@ -94,14 +94,8 @@ impl Registry {
 fn connection(vm: &str, view: &ConnectionView) -> ConnectionRow {
     ConnectionRow {
         vm: vm.into(),
+        protocol: view.protocol.into(),
         direction: if view.guest_opens { Opener::GuestOpens } else { Opener::WorldOpens },
-        protocol: match view.protocol {
-            PROTOCOL_TCP => "tcp",
-            PROTOCOL_UDP => "udp",
-            PROTOCOL_ICMP => "icmp",
-            _ => "other",
-        }
-        .into(),
         guest: view.guest.to_string(),
         // An echo has no port there.
         remote: if view.remote.port() == 0 { view.remote.ip().to_string() } else { view.remote.to_string() },
@@ -187,6 +181,7 @@ fn detail(entry: &Entry, rules: &[Counted], socket: PathBuf, uplink: UplinkRow, 
         last_error: entry.last_error.clone(),
         tcp: counters(entry.stats.tcp.all()),
         icmp: counters(entry.stats.icmp.all()),
+        udp: counters(entry.stats.udp.all()),
         hints,
         guest: entry.guest.report().map(|report| agents::detail(report, entry.vm.mac)),
     }
@@ -199,11 +194,12 @@ fn egress((rule, decided): &Counted) -> EgressRow {
 
 /// The limits with how often each was reached.
 fn limits(entry: &Entry) -> Vec<LimitRow> {
-    let config::Limits { connections, pending, pending_per_destination, new_per_second } = entry.vm.limits;
+    let config::Limits { connections, pending, pending_per_destination, udp_flows, new_per_second } = entry.vm.limits;
     let most = |limit| match limit {
         Limit::Connections => Some(connections),
         Limit::Pending => Some(pending),
         Limit::PendingPerDestination => Some(pending_per_destination),
+        Limit::UdpFlows => Some(udp_flows),
         Limit::NewPerSecond => Some(new_per_second),
         Limit::Service | Limit::Host => None,
     };
@@ -223,6 +219,7 @@ fn vm_stats(entry: &Entry) -> VmStats {
         tcp: counters(stats.tcp.all()),
         icmp: counters(stats.icmp.all()),
         limits: Limit::ALL.iter().map(|limit| (limit.name().to_string(), stats.reached(*limit))).collect(),
+        udp: counters(stats.udp.all()),
         forwards_failed: entry.forward_errors.len(),
     }
 }

@@ -113,6 +113,7 @@ pub fn detail() -> VmDetail {
         last_error: None,
         tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),
         icmp: BTreeMap::from([("replies".to_string(), 4)]),
+        udp: BTreeMap::from([("errors".to_string(), 5)]),
         hints: vec!["guests cannot ping the world".into()],
         guest: Some(guest()),
     }

@@ -1,6 +1,6 @@
 //! Whether a connection may begin now, later or not at all, and whether it may go on.
 use crate::datagram::Kind;
-use crate::flow::policy::{self, Route, World};
+use crate::flow::policy::{self, Route};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::flow::usage::has_room;
 use crate::limit::Limit;
@@ -19,6 +19,20 @@ pub struct AcceptLater {
     pub at: Instant,
     /// Since there were too many new ones.
     limited: bool,
+}
+
+impl AcceptLater {
+    /// A forward that is looked at in the next round.
+    pub fn soon(port: PortId, index: usize, now: Instant) -> AcceptLater {
+        AcceptLater { port, index, at: now, limited: false }
+    }
+}
+
+/// Puts a listener in the line, unless it stands there.
+pub fn accept_later(line: &mut Vec<AcceptLater>, later: AcceptLater) {
+    if !line.iter().any(|other| (other.port, other.index) == (later.port, later.index)) {
+        line.push(later);
+    }
 }
 
 impl Worker {
@@ -61,19 +75,21 @@ impl Worker {
 
     /// Edge-triggered: what still waits at a listener is taken in a later round.
     pub(crate) fn accept_later(&mut self, port: PortId, index: usize, at: Instant, limited: bool) {
-        if !self.accept_later.iter().any(|later| (later.port, later.index) == (port, index)) {
-            self.accept_later.push(AcceptLater { port, index, at, limited });
-        }
+        accept_later(&mut self.accept_later, AcceptLater { port, index, at, limited });
     }
 
-    /// Looks again at the listeners whose time has come.
-    pub(crate) fn accept_again(&mut self) {
+    /// Looks again at the listeners whose time has come; true if there was one.
+    pub(crate) fn accept_again(&mut self) -> bool {
+        let mut worked = false;
         for place in (0..self.accept_later.len()).rev() {
+            // Who is not done yet stands behind those that were there, so this ends.
             if self.accept_later[place].at <= self.now {
                 let AcceptLater { port, index, limited, .. } = self.accept_later.swap_remove(place);
                 self.accept_from_world(port, index, limited);
+                worked = true;
             }
         }
+        worked
     }
 
     /// Ends the guests' connections, of one port or of all, that could not be opened any more as they are: rules, networks or the
@@ -91,8 +107,7 @@ impl Worker {
         let Some(port) = self.ports.get(flow.key.port as usize).and_then(Option::as_ref) else { return true };
         let network = self.networks.get(port.spec.network as usize).and_then(Option::as_ref);
         let Some(network) = network else { return true };
-        let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
-        match policy::decide(&world, network, &port.spec, PROTOCOL_TCP, flow.key.remote).again() {
+        match policy::decide(&self.world(), network, &port.spec, PROTOCOL_TCP, flow.key.remote).again() {
             Ok(Route::To(to)) => to == flow.host,
             Ok(Route::Service) => true,
             Ok(Route::Refuse) | Err(_) => false,

@@ -6,13 +6,12 @@ use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::flow::usage::ServicePlace;
 use crate::limit::Limit;
 use crate::port::Port;
-use crate::service::address;
-use crate::spec::PortId;
+use crate::spec::{ForwardSocket, PortId};
 use crate::worker::events::Token;
 use crate::worker::{Notify, Worker};
 use std::hash::BuildHasher;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,12 +148,15 @@ impl Worker {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
             let Some(forward) = port.spec.forwards.get(index) else { return };
             let guest_port = forward.guest_port;
+            let ForwardSocket::Tcp(listener) = &forward.socket else {
+                return self.forward_datagrams(port_id, index);
+            };
             // The peer is connected already and could only be reset: it waits in the kernel's queue, as at any busy server.
             let wait = port.usage.world_waits(&port.spec.limits, now);
             if !wait.is_zero() {
                 return self.accept_later(port_id, index, now + wait.max(ACCEPT_PAUSE), true);
             }
-            match forward.listener.accept() {
+            match listener.accept() {
                 Ok(Some(accepted)) => {
                     if std::mem::take(&mut waited) {
                         port.spec.stats.limited(Limit::NewPerSecond);
@@ -182,19 +184,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let (Some(network), Some(address)) = (network, port.spec.address(peer.ip())) else { return socket.abort() };
-        if address::is_ours(peer.ip()) {
-            // Nobody but vonic speaks from there.
-            return socket.abort();
-        }
-        let remote = if is_of_the_host(peer.ip()) || peer.ip() == address {
-            let family = network.spec.family(address);
-            match family.host_loopback.or(family.gateway) {
-                Some(host) => SocketAddr::new(host, peer.port()),
-                None => return socket.abort(),
-            }
-        } else {
-            peer
-        };
+        let Some(remote) = policy::seen_by_guest(network, &port.spec, peer) else { return socket.abort() };
         let key = FlowKey { port: port_id, guest: SocketAddr::new(address, guest_port), remote };
         if !port.queues.is_live() || !self.make_way(&key) {
             return socket.abort();
@@ -282,11 +272,6 @@ impl Worker {
     fn initial_sequence(&self, key: &FlowKey) -> Seq {
         Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32))
     }
-}
-
-/// Whether a peer's address means nothing to a guest: the host's loopback, or an address on one of the host's own links.
-fn is_of_the_host(peer: IpAddr) -> bool {
-    peer.is_loopback() || matches!(peer, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Connects a guest to vonic's own service, which knows it by the port on which it came.

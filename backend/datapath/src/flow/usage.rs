@@ -99,12 +99,12 @@ impl Usage {
             .then(|| ServicePlace { _held: Arc::clone(&self.service) })
     }
 
-    /// Whether the guest may begin one more flow of datagrams now: its connects and these have one rate.
+    /// Whether the guest, or else the world, may begin one more flow of datagrams now: its connects and these have one rate.
     ///
     /// # Errors
     /// `NewPerSecond`.
-    pub fn admit_datagrams(&mut self, limits: &Limits, now: Instant) -> Result<(), Limit> {
-        self.guest.take(limits, now)
+    pub fn admit_datagrams(&mut self, limits: &Limits, by_guest: bool, now: Instant) -> Result<(), Limit> {
+        if by_guest { &mut self.guest } else { &mut self.world }.take(limits, now)
     }
 
     /// A handshake begins.
@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn the_rate_of_new_connections_is_a_bucket_of_one_second() {
-        let limits = Limits { connections: 1000, pending: 10, pending_per_destination: 10, new_per_second: 5 };
+        let limits =
+            Limits { connections: 1000, pending: 10, pending_per_destination: 10, udp_flows: 10, new_per_second: 5 };
         let mut usage = Usage::default();
         let to: SocketAddr = "203.0.113.7:80".parse().unwrap();
         let count =
@@ -175,7 +176,8 @@ mod tests {
 
     #[test]
     fn each_limit_says_its_name() {
-        let limits = Limits { connections: 3, pending: 2, pending_per_destination: 1, new_per_second: 2 };
+        let limits =
+            Limits { connections: 3, pending: 2, pending_per_destination: 1, udp_flows: 10, new_per_second: 2 };
         let mut usage = Usage::default();
         let [a, b, c]: [SocketAddr; 3] =
             ["203.0.113.7:80", "[2001:db8:7::1]:80", "203.0.113.7:82"].map(|a| a.parse().unwrap());
@@ -185,7 +187,7 @@ mod tests {
         assert_eq!(usage.admit(&limits, Some(c), Instant(0)), Err(Limit::Pending));
         usage.end(Some(a));
         assert_eq!((0..3).map(|_| usage.admit(&limits, Some(c), Instant(0))).last(), Some(Err(Limit::NewPerSecond)));
-        assert_eq!(usage.admit_datagrams(&limits, Instant(0)), Err(Limit::NewPerSecond));
+        assert_eq!(usage.admit_datagrams(&limits, true, Instant(0)), Err(Limit::NewPerSecond));
         assert_eq!(usage.world_waits(&limits, Instant(0)), Duration::ZERO);
         (0..2).for_each(|_| assert_eq!(usage.admit(&limits, None, Instant(0)), Ok(())));
         assert_eq!(usage.world_waits(&limits, Instant(0)), Duration::from_millis(500), "two in a second");
@@ -209,7 +211,8 @@ mod tests {
 
     #[test]
     fn one_destination_cannot_take_all_pending_connects() {
-        let limits = Limits { connections: 1000, pending: 10, pending_per_destination: 2, new_per_second: 1000 };
+        let limits =
+            Limits { connections: 1000, pending: 10, pending_per_destination: 2, udp_flows: 10, new_per_second: 1000 };
         let mut usage = Usage::default();
         let [a, b]: [SocketAddr; 2] = ["203.0.113.7:80", "203.0.113.7:81"].map(|a| a.parse().unwrap());
         let mut open = |to| usage.admit(&limits, Some(to), Instant(0)).map(|()| usage.begin(Some(to)));

@@ -128,13 +128,13 @@ impl Worker {
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
             for (i, forward) in port.spec.forwards.iter().enumerate() {
                 let token = Token::Listener { port: id, index: i as u16 };
-                if let Err(error) = self.poller.watch_input(forward.listener.as_raw_fd(), token) {
+                if let Err(error) = self.poller.watch_input(forward.socket.as_raw_fd(), token) {
                     (self.notify)(crate::Notice::WatchFailed { port: id, error });
                 }
             }
         }
         let forwards = self.ports.iter().flatten().flat_map(|p| &p.spec.forwards);
-        self.listen_addresses = forwards.filter_map(|f| f.listener.local().ok()).collect();
+        self.listen_addresses = forwards.filter_map(|f| f.socket.local()).collect();
     }
 
     fn detach(&mut self, id: PortId) {
@@ -240,9 +240,12 @@ impl Worker {
         for index in Queues::indices() {
             self.stop_ring(id, index);
         }
-        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-            port.disconnect();
-        }
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        port.disconnect();
+        // What waited for the guest's buffers is not for the next one.
+        let forwards = port.spec.forwards.len();
+        (0..forwards).for_each(|index| self.accept_later(id, index, self.now, false));
+        self.woken = true;
     }
 
     /// Every guest gets resets for its connections, and so does every peer.

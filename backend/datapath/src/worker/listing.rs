@@ -4,7 +4,6 @@ use crate::datagram::{Datagram, Kind};
 use crate::flow::table::Flow;
 use crate::spec::PortId;
 use crate::worker::Worker;
-use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP};
 use vonic_tcp::Instant;
 
 /// Places of a table that one part looks at: some tens of microseconds.
@@ -34,7 +33,7 @@ impl Worker {
     fn view_connection(&self, flow: &Flow) -> ConnectionView {
         ConnectionView {
             port: flow.key.port,
-            protocol: PROTOCOL_TCP,
+            protocol: "tcp",
             guest_opens: flow.guest_opens,
             guest: flow.key.guest,
             remote: flow.key.remote,
@@ -49,14 +48,15 @@ impl Worker {
         ConnectionView {
             port: flow.key.port,
             protocol: match flow.key.kind {
-                Kind::Echo => PROTOCOL_ICMP,
+                Kind::Echo => "icmp",
+                Kind::Udp => "udp",
             },
-            guest_opens: true,
+            guest_opens: !flow.is_forwarded(),
             guest: flow.key.guest,
             remote: flow.key.remote,
-            state: if flow.bytes_host_to_guest > 0 { "REPLIED" } else { "UNREPLIED" },
-            bytes_guest_to_host: flow.bytes_guest_to_host,
-            bytes_host_to_guest: flow.bytes_host_to_guest,
+            state: flow.class().name(),
+            bytes_guest_to_host: flow.sent.bytes,
+            bytes_host_to_guest: flow.received.bytes,
             age_seconds: self.age(flow.opened),
         }
     }

@@ -101,8 +101,9 @@ pub struct Worker {
     pub(crate) poller: Poller,
     pub(crate) notify: Notify,
     pub(crate) host: HostView,
-    pub(crate) listen_addresses: Vec<SocketAddr>,
-    /// Listeners at which connections may still wait.
+    /// Where the forwards of all ports listen, with the IP protocol's number.
+    pub(crate) listen_addresses: Vec<(u8, SocketAddr)>,
+    /// Listeners at which something may still wait.
     pub(crate) accept_later: Vec<AcceptLater>,
     /// When the first guest is next told of its router.
     pub(crate) advertise_at: Option<Instant>,
@@ -249,8 +250,8 @@ impl Worker {
             self.pump_datagrams(id);
             worked = true;
         }
+        worked |= self.accept_again();
         self.flush();
-        self.accept_again();
         worked
     }
 

@@ -31,21 +31,7 @@ impl Listener {
         let fd = stream_socket(&address)?;
         prepare(&fd)?;
         set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        if address.is_ipv6() {
-            // IPv4 has listeners of its own: no peer comes by a mapped address.
-            set_option(fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
-        }
-        if let Some(name) = interface {
-            let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
-            // SAFETY: pointer and length describe the name's bytes.
-            let result = unsafe {
-                libc::setsockopt(fd.as_raw_fd(), level, option, name.as_ptr().cast(), name.len() as socklen_t)
-            };
-            check(result)?;
-        }
-        let (storage, len) = to_kernel(&address);
-        // SAFETY: the address outlives the call and `len` is its length.
-        unsafe { check(libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), len))? };
+        bind(fd.as_fd(), address, interface)?;
         // SAFETY: no pointers.
         unsafe { check(libc::listen(fd.as_raw_fd(), BACKLOG))? };
         Ok(Listener(fd))
@@ -78,24 +64,6 @@ impl Listener {
         }
     }
 
-    /// Whether it listens on the interface that now has this name: one that has gone takes its listeners with it.
-    pub fn is_on(&self, interface: &str) -> bool {
-        let mut name = [0u8; libc::IFNAMSIZ];
-        let mut len = name.len() as socklen_t;
-        // SAFETY: pointer and length describe the buffer.
-        let result = unsafe {
-            libc::getsockopt(
-                self.0.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_BINDTODEVICE,
-                name.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        };
-        let known = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        result == 0 && known == interface.as_bytes()
-    }
-
     /// The address it listens on.
     ///
     /// # Errors
@@ -111,11 +79,42 @@ impl AsRawFd for Listener {
     }
 }
 
-fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+/// Binds a socket to `address`, and to `interface` if one is given.
+pub fn bind(fd: BorrowedFd<'_>, address: SocketAddr, interface: Option<&str>) -> io::Result<()> {
+    if address.is_ipv6() {
+        // IPv4 has sockets of its own: no peer comes by a mapped address.
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    if let Some(name) = interface {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+        // SAFETY: pointer and length describe the name's bytes.
+        let result =
+            unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, name.as_ptr().cast(), name.len() as socklen_t) };
+        check(result)?;
+    }
+    let (storage, len) = to_kernel(&address);
+    // SAFETY: the address outlives the call and `len` is its length.
+    unsafe { check(libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), len)).map(drop) }
+}
+
+/// The address that a socket is bound to.
+pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::sockaddr_storage>() as socklen_t;
     // SAFETY: storage and length are valid for the call.
     unsafe { check(libc::getsockname(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))? };
     from_kernel(&storage).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
+}
+
+/// Whether a socket that was bound to an interface is so to the one that now has this name: an interface that has gone takes its
+/// sockets with it.
+pub fn is_on_interface(socket: &impl AsRawFd, interface: &str) -> bool {
+    let mut name = [0u8; libc::IFNAMSIZ];
+    let mut len = name.len() as socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+    // SAFETY: pointer and length describe the buffer.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut len) };
+    let known = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    result == 0 && known == interface.as_bytes()
 }
