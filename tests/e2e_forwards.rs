@@ -144,6 +144,62 @@ fn a_taken_port_is_told_and_the_vm_works_until_a_reload_finds_it_free() {
     bed.vonicd.stop().unwrap();
 }
 
+/// What is missing is tried again by itself: a port that another program gives back, an address and an interface that come.
+#[test]
+fn forwards_listen_as_soon_as_they_can() {
+    isolate().unwrap();
+    let directory = TempDir::new().unwrap();
+    let taken = TcpListener::bind(local(7001)).unwrap();
+    let far: SocketAddr = ([198, 51, 100, 1], 7002).into();
+    let forwards = [forward("127.0.0.1:7001", 1), forward("198.51.100.1:7002", 2), forward("wire:7003", 3)].concat();
+    let config = TestConfig::default().vm("a", 2, &forwards).vm("b", 3, "");
+    let bed = Bed { vonicd: Vonicd::start(&directory, &config).unwrap(), lab: Lab::open().unwrap(), directory };
+    let mut a = guest(&bed, "a", 2);
+    let errors = || bed.vonicd.vm("a").unwrap()["forward_errors"].as_array().unwrap().clone();
+    let names = |words: &[&str]| {
+        let errors = errors();
+        errors.len() == words.len() && words.iter().zip(&errors).all(|(w, e)| e.as_str().unwrap().contains(w))
+    };
+    assert!(
+        names(&["another program", "the host does not have this address", "not have this interface"]),
+        "{:?}",
+        errors()
+    );
+    // A second try comes after a second, and is silent about what is known.
+    let told = bed.vonicd.log().matches("127.0.0.1:7001: cannot listen").count();
+    drop(taken);
+    wait_until("the free port", seconds(10), || names(&["this address", "this interface"])).unwrap();
+    assert_eq!((told, bed.vonicd.log().matches("ERROR] a: forward 127.0.0.1:7001").count()), (1, 1));
+    assert!(bed.vonicd.log().contains("a: no longer: forward 127.0.0.1:7001"));
+    let mut line = Line::world_opens(&mut a, local(7001), 1).unwrap();
+    // An address and an interface are news: nobody waits for the next try.
+    ip("addr add 198.51.100.1/32 dev lo").unwrap();
+    wait_until("the address", seconds(3), || names(&["this interface"])).unwrap();
+    line.exchange(&mut a).unwrap();
+    let near = Netns::new().unwrap();
+    for round in 0..3 {
+        near.cable("wire", "203.0.113.1/24", "203.0.113.2/24").unwrap();
+        wait_until("the interface", seconds(3), || errors().is_empty())
+            .with_context(|| format!("round {round}"))
+            .unwrap();
+        assert_eq!(bed.vonicd.vm("a").unwrap()["last_error"], json!(null));
+        let before = bed.vonicd.vm("a").unwrap()["tcp"]["open"].as_u64().unwrap();
+        let there: SocketAddr = ([203, 0, 113, 1], 7003).into();
+        let client = near.run(|| Ok(TcpStream::connect_timeout(&there, seconds(5))?)).unwrap();
+        wait_until("the guest's connection", seconds(5), || {
+            bed.vonicd.vm("a").unwrap()["tcp"]["open"].as_u64().unwrap() == before + 1
+        })
+        .unwrap();
+        drop(client);
+        // Its listener goes with the interface, and comes with another of that name.
+        ip("link del wire").unwrap();
+        wait_until("the interface's end", seconds(3), || names(&["this interface"])).unwrap();
+    }
+    line.exchange(&mut a).unwrap();
+    assert!(TcpStream::connect_timeout(&far, seconds(1)).is_ok());
+    bed.vonicd.stop().unwrap();
+}
+
 /// A port that is taken when the service starts does not keep it from starting.
 #[test]
 fn a_port_taken_at_the_start_is_told() {

@@ -125,20 +125,21 @@ fn vms_are_added_and_removed_by_signal() {
     added_and_removed(How::Signal);
 }
 
-/// A SYN to the host's loopback; whether it counts as a drop for `reason` and is not answered.
+/// A SYN to the host's loopback; whether it counts as a drop for `reason`, and is answered by a reset at a limit, else not at all.
 fn is_dropped_for(around: &Around, guest: &mut HandGuest, vm: &str, reason: &str, port: u16) {
     let before = around.bed.vonicd.drops(vm, reason).unwrap();
     let mut conn = Conn::new(HOST, (port, 9));
     guest.send(HOST, &conn.syn(Tcp::SYN)).unwrap();
     wait_until(reason, seconds(5), || around.bed.vonicd.drops(vm, reason).unwrap() == before + 1).unwrap();
-    assert!(conn.hear(guest, std::time::Duration::from_millis(100)).unwrap().is_none());
+    let answer = conn.hear(guest, std::time::Duration::from_millis(100)).unwrap();
+    assert_eq!(answer.is_some_and(|(_, answer)| answer.flags & Tcp::RST != 0), reason == "limit", "{reason}");
 }
 
 fn a_changed_policy(how: How) {
     let mut around = Around::start(TestConfig::default().vm("a", 2, "labels = { tier = \"old\" }"));
     let mut a = around.guest("a", 2);
     let mut line = Line::guest_opens(&mut a, 4001).unwrap();
-    let egress = "[[egress]]\naction = \"deny\"\nto = \"192.0.2.1\"\n";
+    let egress = "[[egress]]\naction = \"deny\"\nto = \"192.0.2.1\"\nports = \"9\"\n[[egress]]\naction = \"allow\"\nto = \"192.0.2.1\"\n";
     let forward = "[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7001\"\nport = 7\n";
     for (text, labels) in [
         (vm(2, "labels = { tier = \"new\", more = \"x\" }"), json!({ "tier": "new", "more": "x" })),

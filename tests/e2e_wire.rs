@@ -295,6 +295,8 @@ fn pending_syns_are_limited() {
         guest.send(HOST, &Conn::new(HOST, (41_000 + at, other)).syn(Tcp::SYN)).unwrap();
     }
     counted(&bed, "limit", 4);
+    let reached = |bed: &Bed, limit: &str| bed.vonicd.stats().unwrap()["vms"]["a"]["limits"][limit].clone();
+    assert_eq!([reached(&bed, "pending_per_destination"), reached(&bed, "pending")], [2, 2], "each by its name");
     // Once the first are connected there is room again.
     for _ in &fillers {
         accept(&listener).unwrap();

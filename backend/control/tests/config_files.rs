@@ -69,6 +69,9 @@ fn what_two_vms_claim_names_both_places() {
         ("*:80-90", "127.0.0.1:90", true),
         ("0.0.0.0:80", "eth0:80", true),
         ("eth0:1-100", "eth0:50-60", true),
+        // The kernel binds the one to every address and the other to every interface, and refuses the second.
+        ("127.0.0.1:80", "eth0:80", true),
+        ("eth0:70-80", "203.0.113.7:80", true),
         ("127.0.0.1:80", "127.0.0.1:81", false),
         ("127.0.0.1:80", "127.0.0.2:80", false),
         ("eth0:80", "eth1:80", false),

@@ -1,7 +1,7 @@
 //! Everything that the control side can ask of a worker, and everything that a worker tells of its own accord.
 use crate::PortStats;
-use crate::flow::policy::ServicePlace;
-use crate::spec::{HostView, NetworkSpec, PortId, PortSpec};
+use crate::flow::usage::ServicePlace;
+use crate::spec::{HostView, NetworkId, NetworkSpec, PortId, PortSpec};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use vonic_queue::{Done, MemoryMap, QueueError, RingSetup};
 pub enum Command {
     /// Creates or replaces a network.
     Network(Box<NetworkSpec>),
+    /// Forgets a network, in which no port is any more: its addresses are the world's again.
+    RemoveNetwork(NetworkId),
     /// Creates a port without a session.
     Attach(Box<PortSpec>),
     /// Replaces a port's policy: forwards, egress, limits. Its session and its connections go on.
@@ -70,12 +72,14 @@ pub enum Command {
     },
     /// The host's addresses changed.
     Host(Box<HostView>),
-    /// Asks for a list of connections; `None`: of all ports.
+    /// Asks for a part of the list of connections and datagram flows: the whole of it would stop everybody's frames.
     Connections {
-        /// Which port.
+        /// Of which port; `None`: of all.
         port: Option<PortId>,
+        /// Where to go on.
+        from: ListPlace,
         /// Where the answer goes.
-        reply: Sender<Vec<ConnectionView>>,
+        reply: Sender<ListPart>,
     },
     /// Resets every connection both ways and ends the worker.
     Stop {
@@ -103,7 +107,25 @@ pub struct RingCommand {
     pub done: Option<Done>,
 }
 
-/// One connection, or flow of UDP, as `vonic conns` shows it.
+/// A place in the list of connections and datagram flows; the default is its beginning. What begins or ends while the list is
+/// read may be missing in it; everything else is in it once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListPlace {
+    /// Past the connections, among the datagram flows.
+    pub(crate) datagrams: bool,
+    pub(crate) slot: u32,
+}
+
+/// A part of the list.
+#[derive(Debug)]
+pub struct ListPart {
+    /// What is there.
+    pub views: Vec<ConnectionView>,
+    /// Where it goes on; `None`: this was the last part.
+    pub next: Option<ListPlace>,
+}
+
+/// One connection, or one flow of datagrams, as `vonic conns` shows it.
 #[derive(Clone, Debug)]
 pub struct ConnectionView {
     /// Which port.
@@ -112,15 +134,15 @@ pub struct ConnectionView {
     pub protocol: &'static str,
     /// Whether the guest opened it.
     pub guest_opens: bool,
-    /// The guest's address and port.
+    /// The guest's address and port; an echo's identifier is in the place of the port.
     pub guest: SocketAddr,
-    /// The other end, as the guest sees it.
+    /// The other end, as the guest sees it; an echo's has port 0.
     pub remote: SocketAddr,
-    /// The leg's state, by its RFC 9293 name; of a flow of UDP what it is like: unanswered, query, one-shot, stream.
+    /// The leg's state, by its RFC 9293 name; of datagrams what the flow is like: unanswered, query, one-shot, stream, ping.
     pub state: &'static str,
     /// Bytes that the host's socket took.
     pub bytes_guest_to_host: u64,
-    /// Bytes that the guest acknowledged.
+    /// Bytes that the guest acknowledged, or of datagrams was sent.
     pub bytes_host_to_guest: u64,
     /// Seconds since it was opened.
     pub age_seconds: u64,

@@ -9,6 +9,7 @@ mod bridged;
 mod command;
 mod datagram;
 mod flow;
+mod limit;
 mod offload;
 mod port;
 mod queues;
@@ -20,13 +21,14 @@ mod steering;
 mod switch;
 mod worker;
 
-pub use command::{Command, ConnectionView, Notice, RingCommand};
-pub use flow::policy::ServicePlace;
+pub use command::{Command, ConnectionView, ListPart, ListPlace, Notice, RingCommand};
+pub use flow::usage::ServicePlace;
+pub use limit::Limit;
 pub use port::{Negotiated, feature};
 pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
 pub use spec::{
     Action, EgressRule, Family, ForwardSocket, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec,
     Uplink,
 };
-pub use stats::{CopyPath, Counter, IcmpStats, PortStats, TcpStats, UdpStats, Way};
+pub use stats::{CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -1,6 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
-use crate::flow::policy::Usage;
+use crate::flow::usage::Usage;
 use crate::queues::Queues;
 use crate::ring::Ring;
 use crate::spec::PortSpec;

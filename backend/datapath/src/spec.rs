@@ -1,5 +1,5 @@
 //! What the control side tells a worker about networks and ports: plain data, already checked.
-use crate::PortStats;
+use crate::{Counter, PortStats};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -91,6 +91,9 @@ pub struct EgressRule {
     pub protocol: Option<u8>,
     /// Destination ports, inclusive; `None`: all.
     pub ports: Option<(u16, u16)>,
+    /// How often it has decided about a new connection or flow, or about a datagram that has none. Whoever makes the rule keeps
+    /// the counter over changes of other rules.
+    pub decided: Arc<Counter>,
 }
 
 /// How much one guest may ask for.

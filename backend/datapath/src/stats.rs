@@ -1,4 +1,5 @@
 //! Counters of one port. The worker is the only writer; everybody may read at any time.
+use crate::limit::Limit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vonic_frame::DropReason;
 
@@ -119,6 +120,8 @@ counters! {
     connect_failed,
     /// Connections that ended by a reset from either side, or by giving up.
     reset,
+    /// Connections of the guest's that were reset both ways, since new rules, networks or addresses of the host forbid them.
+    revoked,
     /// Connections closed by FIN both ways.
     closed,
     /// Bytes accepted by host sockets.
@@ -177,6 +180,22 @@ counters! {
     open,
 }
 
+/// What of a guest's was denied without a rule of its own that says so.
+#[derive(Debug, Default)]
+pub struct EgressStats {
+    /// No rule matched, and there are some.
+    pub no_rule: Counter,
+    /// The destination is none in any case, whatever the rules say.
+    pub never: Counter,
+}
+
+impl EgressStats {
+    /// Every counter with its name.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        [("no_rule", self.no_rule.get()), ("never", self.never.get())].into_iter()
+    }
+}
+
 /// All counters of one port.
 #[derive(Debug, Default)]
 pub struct PortStats {
@@ -184,6 +203,9 @@ pub struct PortStats {
     bytes: [Counter; 2],
     drops: [[Counter; DropReason::COUNT]; 2],
     copied: [Counter; CopyPath::ALL.len()],
+    limits: [Counter; Limit::ALL.len()],
+    /// What was denied without a rule that says so.
+    pub egress: EgressStats,
     /// Terminated TCP.
     pub tcp: TcpStats,
     /// ICMP echo to the world.
@@ -212,6 +234,17 @@ impl PortStats {
     /// How many frames were dropped for `reason`.
     pub fn drops(&self, way: Way, reason: DropReason) -> u64 {
         self.drops[way as usize][reason.index()].get()
+    }
+
+    /// Counts what a limit has refused or put off; the reason for the frame's end.
+    pub(crate) fn limited(&self, limit: Limit) -> DropReason {
+        self.limits[limit as usize].add(1);
+        DropReason::Limit
+    }
+
+    /// How often a limit was reached.
+    pub fn reached(&self, limit: Limit) -> u64 {
+        self.limits[limit as usize].get()
     }
 
     /// The counter of bytes that vonic copied on `path`.

@@ -16,5 +16,5 @@ pub use link::LinkWatch;
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};
 pub use sys::limit::descriptor_limit;
-pub use sys::listener::{Accepted, Listener};
+pub use sys::listener::{Accepted, Listener, is_on_interface};
 pub use tap::{Tap, UplinkError};

@@ -127,9 +127,18 @@ pub struct VmDetail {
     pub uplink: UplinkRow,
     /// The listeners whose connections go to this VM, as text.
     pub forwards: Vec<String>,
-    /// Ports of these listeners that could not be opened, and what to do; they are tried again at each reload.
+    /// Ports of these listeners that could not be opened, and what to do; they are tried again by themselves.
     #[serde(default)]
     pub forward_errors: Vec<String>,
+    /// The egress rules in their order.
+    #[serde(default)]
+    pub egress: Vec<EgressRow>,
+    /// What was denied without a rule that says so, by name: `no_rule` matched, or the destination is `never` one.
+    #[serde(default)]
+    pub denied_otherwise: BTreeMap<String, u64>,
+    /// What the VM may hold at most.
+    #[serde(default)]
+    pub limits: Vec<LimitRow>,
     /// The last thing that went wrong with this VM's session, rings or forwards.
     pub last_error: Option<String>,
     /// TCP counters by name.
@@ -146,6 +155,27 @@ pub struct VmDetail {
     /// What the guest says of itself: nothing in it is certain.
     #[serde(default)]
     pub guest: Option<GuestReport>,
+}
+
+/// One egress rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressRow {
+    /// The rule, as `deny 198.51.100.0/24 tcp ports 1-1023`.
+    pub rule: String,
+    /// How often it has decided: for each new connection or flow, and for each frame of one that there is not.
+    pub decided: u64,
+}
+
+/// One limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitRow {
+    /// The key under `limits` in the VM's file; or `service`, connections to vonic's own service, or `host`, the sockets that all
+    /// VMs share.
+    pub name: String,
+    /// The limit; absent where the VM's file sets none.
+    pub most: Option<u32>,
+    /// How often it has refused something or put it off.
+    pub reached: u64,
 }
 
 /// How a VM reaches the world.
@@ -174,28 +204,34 @@ pub struct RingRow {
     pub state: String,
 }
 
-/// One TCP connection, or flow of UDP.
+/// One TCP connection, or one flow of datagrams.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionRow {
     /// The VM's name.
     pub vm: String,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `icmp`.
+    #[serde(default = "tcp")]
     pub protocol: String,
     /// Who opened it.
     pub direction: Opener,
-    /// The guest's address and port.
+    /// The guest's address and port; of a ping, its identifier in the port's place.
     pub guest: String,
-    /// The other side's address and port.
+    /// The other side's address and port; of a ping, no port.
     pub remote: String,
-    /// The guest leg's state, by its name in RFC 9293 §3.3.2; of a flow of UDP what it is like: `unanswered`, `query`, `one-shot` or
-    /// `stream`.
+    /// The guest leg's state, by its name in RFC 9293 §3.3.2; of datagrams what the flow is like: `unanswered`, `query`, `one-shot`
+    /// or `stream`, of pings `ping`.
     pub state: String,
     /// Payload that the guest sent and the host's socket took.
     pub bytes_guest_to_host: u64,
-    /// Payload that the guest acknowledged.
+    /// Payload that the guest acknowledged, or of datagrams was sent.
     pub bytes_host_to_guest: u64,
-    /// Seconds since the first segment.
+    /// Seconds since the first segment or datagram.
     pub age_seconds: u64,
+}
+
+/// What there was before other protocols.
+fn tcp() -> String {
+    "tcp".to_string()
 }
 
 /// Who opened a connection.
@@ -226,6 +262,9 @@ pub struct VmStats {
     /// Counters of ICMP echo to the world, by name.
     #[serde(default)]
     pub icmp: BTreeMap<String, u64>,
+    /// How often each limit was reached.
+    #[serde(default)]
+    pub limits: BTreeMap<String, u64>,
     /// Counters of UDP beyond the network, by name.
     #[serde(default)]
     pub udp: BTreeMap<String, u64>,

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    AgentRow, ConnectionRow, Drops, FileError, GuestReport, Interface, NicCounters, Opener, ReloadReport, RingRow,
-    Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, FileError, GuestReport, Interface, LimitRow, NicCounters, Opener, ReloadReport,
+    RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `vm list`.
@@ -98,10 +98,37 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     }
     rings(&vm.rings, out)?;
     drops(&vm.drops_by_reason, out)?;
+    egress(vm, out)?;
+    limits(&vm.limits, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
     counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
     counters(&["ICMP", ">COUNT"], &vm.icmp, out)?;
     counters(&["UDP", ">COUNT"], &vm.udp, out)
+}
+
+/// The rules in their order, and what happens without one.
+fn egress(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&["EGRESS", ">DECIDED"]);
+    for row in &vm.egress {
+        table.row([row.rule.clone(), row.decided.to_string()]);
+    }
+    let otherwise = |name: &str| vm.denied_otherwise.get(name).copied().unwrap_or_default().to_string();
+    if vm.egress.is_empty() {
+        table.row(["no rules: allow".to_string(), "-".to_string()]);
+    } else {
+        table.row(["no rule matched: deny".to_string(), otherwise("no_rule")]);
+    }
+    table.row(["never a destination: deny".to_string(), otherwise("never")]);
+    apart(&table, true, out)
+}
+
+fn limits(limits: &[LimitRow], out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&["LIMIT", ">AT MOST", ">REACHED"]);
+    for row in limits {
+        let most = row.most.map_or_else(|| "-".to_string(), |most| most.to_string());
+        table.row([words(&row.name), most, row.reached.to_string()]);
+    }
+    apart(&table, !limits.is_empty(), out)
 }
 
 fn uplink(uplink: &UplinkRow) -> String {

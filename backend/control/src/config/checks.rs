@@ -148,7 +148,9 @@ fn check_listeners(drafts: &[VmDraft], pairs: &mut Vec<(usize, usize)>) {
     let mut seen: Vec<(usize, Option<usize>, &Forward)> = Vec::new();
     for (i, draft) in drafts.iter().enumerate() {
         for (line, forward) in draft.forward_lines.iter().zip(&draft.vm.forwards) {
-            if let Some((first, at, other)) = seen.iter().find(|(_, _, other)| clash(forward, other)) {
+            let clashing =
+                |(of, _, other): &&(usize, _, &Forward)| clash((&draft.vm, forward), (&drafts[*of].vm, other));
+            if let Some((first, at, other)) = seen.iter().find(clashing) {
                 let owner = &drafts[*first];
                 let message = format!(
                     "listen: {} overlaps {} of {} ({}:{}): write another address or port",
@@ -176,23 +178,29 @@ pub(super) fn claimed_by_both(a: &Vm, b: &Vm) -> Option<String> {
             return Some(format!("{} {address}", family.keys().address));
         }
     }
-    let listener = a.forwards.iter().find(|mine| b.forwards.iter().any(|other| clash(mine, other)))?;
+    let listener = a.forwards.iter().find(|mine| b.forwards.iter().any(|other| clash((a, mine), (b, other))))?;
     Some(format!("listen {}", listener.listen))
 }
 
-/// Whether the kernel would refuse to bind both. An interface and an address are not compared: which addresses an
-/// interface has is not known here.
-fn clash(a: &Forward, b: &Forward) -> bool {
-    let hosts = match (&a.listen.host, &b.listen.host) {
-        (ListenHost::Any, _) | (_, ListenHost::Any) => true,
-        (ListenHost::Address(a), ListenHost::Address(b)) => {
-            a == b || (Family::of(*a) == Family::of(*b) && (a.is_unspecified() || b.is_unspecified()))
-        }
-        (ListenHost::Address(address), ListenHost::Interface(_))
-        | (ListenHost::Interface(_), ListenHost::Address(address)) => address.is_unspecified(),
+/// Whether the kernel would refuse to bind both: in any family in which both VMs listen.
+fn clash((of_a, a): (&Vm, &Forward), (of_b, b): (&Vm, &Forward)) -> bool {
+    let listens =
+        |vm: &Vm, forward: &Forward, family| forward.listen.host.is_of(family) && vm.address(family).is_some();
+    let same = |family: &Family| listens(of_a, a, *family) && listens(of_b, b, *family);
+    a.proto == b.proto
+        && overlap(&a.listen.ports, &b.listen.ports)
+        && Family::ALL.iter().any(same)
+        && share_a_host(&a.listen.host, &b.listen.host)
+}
+
+/// Whether two listeners of one family and port are in each other's way. An interface's listener is bound to every address, and
+/// any address' listener to every interface: these exclude each other whichever they are.
+fn share_a_host(a: &ListenHost, b: &ListenHost) -> bool {
+    match (a, b) {
+        (ListenHost::Address(a), ListenHost::Address(b)) => a == b || a.is_unspecified() || b.is_unspecified(),
         (ListenHost::Interface(a), ListenHost::Interface(b)) => a == b,
-    };
-    hosts && a.proto == b.proto && overlap(&a.listen.ports, &b.listen.ports)
+        (ListenHost::Any | ListenHost::Interface(_), _) | (_, ListenHost::Any | ListenHost::Interface(_)) => true,
+    }
 }
 
 fn overlap(a: &RangeInclusive<u16>, b: &RangeInclusive<u16>) -> bool {

@@ -1,20 +1,22 @@
 //! Answers to the API.
 use super::agents;
+use super::egress::Counted;
 use super::registry::{Entry, Registry};
 use crate::api::types::{
-    ConnectionRow, Drops, Health, Opener, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    ConnectionRow, Drops, EgressRow, Health, LimitRow, Opener, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow,
+    VmStats,
 };
 use crate::api::{ApiError, Reply, Request, Response};
-use crate::config::feature_names;
+use crate::config::{self, feature_names};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use vonic_datapath::{Command, ConnectionView, CopyPath, PortStats, Way, queue_direction};
+use vonic_datapath::{Command, ConnectionView, CopyPath, Limit, ListPlace, PortStats, Way, queue_direction};
 use vonic_frame::DropReason;
 use vonic_queue::Direction;
 
-/// How long the worker may take to list its connections: a round, and the list.
+/// How long the worker may take for one part of the list of its connections: a round, and the part.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
 
 impl Registry {
@@ -48,7 +50,8 @@ impl Registry {
             interface: taps.and_then(|u| Some(u.tap.as_ref()?.name().to_string())),
             error: taps.and_then(|u| u.error.clone()),
         };
-        detail(entry, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts())
+        let rules = self.egress.of(&entry.vm.name);
+        detail(entry, rules, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts())
     }
 
     fn connections(&mut self, vm: Option<String>) -> Response {
@@ -59,11 +62,17 @@ impl Registry {
             },
             None => None,
         };
-        let (reply, answer) = channel();
-        self.order(Command::Connections { port, reply });
-        let Ok(views) = answer.recv_timeout(LIST_LIMIT) else {
-            return Response::Error(ApiError::unavailable("the worker did not answer in time"));
-        };
+        let mut views = Vec::new();
+        let mut place = Some(ListPlace::default());
+        while let Some(from) = place {
+            let (reply, answer) = channel();
+            self.order(Command::Connections { port, from, reply });
+            let Ok(part) = answer.recv_timeout(LIST_LIMIT) else {
+                return Response::Error(ApiError::unavailable("the worker did not answer in time"));
+            };
+            views.extend(part.views);
+            place = part.next;
+        }
         let names: BTreeMap<u32, &str> = self.vms.iter().map(|(name, e)| (e.port, name.as_str())).collect();
         let row = |view: ConnectionView| Some(connection(names.get(&view.port)?, &view));
         Response::Connections(views.into_iter().filter_map(row).collect())
@@ -88,7 +97,8 @@ fn connection(vm: &str, view: &ConnectionView) -> ConnectionRow {
         protocol: view.protocol.into(),
         direction: if view.guest_opens { Opener::GuestOpens } else { Opener::WorldOpens },
         guest: view.guest.to_string(),
-        remote: view.remote.to_string(),
+        // An echo has no port there.
+        remote: if view.remote.port() == 0 { view.remote.ip().to_string() } else { view.remote.to_string() },
         state: view.state.into(),
         bytes_guest_to_host: view.bytes_guest_to_host,
         bytes_host_to_guest: view.bytes_host_to_guest,
@@ -134,7 +144,7 @@ fn row(entry: &Entry) -> VmRow {
     }
 }
 
-fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow, hints: Vec<String>) -> VmDetail {
+fn detail(entry: &Entry, rules: &[Counted], socket: PathBuf, uplink: UplinkRow, hints: Vec<String>) -> VmDetail {
     let session = entry.session.as_ref();
     let bits = session.and_then(|s| s.features).unwrap_or_default();
     let rings = session.iter().flat_map(|s| &s.rings).map(|(index, ring)| RingRow {
@@ -165,6 +175,9 @@ fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow, hints: Vec<String>)
         uplink,
         forwards: entry.vm.forwards.iter().map(ToString::to_string).collect(),
         forward_errors: entry.forward_errors.clone(),
+        egress: rules.iter().map(egress).collect(),
+        denied_otherwise: counters(entry.stats.egress.all()),
+        limits: limits(entry),
         last_error: entry.last_error.clone(),
         tcp: counters(entry.stats.tcp.all()),
         icmp: counters(entry.stats.icmp.all()),
@@ -172,6 +185,27 @@ fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow, hints: Vec<String>)
         hints,
         guest: entry.guest.report().map(|report| agents::detail(report, entry.vm.mac)),
     }
+}
+
+/// A rule with what it has decided.
+fn egress((rule, decided): &Counted) -> EgressRow {
+    EgressRow { rule: rule.to_string(), decided: decided.get() }
+}
+
+/// The limits with how often each was reached.
+fn limits(entry: &Entry) -> Vec<LimitRow> {
+    let config::Limits { connections, pending, pending_per_destination, udp_flows, new_per_second } = entry.vm.limits;
+    let most = |limit| match limit {
+        Limit::Connections => Some(connections),
+        Limit::Pending => Some(pending),
+        Limit::PendingPerDestination => Some(pending_per_destination),
+        Limit::UdpFlows => Some(udp_flows),
+        Limit::NewPerSecond => Some(new_per_second),
+        Limit::Service | Limit::Host => None,
+    };
+    let row =
+        |limit: Limit| LimitRow { name: limit.name().into(), most: most(limit), reached: entry.stats.reached(limit) };
+    Limit::ALL.into_iter().map(row).collect()
 }
 
 fn vm_stats(entry: &Entry) -> VmStats {
@@ -184,6 +218,7 @@ fn vm_stats(entry: &Entry) -> VmStats {
         connections: stats.tcp.open.get(),
         tcp: counters(stats.tcp.all()),
         icmp: counters(stats.icmp.all()),
+        limits: Limit::ALL.iter().map(|limit| (limit.name().to_string(), stats.reached(*limit))).collect(),
         udp: counters(stats.udp.all()),
         forwards_failed: entry.forward_errors.len(),
     }

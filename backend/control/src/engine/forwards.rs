@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use vonic_datapath::{ForwardSocket, ForwardSpec};
-use vonic_uplink::{Listener, UdpListener};
+use vonic_uplink::{Listener, UdpListener, is_on_interface};
 
 /// Where a listener listens: protocol, address and, for an interface, its name.
 pub(super) type Place = (Protocol, SocketAddr, Option<String>);
@@ -79,8 +79,17 @@ impl Forwards {
         vm.forwards.iter().flat_map(|forward| ports(vm, forward)).filter_map(kept).collect()
     }
 
+    /// Whether a VM has a listener on an interface that has gone or bears another name now. Nothing arrives there any more, not
+    /// even when an interface of that name comes back.
+    pub fn is_stale(&self, vm: &Vm) -> bool {
+        let stale = |(place, _): (Place, u16)| {
+            self.open.get(&place).and_then(Open::upgrade).is_some_and(|socket| !is_current(&socket, &place))
+        };
+        uses_interface(vm) && vm.forwards.iter().flat_map(|forward| ports(vm, forward)).any(stale)
+    }
+
     fn listener(&mut self, place: Place) -> std::io::Result<ForwardSocket> {
-        if let Some(socket) = self.open.get(&place).and_then(Open::upgrade) {
+        if let Some(socket) = self.open.get(&place).and_then(Open::upgrade).filter(|s| is_current(s, &place)) {
             return Ok(socket);
         }
         let (protocol, address, interface) = &place;
@@ -94,6 +103,16 @@ impl Forwards {
         self.open.insert(place, Open::new(&socket));
         Ok(socket)
     }
+}
+
+/// Whether a VM has forwards that listen on interfaces.
+pub(super) fn uses_interface(vm: &Vm) -> bool {
+    vm.forwards.iter().any(|forward| matches!(forward.listen.host, ListenHost::Interface(_)))
+}
+
+/// Whether a listener still is where it was opened.
+fn is_current(socket: &ForwardSocket, place: &Place) -> bool {
+    place.2.as_ref().is_none_or(|name| is_on_interface(socket, name))
 }
 
 /// Every place at which VMs listen.
@@ -134,7 +153,10 @@ fn explain(forward: &Forward, port: u16, error: &std::io::Error) -> String {
     let mend = match error.kind() {
         ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port".into(),
         ErrorKind::PermissionDenied => privilege(port, unprivileged_start()),
-        ErrorKind::AddrNotAvailable => "the host does not have this address: write one of its own".into(),
+        ErrorKind::AddrNotAvailable => "the host does not have this address: add it, or write one of its own".into(),
+        _ if error.raw_os_error() == Some(libc::ENODEV) => {
+            "the host does not have this interface: make it, or write one that it has".into()
+        }
         _ => "check the address or the interface's name".into(),
     };
     format!("forward {}: cannot listen on {} port {port}: {error}; {mend}", forward.listen, forward.proto)

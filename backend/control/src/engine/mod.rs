@@ -4,9 +4,11 @@
 //! Out: commands to the worker, messages to the master, answers to the API.
 mod agents;
 mod answers;
+mod egress;
 mod forwards;
 mod hints;
 mod registry;
+mod relisten;
 mod reload;
 mod sessions;
 mod taps;
@@ -164,7 +166,8 @@ fn watch_addresses(to: &Sender<Input>) {
 
 fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
     loop {
-        let input = match registry.taps.retry_in() {
+        let retry = registry.taps.retry_in().into_iter().chain(registry.relisten.due_in()).min();
+        let input = match retry {
             None => inputs.recv().map_err(RecvTimeoutError::from),
             Some(time) => inputs.recv_timeout(time),
         };
@@ -183,8 +186,14 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Session(event) => registry.session_event(event),
             Input::Worker(notice) => registry.notice(notice),
             Input::Api(request, reply) => registry.answer(request, reply),
-            Input::Addresses(addresses) => registry.order(Command::Host(Box::new(HostView { addresses }))),
-            Input::Links => registry.mend_uplinks(),
+            Input::Addresses(addresses) => {
+                registry.order(Command::Host(Box::new(HostView { addresses })));
+                registry.mend_forwards();
+            }
+            Input::Links => {
+                registry.mend_uplinks();
+                registry.mend_forwards();
+            }
         }
     }
 }

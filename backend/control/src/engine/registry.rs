@@ -1,11 +1,13 @@
 //! The VMs that the engine serves, and how a configuration becomes commands.
 use super::Input;
+use super::egress::Egress;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
 use super::reload::Reloads;
+use super::relisten::{self, Retry};
 use super::sessions::SessionState;
 use super::taps::Taps;
-use crate::config::{self, Action, Config, Family, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
+use crate::config::{Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,10 +15,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, ForwardSocket, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId,
-    PortSpec, PortStats, WorkerHandle,
+    Command, CopyPath, ForwardSocket, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
+    WorkerHandle,
 };
-use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_front::{API, EngineLink, ToMaster};
 use vonic_queue::handover;
 
@@ -36,7 +37,7 @@ pub(super) struct Entry {
     pub guest: Arc<Guest>,
     pub session: Option<SessionState>,
     pub last_error: Option<String>,
-    /// Its forwards that could not be opened, one message each; tried again at each reload.
+    /// Its forwards that could not be opened, one message each; tried again from time to time.
     pub forward_errors: Vec<String>,
     /// Its own socket could not be opened: why.
     pub socket_error: Option<String>,
@@ -48,7 +49,10 @@ pub struct Registry {
     pub(super) config: Config,
     pub(super) vms: BTreeMap<String, Entry>,
     networks: Vec<String>,
-    forwards: Forwards,
+    pub(super) forwards: Forwards,
+    /// When forwards that could not be opened are tried again.
+    pub(super) relisten: Retry,
+    pub(super) egress: Egress,
     pub(super) taps: Taps,
     pub(super) reloads: Reloads,
     worker: WorkerHandle,
@@ -77,6 +81,8 @@ impl Registry {
             vms: BTreeMap::new(),
             networks: Vec::new(),
             forwards: Forwards::default(),
+            relisten: Retry::default(),
+            egress: Egress::default(),
             taps: Taps::default(),
             reloads: Reloads::default(),
             worker,
@@ -160,6 +166,11 @@ impl Registry {
         self.order(Command::Network(Box::new(spec)));
     }
 
+    pub(super) fn remove_network(&mut self, name: &str) {
+        let id = self.network_id(name);
+        self.order(Command::RemoveNetwork(id));
+    }
+
     pub(super) fn add(&mut self, vm: Vm) {
         self.add_with(vm, Arc::default());
     }
@@ -167,12 +178,12 @@ impl Registry {
     fn add_with(&mut self, vm: Vm, stats: Arc<PortStats>) {
         let taken: Vec<PortId> = self.vms.values().map(|e| e.port).collect();
         let port = (0..).find(|p| !taken.contains(p)).unwrap_or_default();
-        let (forwards, errors) = self.forwards.open(&vm);
+        let (forwards, errors) = self.open_forwards(&vm);
         self.open_uplink(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
         self.open_socket(&vm);
-        let last_error = report(&vm.name, &errors);
+        let last_error = relisten::report(&vm.name, &[], &errors);
         let guest = Arc::new(Guest::new(&vm.name, &stats));
         let entry =
             Entry { vm, port, stats, guest, session: None, last_error, forward_errors: errors, socket_error: None };
@@ -209,6 +220,7 @@ impl Registry {
     }
 
     pub(super) fn remove(&mut self, name: &str) {
+        self.egress.forget(name);
         if let Some(stats) = self.take_out(name) {
             for (total, path) in self.copied_by_gone.iter_mut().zip(CopyPath::ALL) {
                 *total += stats.copied(path).get();
@@ -227,12 +239,12 @@ impl Registry {
             return self.replace(vm);
         }
         let (port, stats) = (entry.port, Arc::clone(&entry.stats));
-        let (forwards, errors) = self.forwards.open(&vm);
+        let (forwards, errors) = self.open_forwards(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         let (done, _) = handover();
         self.order(Command::Reconfigure { spec: Box::new(spec), done });
-        let last_error = report(&vm.name, &errors);
         if let Some(entry) = self.vms.get_mut(&vm.name) {
+            let last_error = relisten::report(&vm.name, &entry.forward_errors, &errors);
             entry.vm = vm;
             entry.forward_errors = errors;
             entry.last_error = last_error;
@@ -288,7 +300,7 @@ impl Registry {
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
             limits,
-            egress: vm.egress.iter().map(rule).collect(),
+            egress: self.egress.rules(vm),
             forwards,
             tap: self.taps.tap(&vm.name),
             stats: Arc::clone(stats),
@@ -357,28 +369,5 @@ impl Registry {
         if !waiter.wait(limit) {
             log::warn!("the worker did not finish its resets within {limit:?}");
         }
-    }
-}
-
-fn report(vm: &str, errors: &[String]) -> Option<String> {
-    for error in errors {
-        log::error!("{vm}: {error}");
-    }
-    (!errors.is_empty()).then(|| errors.join("; "))
-}
-
-fn rule(rule: &config::EgressRule) -> EgressRule {
-    EgressRule {
-        action: match rule.action {
-            Action::Allow => vonic_datapath::Action::Allow,
-            Action::Deny => vonic_datapath::Action::Deny,
-        },
-        to: rule.to,
-        protocol: rule.proto.map(|p| match p {
-            Protocol::Tcp => PROTOCOL_TCP,
-            Protocol::Udp => PROTOCOL_UDP,
-            Protocol::Icmp => PROTOCOL_ICMP,
-        }),
-        ports: rule.ports.as_ref().map(|p| (*p.start(), *p.end())),
     }
 }

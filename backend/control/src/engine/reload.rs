@@ -3,7 +3,7 @@ use super::registry::Registry;
 use crate::api::types::{FileError, ReloadReport};
 use crate::api::{Reply, Response};
 use crate::config::{self, Change, NetworkChange};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use vonic_front::ToMaster;
 
 /// Reloads that are done here, and wait for the master to have opened and closed the sockets that it was told.
@@ -38,20 +38,22 @@ impl Registry {
         report.errors.iter().for_each(log_error);
         let held = self.release_listeners(&config);
         let old = std::mem::replace(&mut self.config, config);
+        let mut gone = Vec::new();
         for change in config::diff_networks(&old, &self.config) {
             match change {
                 NetworkChange::Added(network) | NetworkChange::Changed(network) => self.set_network(&network),
-                // Nobody is in it any more.
-                NetworkChange::Removed(_) => {}
+                NetworkChange::Removed(name) => gone.push(name),
             }
         }
         for change in changes {
             self.apply(change, &mut report);
         }
+        // Nobody is in them any more.
+        gone.iter().for_each(|name| self.remove_network(name));
         let touched = report.added.iter().chain(&report.changed).cloned().collect();
         report.changed.extend(self.change_uplinks(&old, &touched));
         report.unchanged = self.vms.len() - report.added.len() - report.changed.len();
-        self.retry_forwards(&report);
+        self.mend_forwards();
         self.retry_sockets();
         self.wait_for_worker();
         drop(held);
@@ -89,15 +91,6 @@ impl Registry {
                 self.change(*vm);
             }
         }
-    }
-
-    /// Opens the forwards of unchanged VMs that could not be opened before: the port may be free by now.
-    fn retry_forwards(&mut self, report: &ReloadReport) {
-        let touched: BTreeSet<&String> = report.added.iter().chain(&report.changed).collect();
-        let missing =
-            self.vms.iter().filter(|(name, entry)| !entry.forward_errors.is_empty() && !touched.contains(name));
-        let vms: Vec<_> = missing.map(|(_, entry)| entry.vm.clone()).collect();
-        vms.into_iter().for_each(|vm| self.change(vm));
     }
 
     /// Sockets and forwards that cannot be opened; they are in the log already.

@@ -177,7 +177,7 @@ impl Registry {
     }
 
     /// Starts to listen for changes of the host's interfaces, once.
-    fn watch_links(&mut self) {
+    pub(super) fn watch_links(&mut self) {
         if std::mem::replace(&mut self.taps.watching, true) {
             return;
         }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vonic_control::api::types::{
-    AgentRow, BothCounts, ConnectionRow, Counters, FileError, GuestReport, Health, Interface, NicCounters, Opener,
-    ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, BothCounts, ConnectionRow, Counters, EgressRow, FileError, GuestReport, Health, Interface, LimitRow,
+    NicCounters, Opener, ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
 };
 use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 
@@ -107,6 +107,9 @@ pub fn detail() -> VmDetail {
         uplink: UplinkRow { kind: "sockets".into(), interface: None, error: None },
         forwards: vec!["tcp 127.0.0.1:8080 -> 80".into()],
         forward_errors: vec!["forward 127.0.0.1:80: cannot listen on port 80".into()],
+        egress: vec![EgressRow { rule: "deny 198.51.100.0/24 tcp ports 1-1023".into(), decided: 7 }],
+        denied_otherwise: BTreeMap::from([("never".to_string(), 5), ("no_rule".to_string(), 3)]),
+        limits: vec![LimitRow { name: "new_per_second".into(), most: Some(2000), reached: 9 }],
         last_error: None,
         tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),
         icmp: BTreeMap::from([("replies".to_string(), 4)]),

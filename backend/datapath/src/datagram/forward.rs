@@ -43,7 +43,7 @@ impl Worker {
                 }
             }
         }
-        self.accept_again(port, index);
+        self.accept_later(port, index, self.now, false);
         self.woken = true;
     }
 

@@ -14,6 +14,7 @@ pub mod send;
 pub mod table;
 pub mod udp;
 
+use crate::limit::Limit;
 use crate::spec::{Limits, PortId};
 use crate::stats::PortStats;
 use std::io;
@@ -82,7 +83,10 @@ impl Kind {
     fn evicted(self, stats: &PortStats) {
         match self {
             Kind::Echo => &stats.icmp.evicted,
-            Kind::Udp => &stats.udp.evicted,
+            Kind::Udp => {
+                stats.limited(Limit::UdpFlows);
+                &stats.udp.evicted
+            }
         }
         .add(1);
     }

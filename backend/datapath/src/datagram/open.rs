@@ -2,7 +2,8 @@
 use super::table::DatagramId;
 use super::{Datagram, Far, Key, Kind};
 use crate::command::Notice;
-use crate::flow::policy::{self, Route, World};
+use crate::flow::policy::{self, Decision, Route, World};
+use crate::limit::Limit;
 use crate::queues::Waiter;
 use crate::spec::{ForwardSocket, PortId};
 use crate::worker::Worker;
@@ -39,7 +40,7 @@ impl Worker {
     }
 
     fn open_datagrams(&mut self, key: Key) -> Result<DatagramId, Unopened> {
-        let host = match self.datagram_route(&key)? {
+        let host = match self.decide_datagrams(&key)?.counted()? {
             Route::To(host) => host,
             Route::Service | Route::Refuse if key.kind == Kind::Udp => return Err(Unopened::Refused),
             Route::Service | Route::Refuse => return Err(DropReason::Denied.into()),
@@ -92,7 +93,8 @@ impl Worker {
     fn admit_datagrams(&mut self, key: &Key, by_guest: bool) -> Result<(), DropReason> {
         let now = self.now;
         let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
-        port.usage.admit_datagrams(&port.spec.limits, by_guest, now)?;
+        let admitted = port.usage.admit_datagrams(&port.spec.limits, by_guest, now);
+        admitted.map_err(|limit| port.spec.stats.limited(limit))?;
         let most = key.kind.most(&port.spec.limits);
         while self.datagrams.count(key.port, key.kind) >= most {
             let Some(id) = self.datagrams.oldest(key.port, key.kind) else { break };
@@ -101,8 +103,11 @@ impl Worker {
                 key.kind.evicted(&port.spec.stats);
             }
         }
-        let room = self.flows.len() + self.datagrams.len() < self.connections_max;
-        if room { Ok(()) } else { Err(DropReason::Limit) }
+        if self.has_room(key.port) {
+            return Ok(());
+        }
+        let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
+        Err(port.spec.stats.limited(Limit::Host))
     }
 
     fn begin_datagrams(&mut self, flow: Datagram, by_guest: bool) -> DatagramId {
@@ -128,12 +133,12 @@ impl Worker {
         World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses }
     }
 
-    /// Where a flow of the guest's leads now.
-    fn datagram_route(&self, key: &Key) -> Result<Route, DropReason> {
+    /// What the rules say of a flow of the guest's now.
+    fn decide_datagrams(&self, key: &Key) -> Result<Decision<'_>, DropReason> {
         let port = self.ports.get(key.port as usize).and_then(Option::as_ref).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
-        policy::route(&self.world(), network, &port.spec, key.kind.protocol(), key.remote)
+        Ok(policy::decide(&self.world(), network, &port.spec, key.kind.protocol(), key.remote))
     }
 
     /// What the guest of a port knows a peer in the world as.
@@ -186,8 +191,9 @@ impl Worker {
 
     /// Ends the flows that could not be opened any more as they are: rules, forwards or the host's addresses have changed.
     pub(crate) fn check_datagrams(&mut self) {
+        let leads = |key: &Key| self.decide_datagrams(key)?.again();
         let stale = |flow: &Datagram| match &flow.far {
-            Far::Own(_) => self.datagram_route(&flow.key) != Ok(Route::To(flow.host)),
+            Far::Own(_) => leads(&flow.key) != Ok(Route::To(flow.host)),
             Far::Forward { listener, .. } => {
                 let port = self.ports.get(flow.key.port as usize).and_then(Option::as_ref);
                 let leads = port.is_some_and(|port| {

@@ -7,6 +7,7 @@ use super::{Key, Kind};
 use crate::flow::table::GENERATION_MASK;
 use crate::spec::PortId;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use vonic_tcp::Instant;
 
 /// A flow's number: its place in the table.
@@ -114,6 +115,17 @@ impl<F> DatagramTable<F> {
     /// Every flow with its number.
     pub fn iter(&self) -> impl Iterator<Item = (DatagramId, &F)> {
         self.slots.iter().enumerate().filter_map(|(i, s)| Some((i as DatagramId, &s.entry.as_ref()?.flow)))
+    }
+
+    /// The flows in these places of the table.
+    pub fn some(&self, places: Range<u32>) -> impl Iterator<Item = &F> {
+        let places = (places.start as usize).min(self.slots.len())..(places.end as usize).min(self.slots.len());
+        self.slots[places].iter().filter_map(|slot| Some(&slot.entry.as_ref()?.flow))
+    }
+
+    /// How many places the table has.
+    pub fn places(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     /// The flow was used, and is of this class now.

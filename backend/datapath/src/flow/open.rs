@@ -1,10 +1,12 @@
 //! How connections begin and end.
 use crate::command::Notice;
 use crate::flow::guest_side::envelope;
-use crate::flow::policy::{self, Route, ServicePlace, World};
+use crate::flow::policy::{self, Route, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
+use crate::flow::usage::ServicePlace;
+use crate::limit::Limit;
 use crate::port::Port;
-use crate::spec::ForwardSocket;
+use crate::spec::{ForwardSocket, PortId};
 use crate::worker::events::Token;
 use crate::worker::{Notify, Worker};
 use std::hash::BuildHasher;
@@ -26,6 +28,8 @@ const TCP_HEADER: u16 = 20;
 const TIMESTAMPS: &str = "timestamps";
 /// How long a listener that could not accept is left alone.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// How long connections over the rate of new ones wait at least: some come then, and not one at a time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Connections accepted of one listener in one round.
 const ACCEPT_BATCH: usize = 64;
 
@@ -39,7 +43,7 @@ impl Worker {
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
         let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
-        let route = policy::route(&world, network, &port.spec, PROTOCOL_TCP, key.remote)?;
+        let route = policy::decide(&world, network, &port.spec, PROTOCOL_TCP, key.remote).counted()?;
         let to = match route {
             Route::To(to) => to,
             Route::Service => key.remote,
@@ -48,17 +52,14 @@ impl Worker {
                 return Ok(());
             }
         };
-        if self.flows.len() + self.datagrams.len() >= self.connections_max {
-            return Err(DropReason::Limit);
+        if let Err(limit) = self.admit(key.port, Some(to)) {
+            return Err(self.limit_syn(key, syn, limit));
         }
-        port.usage.admit(&port.spec.limits, Some(to), now)?;
+        let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
         let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
         let opened = match (route, port.usage.service_place()) {
             (Route::Service, Some(place)) => connect_service(port, place, mode, &self.notify),
-            (Route::Service, None) => {
-                self.refuse(key, syn);
-                return Err(DropReason::Limit);
-            }
+            (Route::Service, None) => return Err(self.limit_syn(key, syn, Limit::Service)),
             _ => HostSocket::connect(to, mode),
         };
         match opened {
@@ -140,8 +141,9 @@ impl Worker {
         }
     }
 
-    /// Takes what waits at a forward's listener.
-    pub(crate) fn accept_from_world(&mut self, port_id: u32, index: usize) {
+    /// Takes what waits at a forward's listener. `waited`: it could not be taken before, for want of a turn.
+    pub(crate) fn accept_from_world(&mut self, port_id: PortId, index: usize, mut waited: bool) {
+        let now = self.now;
         for _ in 0..ACCEPT_BATCH {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
             let Some(forward) = port.spec.forwards.get(index) else { return };
@@ -149,24 +151,28 @@ impl Worker {
             let ForwardSocket::Tcp(listener) = &forward.socket else {
                 return self.forward_datagrams(port_id, index);
             };
+            // The peer is connected already and could only be reset: it waits in the kernel's queue, as at any busy server.
+            let wait = port.usage.world_waits(&port.spec.limits, now);
+            if !wait.is_zero() {
+                return self.accept_later(port_id, index, now + wait.max(ACCEPT_PAUSE), true);
+            }
             match listener.accept() {
-                Ok(Some(accepted)) => self.open_from_world(port_id, guest_port, accepted),
+                Ok(Some(accepted)) => {
+                    if std::mem::take(&mut waited) {
+                        port.spec.stats.limited(Limit::NewPerSecond);
+                    }
+                    self.open_from_world(port_id, guest_port, accepted);
+                }
                 Ok(None) => return,
                 Err(error) => {
-                    self.accept_again(port_id, index);
-                    self.accept_at = Some(self.now + ACCEPT_RETRY);
+                    self.accept_later(port_id, index, now + ACCEPT_RETRY, false);
                     (self.notify)(Notice::AcceptFailed { port: port_id, error });
                     return;
                 }
             }
         }
-        self.accept_again(port_id, index);
+        self.accept_later(port_id, index, now, false);
         self.woken = true;
-    }
-
-    /// Edge-triggered: what still waits at a listener is taken in a later round.
-    pub(crate) fn accept_again(&mut self, port: u32, index: usize) {
-        accept_again(&mut self.accept_again, (port, index));
     }
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
@@ -183,10 +189,11 @@ impl Worker {
         if !port.queues.is_live() || !self.make_way(&key) {
             return socket.abort();
         }
+        let admitted = self.admit(port_id, None);
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
-        let room = self.flows.len() + self.datagrams.len() < self.connections_max;
-        if !room || port.usage.admit(&port.spec.limits, None, now).is_err() {
-            port.dropped_to_guest(DropReason::Limit);
+        if let Err(limit) = admitted {
+            let reason = port.spec.stats.limited(limit);
+            port.dropped_to_guest(reason);
             return socket.abort();
         }
         port.usage.begin(None);
@@ -264,13 +271,6 @@ impl Worker {
     /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3).
     fn initial_sequence(&self, key: &FlowKey) -> Seq {
         Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32))
-    }
-}
-
-/// Has a listener looked at in the next round.
-pub fn accept_again(again: &mut Vec<(u32, usize)>, listener: (u32, usize)) {
-    if !again.contains(&listener) {
-        again.push(listener);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
+use crate::flow::admission::{AcceptLater, accept_later};
 use crate::flow::guest_side::{envelope, fields, send_control};
-use crate::flow::open::accept_again;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::queues::{PAIRS, Waiter};
@@ -115,7 +115,7 @@ impl Worker {
                         }
                     }
                     Waiter::Forward(index) => {
-                        accept_again(&mut self.accept_again, (id, index));
+                        accept_later(&mut self.accept_later, AcceptLater::soon(id, index, self.now));
                         self.woken = true;
                     }
                 }

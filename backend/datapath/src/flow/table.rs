@@ -4,6 +4,7 @@ use crate::spec::PortId;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
+use std::ops::Range;
 use vonic_tcp::{Instant, Leg};
 use vonic_uplink::HostSocket;
 
@@ -150,6 +151,17 @@ impl FlowTable {
     /// Every connection with its number.
     pub fn iter(&self) -> impl Iterator<Item = (FlowId, &Flow)> {
         self.slots.iter().enumerate().filter_map(|(i, s)| Some((i as FlowId, s.flow.as_ref()?)))
+    }
+
+    /// The connections in these places of the table.
+    pub fn some(&self, places: Range<u32>) -> impl Iterator<Item = &Flow> {
+        let places = (places.start as usize).min(self.slots.len())..(places.end as usize).min(self.slots.len());
+        self.slots[places].iter().filter_map(|slot| slot.flow.as_ref())
+    }
+
+    /// How many places the table has.
+    pub fn places(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     /// Has the connection pumped this round.

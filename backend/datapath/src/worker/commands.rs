@@ -1,7 +1,6 @@
 //! Orders from the control side, applied between two bursts.
 use crate::bridged;
-use crate::command::{Command, ConnectionView, RingCommand};
-use crate::datagram::Kind;
+use crate::command::{Command, RingCommand};
 use crate::flow::table::{FlowId, FlowKey};
 use crate::port::Port;
 use crate::queues::Queues;
@@ -12,7 +11,6 @@ use crate::worker::events::Token;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vonic_queue::{Direction, Done, MemoryMap};
-use vonic_tcp::Instant;
 use vonic_uplink::Tap;
 
 /// Places `value` at `index`, with room made for it.
@@ -32,11 +30,19 @@ impl Worker {
                 Command::Network(spec) => {
                     self.set_network(*spec);
                     self.check_datagrams();
+                    self.check_connections(None);
+                }
+                Command::RemoveNetwork(id) => {
+                    if let Some(place) = self.networks.get_mut(id as usize) {
+                        *place = None;
+                    }
                 }
                 Command::Attach(spec) => self.attach(*spec),
                 Command::Reconfigure { spec, done } => {
+                    let port = spec.port;
                     self.reconfigure(*spec);
                     self.check_datagrams();
+                    self.check_connections(Some(port));
                     done.done();
                 }
                 Command::Detach { port, done } => {
@@ -65,10 +71,11 @@ impl Worker {
                 Command::Host(view) => {
                     self.host = *view;
                     self.check_datagrams();
+                    self.check_connections(None);
                 }
-                Command::Connections { port, reply } => {
+                Command::Connections { port, from, reply } => {
                     // Nobody waits any more: fine.
-                    let _ = reply.send(self.connections(port));
+                    let _ = reply.send(self.list(port, from));
                 }
                 Command::Stop { done } => {
                     self.stop();
@@ -237,7 +244,7 @@ impl Worker {
         port.disconnect();
         // What waited for the guest's buffers is not for the next one.
         let forwards = port.spec.forwards.len();
-        (0..forwards).for_each(|index| self.accept_again(id, index));
+        (0..forwards).for_each(|index| self.accept_later(id, index, self.now, false));
         self.woken = true;
     }
 
@@ -262,34 +269,5 @@ impl Worker {
 
     fn flows_of(&self, wanted: impl Fn(&FlowKey) -> bool) -> Vec<FlowId> {
         self.flows.iter().filter(|(_, f)| wanted(&f.key)).map(|(id, _)| id).collect()
-    }
-
-    fn connections(&self, port: Option<PortId>) -> Vec<ConnectionView> {
-        let wanted = self.flows.iter().filter(|(_, f)| port.is_none_or(|p| p == f.key.port));
-        let age = |opened: Instant| self.now.0.saturating_sub(opened.0) / 1_000_000;
-        let view = |f: &crate::flow::table::Flow| ConnectionView {
-            port: f.key.port,
-            protocol: "tcp",
-            guest_opens: f.guest_opens,
-            guest: f.key.guest,
-            remote: f.key.remote,
-            state: f.leg.state().name(),
-            bytes_guest_to_host: f.bytes_guest_to_host,
-            bytes_host_to_guest: f.bytes_host_to_guest,
-            age_seconds: age(f.opened),
-        };
-        let datagrams = self.datagrams.iter().map(|(_, f)| f).filter(|f| f.key.kind == Kind::Udp);
-        let datagrams = datagrams.filter(|f| port.is_none_or(|p| p == f.key.port)).map(|f| ConnectionView {
-            port: f.key.port,
-            protocol: "udp",
-            guest_opens: !f.is_forwarded(),
-            guest: f.key.guest,
-            remote: f.key.remote,
-            state: f.class().name(),
-            bytes_guest_to_host: f.sent.bytes,
-            bytes_host_to_guest: f.received.bytes,
-            age_seconds: age(f.opened),
-        });
-        wanted.map(|(_, f)| view(f)).chain(datagrams).collect()
     }
 }

@@ -9,10 +9,12 @@ mod commands;
 mod control_queue;
 pub(crate) mod events;
 mod ingress;
+mod listing;
 
 use crate::command::{Command, Notice};
 use crate::datagram::Datagram;
 use crate::datagram::table::DatagramTable;
+use crate::flow::admission::AcceptLater;
 use crate::flow::table::FlowTable;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
@@ -101,12 +103,11 @@ pub struct Worker {
     pub(crate) host: HostView,
     /// Where the forwards of all ports listen, with the IP protocol's number.
     pub(crate) listen_addresses: Vec<(u8, SocketAddr)>,
-    /// Listeners at which connections may still wait, and when they are looked at if not at once.
-    pub(crate) accept_again: Vec<(PortId, usize)>,
-    pub(crate) accept_at: Option<Instant>,
+    /// Listeners at which something may still wait.
+    pub(crate) accept_later: Vec<AcceptLater>,
     /// When the first guest is next told of its router.
     pub(crate) advertise_at: Option<Instant>,
-    /// Connections and datagram flows of all ports together: descriptors are shared by everybody.
+    /// Connections and datagram flows of all ports together, as far as they have sockets: descriptors are shared by everybody.
     pub(crate) connections_max: usize,
     pub(crate) now: Instant,
     pub(crate) scratch: Scratch,
@@ -148,8 +149,7 @@ impl Worker {
             notify,
             host: HostView::default(),
             listen_addresses: Vec::new(),
-            accept_again: Vec::new(),
-            accept_at: None,
+            accept_later: Vec::new(),
             advertise_at: None,
             connections_max: connections_max(vonic_uplink::descriptor_limit()?),
             now: clock.now(),
@@ -221,7 +221,7 @@ impl Worker {
                     self.datagram_event(id, set);
                 }
             }
-            Token::Listener { port, index } => self.accept_from_world(port, usize::from(index)),
+            Token::Listener { port, index } => self.accept_from_world(port, usize::from(index), false),
             Token::Tap { port } => self.tap_event(port),
         }
     }
@@ -250,15 +250,7 @@ impl Worker {
             self.pump_datagrams(id);
             worked = true;
         }
-        if self.accept_at.is_none_or(|at| at <= self.now) {
-            self.accept_at = None;
-            worked |= !self.accept_again.is_empty();
-            for _ in 0..self.accept_again.len() {
-                // Who is not done yet stands in line again.
-                let (port, index) = self.accept_again.remove(0);
-                self.accept_from_world(port, index);
-            }
-        }
+        worked |= self.accept_again();
         self.flush();
         worked
     }
@@ -295,7 +287,7 @@ impl Worker {
             return 0;
         }
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due());
-        let next = due.chain(self.accept_at).chain(self.advertise_at).min();
+        let next = due.chain(self.accept_later.iter().map(|later| later.at)).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
             i32::try_from(ms).unwrap_or(i32::MAX)

@@ -106,3 +106,15 @@ pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     unsafe { check(libc::getsockname(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))? };
     from_kernel(&storage).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
+
+/// Whether a socket that was bound to an interface is so to the one that now has this name: an interface that has gone takes its
+/// sockets with it.
+pub fn is_on_interface(socket: &impl AsRawFd, interface: &str) -> bool {
+    let mut name = [0u8; libc::IFNAMSIZ];
+    let mut len = name.len() as socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+    // SAFETY: pointer and length describe the buffer.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut len) };
+    let known = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    result == 0 && known == interface.as_bytes()
+}
