@@ -80,7 +80,7 @@ impl Worker {
         };
         match policy::route(&world, network, &port.spec, protocol, key.remote)? {
             Route::To(host) => Ok(host),
-            Route::Service | Route::Refuse => Err(DropReason::Denied),
+            Route::Service | Route::Names | Route::Refuse => Err(DropReason::Denied),
         }
     }
 

@@ -4,6 +4,7 @@
 //! guest. All of them end in the table's ready list, which the worker pumps once a round: so a burst costs one ACK.
 pub mod guest_side;
 pub mod host_side;
+pub mod names;
 pub mod open;
 pub mod policy;
 pub mod pump;

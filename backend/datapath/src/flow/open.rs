@@ -1,6 +1,7 @@
 //! How connections begin and end.
 use crate::command::Notice;
 use crate::flow::guest_side::envelope;
+use crate::flow::names::{self, Asked};
 use crate::flow::policy::{self, Route, ServicePlace, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::port::Port;
@@ -34,38 +35,47 @@ impl Worker {
     pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>) -> Result<(), DropReason> {
         let now = self.now;
         let iss = self.initial_sequence(&key);
-        let mode = self.peek_mode(key.guest);
+        let modes = self.peek_modes();
         let port = self.ports.get_mut(key.port as usize).and_then(Option::as_mut).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
         let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
         let route = policy::route(&world, network, &port.spec, PROTOCOL_TCP, key.remote)?;
         let to = match route {
-            Route::To(to) => to,
-            Route::Service => key.remote,
-            Route::Refuse => {
-                self.refuse(key, syn);
-                return Ok(());
-            }
+            Route::To(to) => Some(to),
+            Route::Service => Some(key.remote),
+            Route::Names => port.resolver.current(network.spec.resolvers(), now),
+            Route::Refuse => None,
+        };
+        let Some(to) = to else {
+            self.refuse(key, syn);
+            return Ok(());
         };
         if self.flows.len() + self.datagrams.len() >= self.connections_max {
             return Err(DropReason::Limit);
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
         let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
+        let mode = modes[usize::from(to.is_ipv6())];
         let opened = match (route, port.usage.service_place()) {
-            (Route::Service, Some(place)) => connect_service(port, place, mode, &self.notify),
+            (Route::Service, Some(place)) => connect_service(port, place, mode, &self.notify)
+                .map(|(socket, state)| Asked { socket, state, to, tries: None }),
             (Route::Service, None) => {
                 self.refuse(key, syn);
                 return Err(DropReason::Limit);
             }
-            _ => HostSocket::connect(to, mode),
+            (Route::Names, _) => {
+                let all = network.spec.resolvers();
+                names::connect(&mut port.resolver, all, all.len(), modes, now)
+            }
+            _ => HostSocket::connect(to, mode).map(|(socket, state)| Asked { socket, state, to, tries: None }),
         };
         match opened {
-            Ok((socket, state)) => {
+            Ok(Asked { socket, state, to, tries }) => {
                 let mut flow = Flow::new(key, Leg::accept(&config, syn, iss, now), socket, to, now);
                 flow.guest_opens = true;
                 flow.connecting = true;
+                flow.tries = tries;
                 port.usage.begin(Some(to));
                 let id = self.register(flow);
                 if state == Connecting::Done {
@@ -116,6 +126,11 @@ impl Worker {
         let key = flow.key;
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         port.usage.end(flow.destination());
+        if result.is_err() && self.next_resolver(id) {
+            return;
+        }
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         match result {
             Ok(()) => {
                 flow.leg.host_connected(now);

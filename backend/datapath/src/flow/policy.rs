@@ -1,11 +1,11 @@
 //! Where a guest may connect to, and how much of it.
-use crate::service::address;
+use crate::service::{address, resolver};
 use crate::spec::{Action, HostView, Limits, PortSpec, Uplink};
 use crate::switch::Network;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use vonic_frame::{DropReason, PROTOCOL_ICMP, PROTOCOL_TCP};
+use vonic_frame::{DropReason, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_tcp::Instant;
 
 /// What became of a guest's destination.
@@ -15,6 +15,8 @@ pub enum Route {
     To(SocketAddr),
     /// Hand it to vonic's own service.
     Service,
+    /// Hand it to one of the network's resolvers.
+    Names,
     /// Answer with a reset: nothing listens there.
     Refuse,
 }
@@ -49,6 +51,12 @@ pub fn route(
     let address = remote.ip();
     if network.spec.uplink != Uplink::Sockets {
         return Err(DropReason::Unsupported);
+    }
+    // The gateway's own service, as DHCP is: egress is about what lies behind the gateway. Only this port of only these resolvers is
+    // reached so, wherever they are, and be it on the host's loopback.
+    let asks = remote.port() == resolver::PORT && matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP);
+    if asks && network.spec.serves_names(address) {
+        return Ok(Route::Names);
     }
     egress(port, address, protocol, remote.port())?;
     if Some(address) == network.spec.family(address).host_loopback {
@@ -282,6 +290,31 @@ mod tests {
         for to in ["169.254.169.254:0", "169.254.169.254:80"] {
             assert_eq!(decide_of(PROTOCOL_ICMP, |_| (), &port, to), Ok(Route::Refuse), "it speaks TCP: {to}");
         }
+    }
+
+    #[test]
+    fn the_gateway_answers_for_names_whatever_egress_says() {
+        let mut port = member(2, true);
+        port.egress = vec![EgressRule {
+            action: Action::Deny,
+            to: format!("0.0.0.0/{}", 0).parse().unwrap(),
+            protocol: None,
+            ports: None,
+        }];
+        let serves = |n: &mut NetworkSpec| {
+            n.names.resolvers = Some([].into());
+            n.v4.host_loopback = n.v4.gateway;
+        };
+        for to in ["192.0.2.1:53", "[2001:db8::1]:53"] {
+            assert_eq!(decide(serves, &port, to), Ok(Route::Names), "{to}");
+            assert_eq!(decide_of(PROTOCOL_UDP, serves, &port, to), Ok(Route::Names), "{to}");
+            assert_eq!(decide(|_| (), &member(2, true), to), Ok(Route::Refuse), "{to}");
+        }
+        assert_eq!(decide_of(PROTOCOL_ICMP, serves, &port, "192.0.2.1:53"), Err(DropReason::Denied));
+        assert_eq!(decide(serves, &port, "192.0.2.1:54"), Err(DropReason::Denied));
+        assert_eq!(decide(serves, &port, "198.51.100.1:53"), Err(DropReason::Denied));
+        let nowhere = |n: &mut NetworkSpec| (n.names.resolvers, n.uplink) = (Some([].into()), Uplink::None);
+        assert_eq!(decide(nowhere, &member(2, true), "192.0.2.1:53"), Err(DropReason::Unsupported));
     }
 
     #[test]
