@@ -385,17 +385,15 @@ mod tests {
         let managed = build(&RouterAdvertisement { managed: true, autonomous: false, ..router });
         assert_eq!((managed[59], managed[89]), (0xc0, 0x80));
         let domains = crate::encode_domains(["example.org"]);
-        let named = RouterAdvertisement { resolver: Some((ip("2001:db8::1"), 1800)), search: (&domains, 600), ..router };
+        let named =
+            RouterAdvertisement { resolver: Some((ip("2001:db8::1"), 1800)), search: (&domains, 600), ..router };
         let named = build(&named);
         assert_eq!(named[118..126], [25, 3, 0, 0, 0, 0, 7, 8]);
         assert_eq!(named[126..142], ip("2001:db8::1").octets());
         assert_eq!(named[142..150], [31, 3, 0, 0, 0, 0, 2, 88]);
         assert_eq!(named[150..166], *b"\x07example\x03org\0\0\0\0");
-        let longest = build(&RouterAdvertisement {
-            resolver: Some((ip("2001:db8::1"), 0)),
-            search: (&[1; 255], 1),
-            ..router
-        });
+        let longest =
+            build(&RouterAdvertisement { resolver: Some((ip("2001:db8::1"), 0)), search: (&[1; 255], 1), ..router });
         assert_eq!(longest.len(), ROUTER_ADVERTISEMENT_MAX);
         for bytes in [built, managed, named, longest] {
             let sum = icmp_sum(ip("fe80::1").into(), ip("ff02::1").into(), bytes.len() as u32 - 54);

@@ -60,7 +60,10 @@ pub(super) fn check_network(network: &Network, table: &Table<'_, '_>) {
     }
     let own = |a: &&IpAddr| network.addresses(Family::of(**a)).subnet.is_some_and(|s| s.contains(**a));
     if let Some(address) = resolvers.iter().find(own) {
-        note("dns", format!("dns: {address} is in the guests' own subnet: write the address of one that the host asks"));
+        note(
+            "dns",
+            format!("dns: {address} is in the guests' own subnet: write the address of one that the host asks"),
+        );
     }
     if network.slaac && network.subnet6.is_none() && !table.places.is_bad("subnet6") {
         note("slaac", "slaac needs subnet6: write subnet6 and gateway6, or leave it out".into());

@@ -48,7 +48,11 @@ impl Registry {
             interface: taps.and_then(|u| Some(u.tap.as_ref()?.name().to_string())),
             error: taps.and_then(|u| u.error.clone()),
         };
-        detail(entry, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts())
+        let network = self.config.networks.get(&entry.vm.network);
+        let resolvers = network.and_then(|network| self.resolvers.of(network));
+        let resolvers = resolvers.iter().flat_map(|all| all.iter()).map(|to| to.ip().to_string()).collect();
+        let detail = detail(entry, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts());
+        VmDetail { resolvers, ..detail }
     }
 
     fn connections(&mut self, vm: Option<String>) -> Response {
@@ -152,6 +156,8 @@ fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow, hints: Vec<String>)
     VmDetail {
         row: row(entry),
         mtu: entry.vm.mtu,
+        hostname: entry.vm.hostname.clone(),
+        resolvers: Vec::new(),
         socket: socket.display().to_string(),
         socket_mode: entry.vm.socket_mode.to_string(),
         queue_pairs: entry.vm.queue_pairs,

@@ -8,6 +8,7 @@ mod forwards;
 mod hints;
 mod registry;
 mod reload;
+mod resolvers;
 mod sessions;
 mod taps;
 
@@ -55,6 +56,8 @@ enum Input {
     Worker(Notice),
     Api(Request, Reply),
     Addresses(Vec<IpAddr>),
+    /// The host's resolvers may be others now.
+    Resolvers,
     /// An interface of the host came, went or changed.
     Links,
 }
@@ -107,6 +110,7 @@ fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<I
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));
+    registry.open_resolvers();
     registry.open_everything();
     Ok((registry, inputs))
 }
@@ -184,6 +188,7 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Worker(notice) => registry.notice(notice),
             Input::Api(request, reply) => registry.answer(request, reply),
             Input::Addresses(addresses) => registry.order(Command::Host(Box::new(HostView { addresses }))),
+            Input::Resolvers => registry.look_for_resolvers(),
             Input::Links => registry.mend_uplinks(),
         }
     }

@@ -2,6 +2,7 @@
 use super::Input;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
+use super::resolvers::Resolvers;
 use super::sessions::SessionState;
 use super::taps::Taps;
 use crate::config::{self, Action, Config, Family, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
@@ -12,10 +13,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
-    WorkerHandle,
+    Command, CopyPath, EgressRule, ForwardSpec, Limits, Names, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
+    PortStats, WorkerHandle,
 };
-use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
+use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, encode_domains};
 use vonic_front::{API, EngineLink, ToMaster};
 use vonic_queue::handover;
 use vonic_uplink::Listener;
@@ -50,6 +51,7 @@ pub struct Registry {
     networks: Vec<String>,
     forwards: Forwards,
     pub(super) taps: Taps,
+    pub(super) resolvers: Resolvers,
     worker: WorkerHandle,
     link: EngineLink,
     sender: Sender<Input>,
@@ -77,6 +79,7 @@ impl Registry {
             networks: Vec::new(),
             forwards: Forwards::default(),
             taps: Taps::default(),
+            resolvers: Resolvers::default(),
             worker,
             link,
             sender,
@@ -154,6 +157,12 @@ impl Registry {
                 Uplink::Sockets => vonic_datapath::Uplink::Sockets,
                 Uplink::Tap(_) => vonic_datapath::Uplink::Tap,
             },
+            names: Names {
+                resolvers: self.resolvers.of(network),
+                domain: network.search.first().cloned().unwrap_or_default(),
+                search: encode_domains(network.search.iter().map(String::as_str)),
+            },
+            slaac: network.slaac,
         };
         self.order(Command::Network(Box::new(spec)));
     }
@@ -281,6 +290,7 @@ impl Registry {
             network: self.network_id(&vm.network),
             address4: vm.address4,
             address6: vm.address6,
+            hostname: vm.hostname.clone(),
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
             limits,

@@ -268,7 +268,9 @@ mod tests {
         let (none, _) = told(&Lease { hostname: "", serves_names: false, ..lease(&silent) }, None);
         assert_eq!(none, [None, None, None, None]);
         let long = Names { search: vec![1; 255], domain: "x".repeat(253), ..Names::default() };
-        for (max_size, options) in [(None, [true, true, false, false]), (Some(900), [true; 4]), (Some(3), [true, true, false, false])] {
+        for (max_size, options) in
+            [(None, [true, true, false, false]), (Some(900), [true; 4]), (Some(3), [true, true, false, false])]
+        {
             let (found, len) = told(&Lease { hostname: &"x".repeat(63), ..lease(&long) }, max_size);
             assert_eq!(found.map(|option| option.is_some()), options, "{max_size:?}");
             assert!(len <= usize::from(max_size.unwrap_or(0).max(576)) - 28, "{len}");

@@ -119,7 +119,9 @@ mod tests {
     #[test]
     fn the_gateway_is_the_resolver_while_it_serves_names() {
         let mut net = network(false);
-        let resolver = |net: &Network| told(net, true).and_then(|f| Some((f.get(118)?, f[122..126].to_vec())).map(|(kind, l)| (*kind, l)));
+        let resolver = |net: &Network| {
+            told(net, true).and_then(|f| Some((f.get(118)?, f[122..126].to_vec())).map(|(kind, l)| (*kind, l)))
+        };
         assert_eq!(resolver(&net), Some((25, vec![0; 4])));
         net.spec.names = Names { resolvers: Some([].into()), domain: String::new(), search: b"\x03foo\0".to_vec() };
         assert_eq!(resolver(&net), Some((25, vec![0, 0, 7, 8])));

@@ -132,8 +132,8 @@ mod tests {
     use super::super::tests::{member, network};
     use super::*;
     use vonic_frame::{
-        Envelope, Frame, MacAddr, ROUTER_ADVERTISEMENT_MAX, RouterAdvertisement, neighbor_advertisement, router_advertisement, solicited_node,
-        udp_frame,
+        Envelope, Frame, MacAddr, ROUTER_ADVERTISEMENT_MAX, RouterAdvertisement, neighbor_advertisement,
+        router_advertisement, solicited_node, udp_frame,
     };
 
     const NOBODY: &str = "::";
