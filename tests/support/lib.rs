@@ -6,6 +6,7 @@
 mod bed;
 mod console;
 mod directory;
+mod dns;
 pub mod frames;
 mod guest;
 mod initramfs;
@@ -32,6 +33,7 @@ pub use anyhow::{Context, Error, Result};
 pub use bed::Bed;
 pub use console::Output;
 pub use directory::TempDir;
+pub use dns::DnsServer;
 pub use guest::{Guest, GuestConfig, Ip4, Job, QemuConfig, Vmm};
 pub use lab::{Lab, agent_program, peer_program};
 pub use member::Member;
