@@ -63,7 +63,7 @@ impl Resolvers {
         }
         self.list = list.into();
         let texts: Vec<String> = self.list.iter().map(|to| to.ip().to_string()).collect();
-        log::info!("guests' questions for names go to {}", texts.join(", "));
+        log::info!("the host's resolvers: {}", texts.join(", "));
         true
     }
 

@@ -9,6 +9,8 @@ pub const PORT: u16 = 53;
 /// A resolver that has answered nothing for so long is passed over when the guest asks again. Stub resolvers ask again after one to five
 /// seconds.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// A guest that has asked nothing for so long no longer waits for an answer: what it asks next is another question.
+const GIVEN_UP: Duration = Duration::from_secs(15);
 /// After so long the first resolver gets another chance.
 const RETURN: Duration = Duration::from_secs(60);
 
@@ -17,8 +19,8 @@ const RETURN: Duration = Duration::from_secs(60);
 pub struct Resolver {
     /// The one in use, unless it is the first, and since when.
     other: Option<(SocketAddr, Instant)>,
-    /// When the oldest question was asked that may still be open.
-    asked: Option<Instant>,
+    /// When the oldest question that may still be open was asked, and when the guest asked last.
+    asked: Option<(Instant, Instant)>,
 }
 
 impl Resolver {
@@ -32,12 +34,14 @@ impl Resolver {
     /// The one for a question that is asked now without a connection: another one than before, if that has been silent.
     pub fn ask(&mut self, all: &[SocketAddr], now: Instant) -> Option<SocketAddr> {
         let current = self.current(all, now)?;
-        let asked = *self.asked.get_or_insert(now);
-        if now.0.saturating_sub(asked.0) < PATIENCE.as_micros() as u64 {
+        let passed = |since: Instant, time: Duration| now.0.saturating_sub(since.0) >= time.as_micros() as u64;
+        let (first, _) = self.asked.filter(|(_, last)| !passed(*last, GIVEN_UP)).unwrap_or((now, now));
+        self.asked = Some((first, now));
+        if !passed(first, PATIENCE) {
             return Some(current);
         }
         self.failed(current, all, now);
-        self.asked = Some(now);
+        self.asked = Some((now, now));
         self.current(all, now)
     }
 
@@ -82,6 +86,7 @@ mod tests {
         resolver.answered(all[0], &all, at(23));
         assert_eq!(resolver.ask(&all, at(24)), Some(all[2]), "an answer of the other is none");
         assert_eq!(resolver.ask(&all, at(26)), Some(all[0]), "after the last the first");
+        assert_eq!(resolver.ask(&all, at(41)), Some(all[0]), "nobody waits for the last answer any more");
     }
 
     #[test]
