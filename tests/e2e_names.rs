@@ -17,30 +17,146 @@ fn guest(bed: &Bed, name: &str, number: u8) -> Guest {
     guest
 }
 
-/// What `dig` says of a question to the gateway.
+/// What `dig` says of a question to the gateway: the data of the answer, or why there is none.
 fn dig(guest: &mut Guest, question: &str) -> String {
-    let said = guest.run(&format!("dig +short +tries=1 +time=5 {question}"), seconds(20)).unwrap();
-    said.stdout
+    guest.run(&format!("dig +short +tries=1 +time=5 {question}"), seconds(20)).unwrap().stdout
+}
+
+/// The gateway's addresses, by which guests ask.
+const GATEWAYS: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+
+/// A service that follows `resolv.conf` in its directory, which names `resolvers` at first.
+fn service(resolvers: &[&str], more: &str) -> Bed {
+    isolate().unwrap();
+    let directory = TempDir::new().unwrap();
+    let mut config = TestConfig::both_families().vm("a", 2, more);
+    config.service = format!("resolv_conf = \"{}\"", directory.path().join("resolv.conf").display());
+    directory.write("resolv.conf", resolv_conf(resolvers)).unwrap();
+    let lab = Lab::open().unwrap();
+    let vonicd = Vonicd::start(&directory, &config).unwrap();
+    Bed { vonicd, lab, directory }
+}
+
+fn resolv_conf(resolvers: &[&str]) -> String {
+    resolvers.iter().map(|address| format!("nameserver {address}\n")).collect()
+}
+
+/// Waits until the service asks these.
+fn wait_for_resolvers(bed: &Bed, resolvers: &[&str]) {
+    let wanted = serde_json::json!(resolvers);
+    wait_until("other resolvers", seconds(5), || bed.vonicd.vm("a").unwrap()["resolvers"] == wanted).unwrap();
 }
 
 #[test]
-fn tcp_first() {
-    isolate().unwrap();
-    let directory = TempDir::new().unwrap();
-    let file = directory.path().join("resolv.conf");
-    std::fs::write(&file, "nameserver 127.0.0.53\nnameserver 127.0.0.54\n").unwrap();
-    let mut config = TestConfig::both_families().vm("a", 2, "");
-    config.service = format!("resolv_conf = \"{}\"", file.display());
-    let bed = Bed::start_here(&config).unwrap();
-    let second = DnsServer::start("127.0.0.54", 2).unwrap();
+fn the_hosts_resolvers_answer_over_udp_and_tcp_in_both_families() {
+    // No rule keeps the guest from its gateway's own service; what lies behind it is out of reach.
+    let bed = service(&["127.0.0.53"], "[[egress]]\naction = \"deny\"\nto = \"0.0.0.0/0\"\n");
+    let server = DnsServer::start("127.0.0.53", 1).unwrap();
     let mut a = guest(&bed, "a", 2);
-    for gateway in ["192.0.2.1", "2001:db8::1"] {
-        assert_eq!(dig(&mut a, &format!("@{gateway} +tcp x.test A")), "203.0.113.2");
-        assert_eq!(dig(&mut a, &format!("@{gateway} +tcp x.test AAAA")), "2001:db8:53::2");
-        assert!(dig(&mut a, &format!("@{gateway} +tcp long.test TXT")).len() > 4096);
+    for gateway in GATEWAYS {
+        for way in ["+notcp", "+tcp"] {
+            assert_eq!(dig(&mut a, &format!("@{gateway} {way} x.test A")), "203.0.113.1");
+            assert_eq!(dig(&mut a, &format!("@{gateway} {way} x.test AAAA")), "2001:db8:53::1");
+        }
+        // 1100 bytes fit a datagram that EDNS has made room for, 4 KB do not, and come by TCP.
+        let before = server.asked();
+        assert_eq!(
+            dig(&mut a, &format!("@{gateway} +bufsize=1232 middle.test TXT")).replace(['"', ' '], "").len(),
+            1100
+        );
+        assert_eq!(server.asked(), (before.0 + 1, before.1));
+        assert_eq!(dig(&mut a, &format!("@{gateway} +bufsize=1232 long.test TXT")).replace(['"', ' '], "").len(), 4096);
+        assert_eq!(server.asked(), (before.0 + 2, before.1 + 1));
+        let said = a.must(&format!("busybox nslookup x.test {gateway}"), seconds(20)).unwrap();
+        assert!(said.contains("203.0.113.1") && said.contains("2001:db8:53::1"), "{said}");
     }
-    assert_eq!(second.asked(), (0, 6));
-    eprintln!("{}", bed.vonicd.vonic_text(&["vm", "show", "a"]).unwrap());
+    // The resolver is no way to the host's loopback: another port is refused, and so is what is not the gateway's.
+    let said = a.run("vonic-peer send 192.0.2.1:54 1 1 2>&1", seconds(10)).unwrap();
+    assert_ne!(said.status, 0, "{said:?}");
+    assert!(dig(&mut a, "@127.0.0.53 +time=1 x.test").contains("refused"), "the guest's own loopback");
+    assert_eq!(bed.vonicd.drops("a", "no_connection").unwrap(), 0);
+    bed.vonicd.stop().unwrap();
+}
+
+#[test]
+fn the_next_resolver_answers_when_one_does_not() {
+    // Nobody listens at the first; to the second there is no way; the third is there.
+    let bed = service(&["127.0.0.53", "2001:db8:7::53", "127.0.0.55"], "");
+    let third = DnsServer::start("127.0.0.55", 3).unwrap();
+    let mut a = guest(&bed, "a", 2);
+    // By TCP the guest notices nothing; by UDP it is refused once, and asks again at once.
+    assert_eq!(dig(&mut a, "@192.0.2.1 +tcp x.test"), "203.0.113.3");
+    assert_eq!(dig(&mut a, "@192.0.2.1 +tcp x.test"), "203.0.113.3");
+    let replace = |resolvers: &[&str]| {
+        // As resolvconf and NetworkManager do it: a new file takes the old one's name.
+        bed.directory.write("resolv.conf.new", resolv_conf(resolvers)).unwrap();
+        std::fs::rename(bed.directory.path().join("resolv.conf.new"), bed.directory.path().join("resolv.conf"))
+            .unwrap();
+        wait_for_resolvers(&bed, resolvers);
+    };
+    replace(&["127.0.0.54", "2001:db8:7::53", "127.0.0.55"]);
+    for gateway in GATEWAYS {
+        assert_eq!(dig(&mut a, &format!("@{gateway} +tries=3 +time=5 x.test")), "203.0.113.3");
+    }
+    assert_eq!(third.asked(), (2, 2));
+    // One that accepts and says nothing is passed over when the guest asks again.
+    let silent = DnsServer::start("127.0.0.54", 2).unwrap();
+    silent.set_silent(true);
+    replace(&["127.0.0.54", "127.0.0.55"]);
+    let began = std::time::Instant::now();
+    assert_eq!(dig(&mut a, "@192.0.2.1 +tries=3 +time=3 x.test"), "203.0.113.3");
+    assert!(began.elapsed() < seconds(8), "{:?}", began.elapsed());
+    assert_eq!(silent.asked().0, 1);
+    // A black hole: the handshake goes on with the next one when the guest repeats its SYN.
+    ip("link add hole type veth peer name hole1").unwrap();
+    for command in [
+        "addr add 198.51.100.1/24 dev hole",
+        "link set hole up",
+        "link set hole1 up",
+        "neigh add 198.51.100.53 lladdr 02:00:00:00:00:53 dev hole",
+    ] {
+        ip(command).unwrap();
+    }
+    replace(&["198.51.100.53", "127.0.0.55"]);
+    assert_eq!(dig(&mut a, "@192.0.2.1 +tcp +time=8 x.test"), "203.0.113.3");
+    bed.vonicd.stop().unwrap();
+}
+
+#[test]
+fn the_hosts_resolvers_may_change_and_be_none() {
+    let bed = service(&["127.0.0.53"], "");
+    let (_first, _second) = (DnsServer::start("127.0.0.53", 1).unwrap(), DnsServer::start("::1", 2).unwrap());
+    let mut a = guest(&bed, "a", 2);
+    assert_eq!(dig(&mut a, "@192.0.2.1 x.test"), "203.0.113.1");
+    // Through two links, as systemd-resolved has it; the last file is replaced.
+    let at = |name: &str| bed.directory.path().join(name);
+    for name in ["run", "elsewhere"] {
+        std::fs::create_dir_all(at(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("elsewhere/resolv.conf", at("link")).unwrap();
+    bed.directory.write("elsewhere/resolv.conf", resolv_conf(&["127.0.0.53", "127.0.0.54"])).unwrap();
+    std::fs::rename(at("link"), at("resolv.conf")).unwrap();
+    wait_for_resolvers(&bed, &["127.0.0.53", "127.0.0.54"]);
+    bed.directory.write("elsewhere/new", resolv_conf(&["::1"])).unwrap();
+    std::fs::rename(at("elsewhere/new"), at("elsewhere/resolv.conf")).unwrap();
+    wait_for_resolvers(&bed, &["::1"]);
+    assert_eq!(dig(&mut a, "@192.0.2.1 x.test"), "203.0.113.2", "a guest's IPv4 and a resolver's IPv6");
+    // A file that is of no use changes nothing, and is complained of once.
+    bed.directory.write("elsewhere/resolv.conf", "nameserver nobody\n").unwrap();
+    bed.directory.write("elsewhere/resolv.conf", "nameserver nobody\n\n").unwrap();
+    wait_until("a complaint", seconds(5), || bed.vonicd.log().contains("nameserver nobody")).unwrap();
+    wait_for_resolvers(&bed, &["::1"]);
+    assert_eq!(dig(&mut a, "@2001:db8::1 +tcp x.test"), "203.0.113.2");
+    assert_eq!(bed.vonicd.log().matches("nameserver nobody").count(), 1);
+    // Switched off, the gateway refuses. What is asked under way stays; here nothing is.
+    let file = bed.vonicd.config_dir().join("vonic.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("host_loopback", "# host_loopback");
+    std::fs::write(&file, text + "dns = []\n").unwrap();
+    bed.vonicd.vonic(&["reload", "--json"]).unwrap();
+    for question in ["@192.0.2.1 +tcp x.test", "@192.0.2.1 x.test", "@2001:db8::1 x.test"] {
+        let said = dig(&mut a, question);
+        assert!(said.contains("refused"), "{question}: {said}");
+    }
     bed.vonicd.stop().unwrap();
 }
 
@@ -70,6 +186,12 @@ fn guests_are_told_of_names_and_again_after_a_reload() {
         &v4,
         &["dns=192.0.2.1", "hostname=web1", "domain=example.org", "search=example.org lab.example", "mtu=1400"],
     );
+    wait_until("a link-local address", seconds(10), || {
+        guest
+            .must("ip -6 addr show dev eth0 scope link", seconds(5))
+            .is_ok_and(|s| s.contains("fe80") && !s.contains("tent"))
+    })
+    .unwrap();
     let v6 = told(&mut guest, "udhcpc6 -O dns -O search");
     assert!(v6.contains("2001:db8::1") || v6.contains("2001:0db8:0000:0000:0000:0000:0000:0001"), "{v6}");
     assert!(v6.contains("example.org"), "{v6}");
