@@ -95,16 +95,17 @@ fn the_next_resolver_answers_when_one_does_not() {
         wait_for_resolvers(&bed, resolvers);
     };
     replace(&["127.0.0.54", "2001:db8:7::53", "127.0.0.55"]);
-    for gateway in GATEWAYS {
-        assert_eq!(dig(&mut a, &format!("@{gateway} +tries=3 +time=5 x.test")), "203.0.113.3");
-    }
+    let said = dig(&mut a, "@192.0.2.1 +tries=3 +time=5 x.test");
+    assert!(said.contains("refused") && said.ends_with("\n203.0.113.3"), "{said}");
+    assert_eq!(dig(&mut a, "@2001:db8::1 x.test"), "203.0.113.3", "the guest's other family knows it, too");
     assert_eq!(third.asked(), (2, 2));
     // One that accepts and says nothing is passed over when the guest asks again.
     let silent = DnsServer::start("127.0.0.54", 2).unwrap();
     silent.set_silent(true);
     replace(&["127.0.0.54", "127.0.0.55"]);
     let began = std::time::Instant::now();
-    assert_eq!(dig(&mut a, "@192.0.2.1 +tries=3 +time=3 x.test"), "203.0.113.3");
+    let said = dig(&mut a, "@192.0.2.1 +tries=3 +time=3 x.test");
+    assert!(said.contains("timed out") && said.ends_with("\n203.0.113.3"), "{said}");
     assert!(began.elapsed() < seconds(8), "{:?}", began.elapsed());
     assert_eq!(silent.asked().0, 1);
     // A black hole: the handshake goes on with the next one when the guest repeats its SYN.
