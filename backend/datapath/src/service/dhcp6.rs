@@ -1,8 +1,11 @@
 //! DHCPv6 (RFC 8415): each guest gets the address of its file, for ever, and nobody else's.
+mod format;
+
 use crate::offload::Inbound;
 use crate::port::Port;
 use crate::spec::Names;
 use crate::switch::{Network, neighbor};
+use format::{Message, Request, addresses, option};
 use std::net::{IpAddr, Ipv6Addr};
 use vonic_frame::{Content, DropReason, Envelope, MacAddr, Transport, VnetHeader, udp_frame};
 
@@ -27,22 +30,6 @@ mod message {
     pub const RELEASE: u8 = 8;
     pub const DECLINE: u8 = 9;
     pub const INFORMATION_REQUEST: u8 = 11;
-}
-
-/// Options (RFC 8415 §21).
-mod option {
-    pub const CLIENT_ID: u16 = 1;
-    pub const SERVER_ID: u16 = 2;
-    pub const IA_NA: u16 = 3;
-    pub const IA_ADDRESS: u16 = 5;
-    pub const REQUEST: u16 = 6;
-    pub const STATUS: u16 = 13;
-    pub const RAPID_COMMIT: u16 = 14;
-    /// RFC 3646.
-    pub const RESOLVERS: u16 = 23;
-    pub const SEARCH: u16 = 24;
-    /// RFC 4704.
-    pub const CLIENT_NAME: u16 = 39;
 }
 
 /// Status codes (RFC 8415 §21.13).
@@ -92,100 +79,6 @@ pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> 
 fn duid(mac: MacAddr) -> [u8; 10] {
     let [a, b, c, d, e, f] = mac.0;
     [0, 3, 0, 1, a, b, c, d, e, f]
-}
-
-/// A message under construction.
-struct Message {
-    bytes: [u8; 1024],
-    len: usize,
-}
-
-impl Default for Message {
-    fn default() -> Message {
-        Message { bytes: [0; 1024], len: 0 }
-    }
-}
-
-impl Message {
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), DropReason> {
-        let end = self.len + bytes.len();
-        self.bytes.get_mut(self.len..end).ok_or(DropReason::Oversized)?.copy_from_slice(bytes);
-        self.len = end;
-        Ok(())
-    }
-
-    fn put_u16(&mut self, value: u16) -> Result<(), DropReason> {
-        self.put(&value.to_be_bytes())
-    }
-
-    fn option(&mut self, code: u16, data: &[u8]) -> Result<(), DropReason> {
-        self.put_u16(code)?;
-        self.put_u16(data.len() as u16)?;
-        self.put(data)
-    }
-
-    /// An option that holds others: `fill` writes what is in it.
-    fn nested(
-        &mut self,
-        code: u16,
-        fill: impl FnOnce(&mut Message) -> Result<(), DropReason>,
-    ) -> Result<(), DropReason> {
-        self.put_u16(code)?;
-        let at = self.len;
-        self.put_u16(0)?;
-        fill(self)?;
-        let len = (self.len - at - 2) as u16;
-        self.bytes[at..at + 2].copy_from_slice(&len.to_be_bytes());
-        Ok(())
-    }
-
-    fn status(&mut self, code: u16) -> Result<(), DropReason> {
-        self.option(option::STATUS, &code.to_be_bytes())
-    }
-}
-
-/// The options in `bytes`; what is cut short ends them.
-fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let &[a, b, c, d, ref rest @ ..] = bytes else { return None };
-        let (data, rest) = rest.split_at_checked(u16::from_be_bytes([c, d]).into())?;
-        bytes = rest;
-        Some((u16::from_be_bytes([a, b]), data))
-    })
-}
-
-/// What a client asks.
-struct Request<'a> {
-    kind: u8,
-    transaction: [u8; 3],
-    options: &'a [u8],
-}
-
-impl<'a> Request<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Request<'a>, DropReason> {
-        let &[kind, a, b, c, ref options @ ..] = bytes else { return Err(DropReason::BadHeader) };
-        Ok(Request { kind, transaction: [a, b, c], options })
-    }
-
-    fn find(&self, code: u16) -> Option<&'a [u8]> {
-        options(self.options).find(|(other, _)| *other == code).map(|(_, data)| data)
-    }
-
-    /// The identity associations: their IAID, and what is in them.
-    fn associations(&self) -> impl Iterator<Item = ([u8; 4], &'a [u8])> {
-        let all = options(self.options).filter(|(code, _)| *code == option::IA_NA);
-        all.filter_map(|(_, data)| Some((*data.first_chunk()?, data.get(12..)?)))
-    }
-}
-
-/// The addresses that an association names.
-fn addresses(association: &[u8]) -> impl Iterator<Item = Ipv6Addr> {
-    let all = options(association).filter(|(code, _)| *code == option::IA_ADDRESS);
-    all.filter_map(|(_, data)| data.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets)))
 }
 
 /// What one guest is told.
@@ -337,6 +230,7 @@ fn put_address(out: &mut Message, address: Ipv6Addr, lifetime: u32) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use super::format::options;
     use super::*;
 
     const CLIENT: [u8; 10] = [0, 3, 0, 1, 2, 0, 0, 0, 0, 2];
