@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
-use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Keepalive, Leg, Segment, Seq, State};
+use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Instant, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 
@@ -56,19 +56,9 @@ impl Worker {
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
         let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
-        let mode = modes[usize::from(to.is_ipv6())];
-        let opened = match (route, port.usage.service_place()) {
-            (Route::Service, Some(place)) => connect_service(port, place, mode, &self.notify)
-                .map(|(socket, state)| Asked { socket, state, to, tries: None }),
-            (Route::Service, None) => {
-                self.refuse(key, syn);
-                return Err(DropReason::Limit);
-            }
-            (Route::Names, _) => {
-                let all = network.spec.resolvers();
-                names::connect(&mut port.resolver, all, all.len(), modes, now)
-            }
-            _ => HostSocket::connect(to, mode).map(|(socket, state)| Asked { socket, state, to, tries: None }),
+        let Some(opened) = begin((route, to), port, network.spec.resolvers(), modes, now, &self.notify) else {
+            self.refuse(key, syn);
+            return Err(DropReason::Limit);
         };
         match opened {
             Ok(Asked { socket, state, to, tries }) => {
@@ -287,6 +277,24 @@ pub fn accept_again(again: &mut Vec<(u32, usize)>, listener: (u32, usize)) {
     if !again.contains(&listener) {
         again.push(listener);
     }
+}
+
+/// Begins the host's connect by a route; `None`: the guest has no place left at vonic's own service.
+fn begin(
+    (route, to): (Route, SocketAddr),
+    port: &mut Port,
+    resolvers: &[SocketAddr],
+    modes: [PeekMode; 2],
+    now: Instant,
+    notify: &Notify,
+) -> Option<io::Result<Asked>> {
+    let mode = modes[usize::from(to.is_ipv6())];
+    let opened = match route {
+        Route::Names => return Some(names::connect(&mut port.resolver, resolvers, resolvers.len(), modes, now)),
+        Route::Service => connect_service(port, port.usage.service_place()?, mode, notify),
+        Route::To(_) | Route::Refuse => HostSocket::connect(to, mode),
+    };
+    Some(opened.map(|(socket, state)| Asked { socket, state, to, tries: None }))
 }
 
 /// Connects a guest to vonic's own service, which knows it by the port on which it came.
