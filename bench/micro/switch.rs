@@ -11,7 +11,7 @@ use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
 use vonic_datapath::{
-    Command, Family, Limits, NetworkSpec, Poll, PortId, PortSpec, PortStats, RingCommand, Uplink, Way, Worker,
+    Command, Family, Limits, Names, NetworkSpec, Poll, PortId, PortSpec, PortStats, RingCommand, Uplink, Way, Worker,
     WorkerConfig, WorkerHandle, feature,
 };
 use vonic_frame::{MacAddr, VNET_HEADER_LEN};
@@ -75,6 +75,8 @@ fn network() -> Result<NetworkSpec> {
         reach_host: false,
         isolated: false,
         uplink: Uplink::Sockets,
+        names: Names::default(),
+        slaac: false,
     })
 }
 
@@ -85,6 +87,7 @@ fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
         network: 0,
         address4: Some(address(port)),
         address6: None,
+        hostname: None,
         queue_pairs: 1,
         mtu: 1500,
         limits: Limits {

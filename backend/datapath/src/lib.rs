@@ -27,8 +27,8 @@ pub use limit::Limit;
 pub use port::{Negotiated, feature};
 pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
 pub use spec::{
-    Action, EgressRule, Family, ForwardSocket, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec,
-    Uplink,
+    Action, EgressRule, Family, ForwardSocket, ForwardSpec, HostView, Limits, Names, NetworkId, NetworkSpec, PortId,
+    PortSpec, Uplink,
 };
 pub use stats::{CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -3,6 +3,7 @@ use crate::bridged::TapState;
 use crate::flow::usage::Usage;
 use crate::queues::Queues;
 use crate::ring::Ring;
+use crate::service::resolver::Resolver;
 use crate::spec::PortSpec;
 use crate::stats::{Counter, Way};
 use std::sync::Arc;
@@ -107,6 +108,8 @@ pub struct Port {
     pub rx_burst: Burst,
     /// How much of its limits the guest uses.
     pub usage: Usage,
+    /// Who answers the guest when it asks for names.
+    pub resolver: Resolver,
     /// How far its tap has been read, if it has one.
     pub tap: TapState,
     /// When the guest is next told of its router.
@@ -125,6 +128,7 @@ impl Port {
             map: None,
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
             usage: Usage::default(),
+            resolver: Resolver::default(),
             tap: TapState::default(),
             advertise_at: None,
             advertise_tries: 0,

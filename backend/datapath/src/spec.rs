@@ -39,6 +39,21 @@ pub struct NetworkSpec {
     pub isolated: bool,
     /// How its guests reach the world.
     pub uplink: Uplink,
+    /// Names.
+    pub names: Names,
+    /// Whether guests without an address of their files make their own of the IPv6 subnet (RFC 4862).
+    pub slaac: bool,
+}
+
+/// Who answers a network's guests when they ask for names, and what else they are told of names.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The resolvers that the gateway asks, in this order; `None`: it answers nobody.
+    pub resolvers: Option<Arc<[SocketAddr]>>,
+    /// The domain that guests are in, as text; empty: none.
+    pub domain: String,
+    /// Domains that guests look names up in, as [`encode_domains`](vonic_frame::encode_domains) writes them; at most 255 bytes.
+    pub search: Vec<u8>,
 }
 
 /// A network's addresses of one family.
@@ -53,6 +68,17 @@ pub struct Family {
 }
 
 impl NetworkSpec {
+    /// Whether the gateway, at this address, answers guests that ask for names.
+    pub fn serves_names(&self, address: IpAddr) -> bool {
+        let gateway = self.family(address).gateway;
+        self.uplink == Uplink::Sockets && self.names.resolvers.is_some() && gateway == Some(address)
+    }
+
+    /// The resolvers that the gateway asks.
+    pub fn resolvers(&self) -> &[SocketAddr] {
+        self.names.resolvers.as_deref().unwrap_or_default()
+    }
+
     /// The addresses of the family of `like`.
     pub fn family(&self, like: IpAddr) -> &Family {
         if like.is_ipv4() { &self.v4 } else { &self.v6 }
@@ -161,6 +187,8 @@ pub struct PortSpec {
     pub address4: Option<Ipv4Addr>,
     /// The guest's IPv6 address; `None`: those that it claims by duplicate address detection.
     pub address6: Option<Ipv6Addr>,
+    /// The name that the guest is told to be its own.
+    pub hostname: Option<String>,
     /// Pairs of queues offered, up to [`QUEUE_PAIRS_MAX`](crate::QUEUE_PAIRS_MAX).
     pub queue_pairs: u16,
     /// Bytes of an IP packet to and from the guest.

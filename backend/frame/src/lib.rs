@@ -5,6 +5,7 @@
 
 mod build;
 mod checksum;
+mod domain;
 mod echo;
 mod frame;
 mod ipv6;
@@ -22,6 +23,7 @@ pub use build::{
     ip_header_len, tcp_headers, udp_frame, udp_headers,
 };
 pub use checksum::Sum;
+pub use domain::{encode_domains, is_domain, is_label};
 pub use echo::{
     Culprit, ECHO_HEADER_LEN, EchoRequest, IcmpError, echo_reply, echo_reply_sequence, echo_request, icmp_error,
     icmp_sum, restore_echo_id,
@@ -32,7 +34,8 @@ pub use frame::{
 };
 pub use mac::MacAddr;
 pub use ndp::{
-    ALL_NODES, Ndp, NdpMessage, RouterAdvertisement, neighbor_advertisement, router_advertisement, solicited_node,
+    ALL_NODES, Ndp, NdpMessage, ROUTER_ADVERTISEMENT_MAX, RouterAdvertisement, neighbor_advertisement,
+    router_advertisement, solicited_node,
 };
 pub use reason::DropReason;
 pub use refusal::refused_datagram;

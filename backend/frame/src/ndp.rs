@@ -17,6 +17,10 @@ const OPTION_SOURCE: u8 = 1;
 const OPTION_TARGET: u8 = 2;
 const OPTION_PREFIX: u8 = 3;
 const OPTION_MTU: u8 = 5;
+const OPTION_RESOLVERS: u8 = 25;
+const OPTION_SEARCH: u8 = 31;
+/// Bytes of options are counted by this many.
+const UNIT: usize = 8;
 
 /// The hop limit that says that no router forwarded a message.
 const LOCAL_HOP_LIMIT: u8 = 255;
@@ -135,12 +139,14 @@ pub fn neighbor_advertisement(envelope: &Envelope, target: Ipv6Addr, solicited: 
     message[4] = FLAG_ROUTER | FLAG_OVERRIDE | if solicited { FLAG_SOLICITED } else { 0 };
     message[8..24].copy_from_slice(&target.octets());
     message[24..].copy_from_slice(&link_layer_option(OPTION_TARGET, envelope.src_mac));
-    local(envelope, &mut message)
+    let mut out = local(envelope, &mut message);
+    out.append(&message);
+    out
 }
 
 /// What a router says of its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouterAdvertisement {
+pub struct RouterAdvertisement<'a> {
     /// Whether addresses, and other configuration, come by DHCPv6.
     pub managed: bool,
     /// Seconds for which it is a default router; 0: it is none.
@@ -151,11 +157,18 @@ pub struct RouterAdvertisement {
     pub prefix: Subnet,
     /// Whether hosts may make addresses of their own in it (RFC 4862).
     pub autonomous: bool,
+    /// A resolver, and the seconds for which it may be asked; 0: no longer.
+    pub resolver: Option<(Ipv6Addr, u32)>,
+    /// Domains to look names up in, as [`encode_domains`](crate::encode_domains) writes them, and the seconds for which it is to be done.
+    pub search: (&'a [u8], u32),
 }
 
-/// Writes a router advertisement.
-pub fn router_advertisement(envelope: &Envelope, router: &RouterAdvertisement) -> HeaderBytes {
-    let mut message = [0; 64];
+/// The longest router advertisement: with every option, and 255 bytes of domains.
+pub const ROUTER_ADVERTISEMENT_MAX: usize = 14 + 40 + 64 + 24 + 264;
+
+/// Writes a router advertisement into `out`, of [`ROUTER_ADVERTISEMENT_MAX`] bytes; returns its length, or `None` if it does not fit.
+pub fn router_advertisement(envelope: &Envelope, router: &RouterAdvertisement<'_>, out: &mut [u8]) -> Option<usize> {
+    let mut message = [0; ROUTER_ADVERTISEMENT_MAX];
     let octets = match router.prefix.address {
         IpAddr::V6(address) => address.octets(),
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
@@ -172,8 +185,31 @@ pub fn router_advertisement(envelope: &Envelope, router: &RouterAdvertisement) -
     for (field, seconds) in message[36..44].chunks_exact_mut(4).zip(PREFIX_LIFETIMES) {
         field.copy_from_slice(&seconds.to_be_bytes());
     }
-    message[48..].copy_from_slice(&octets);
-    local(envelope, &mut message)
+    message[48..64].copy_from_slice(&octets);
+    let mut len = 64;
+    if let Some((address, lifetime)) = router.resolver {
+        len += name_option(message.get_mut(len..)?, OPTION_RESOLVERS, &address.octets(), lifetime)?;
+    }
+    let (domains, lifetime) = router.search;
+    if !domains.is_empty() {
+        len += name_option(message.get_mut(len..)?, OPTION_SEARCH, domains, lifetime)?;
+    }
+    let headers = local(envelope, &mut message[..len]);
+    out.get_mut(..headers.as_slice().len())?.copy_from_slice(headers.as_slice());
+    let end = headers.as_slice().len() + len;
+    out.get_mut(headers.as_slice().len()..end)?.copy_from_slice(&message[..len]);
+    Some(end)
+}
+
+/// Writes an option about names, filled up with zeros (RFC 8106 §5.1, §5.2); returns its length.
+fn name_option(out: &mut [u8], kind: u8, what: &[u8], lifetime: u32) -> Option<usize> {
+    let len = (UNIT + what.len()).next_multiple_of(UNIT);
+    let option = out.get_mut(..len)?;
+    option[0] = kind;
+    option[1] = u8::try_from(len / UNIT).ok()?;
+    option[4..8].copy_from_slice(&lifetime.to_be_bytes());
+    option[8..8 + what.len()].copy_from_slice(what);
+    Some(len)
 }
 
 fn link_layer_option(kind: u8, mac: MacAddr) -> [u8; 8] {
@@ -181,7 +217,7 @@ fn link_layer_option(kind: u8, mac: MacAddr) -> [u8; 8] {
     [kind, 1, a, b, c, d, e, f]
 }
 
-/// Puts headers before a message of the link, and its checksum into it.
+/// Puts its checksum into a message of the link, and returns the headers before it.
 fn local(envelope: &Envelope, message: &mut [u8]) -> HeaderBytes {
     let len = message.len() as u32;
     let sum = icmp_sum(envelope.src, envelope.dst, len).bytes(message).finish();
@@ -190,7 +226,6 @@ fn local(envelope: &Envelope, message: &mut [u8]) -> HeaderBytes {
     network_headers(&mut out, envelope, PROTOCOL_ICMP6, len);
     // Next header and hop limit stand side by side (RFC 8200 §3).
     out.set_u16(ETHERNET_LEN + 6, u16::from_be_bytes([PROTOCOL_ICMP6, LOCAL_HOP_LIMIT]));
-    out.append(message);
     out
 }
 
@@ -226,7 +261,8 @@ mod tests {
     }
 
     fn frame(src: &str, dst: &str, mut message: Vec<u8>) -> Vec<u8> {
-        local(&envelope(src, dst), &mut message).as_slice().to_vec()
+        let headers = local(&envelope(src, dst), &mut message);
+        [headers.as_slice(), &message].concat()
     }
 
     #[test]
@@ -330,22 +366,39 @@ mod tests {
             mtu: 1400,
             prefix: "2001:db8::/64".parse().unwrap(),
             autonomous: true,
+            resolver: None,
+            search: (&[], 0),
         };
-        let built = router_advertisement(&envelope("fe80::1", "ff02::1"), &router);
-        let bytes = built.as_slice();
+        let build = |router: &RouterAdvertisement<'_>| {
+            let mut out = [0; ROUTER_ADVERTISEMENT_MAX];
+            let len = router_advertisement(&envelope("fe80::1", "ff02::1"), router, &mut out).unwrap();
+            out[..len].to_vec()
+        };
+        let built = build(&router);
+        let bytes = &built[..];
         assert_eq!(bytes.len(), 118);
         assert_eq!(bytes[54..62], [134, 0, bytes[56], bytes[57], 64, 0, 7, 8]);
         assert_eq!(bytes[70..78], OWN);
         assert_eq!(bytes[78..86], [5, 1, 0, 0, 0, 0, 5, 120]);
         assert_eq!(bytes[86..90], [3, 4, 64, 0xc0]);
         assert_eq!(bytes[102..], ip("2001:db8::").octets());
-        let managed = RouterAdvertisement { managed: true, autonomous: false, ..router };
-        let bytes = router_advertisement(&envelope("fe80::1", "ff02::1"), &managed);
-        assert_eq!((bytes.as_slice()[59], bytes.as_slice()[89]), (0xc0, 0x80));
-        for bytes in [built, bytes] {
-            let sum = icmp_sum(ip("fe80::1").into(), ip("ff02::1").into(), 64);
-            assert!(Sum::is_valid(sum.bytes(&bytes.as_slice()[54..])));
-            assert_eq!(bytes.as_slice()[20..22], [58, 255]);
+        let managed = build(&RouterAdvertisement { managed: true, autonomous: false, ..router });
+        assert_eq!((managed[59], managed[89]), (0xc0, 0x80));
+        let domains = crate::encode_domains(["example.org"]);
+        let named =
+            RouterAdvertisement { resolver: Some((ip("2001:db8::1"), 1800)), search: (&domains, 600), ..router };
+        let named = build(&named);
+        assert_eq!(named[118..126], [25, 3, 0, 0, 0, 0, 7, 8]);
+        assert_eq!(named[126..142], ip("2001:db8::1").octets());
+        assert_eq!(named[142..150], [31, 3, 0, 0, 0, 0, 2, 88]);
+        assert_eq!(named[150..166], *b"\x07example\x03org\0\0\0\0");
+        let longest =
+            build(&RouterAdvertisement { resolver: Some((ip("2001:db8::1"), 0)), search: (&[1; 255], 1), ..router });
+        assert_eq!(longest.len(), ROUTER_ADVERTISEMENT_MAX);
+        for bytes in [built, managed, named, longest] {
+            let sum = icmp_sum(ip("fe80::1").into(), ip("ff02::1").into(), bytes.len() as u32 - 54);
+            assert!(Sum::is_valid(sum.bytes(&bytes[54..])));
+            assert_eq!(bytes[18..22], [(bytes.len() as u16 - 54).to_be_bytes(), [58, 255]].concat());
         }
     }
 

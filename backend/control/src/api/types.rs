@@ -103,6 +103,12 @@ pub struct VmDetail {
     pub row: VmRow,
     /// The largest IP packet in bytes.
     pub mtu: u16,
+    /// The name that the guest is told to be its own.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// The resolvers that its gateway asks for it, the first first; none where the gateway answers no questions for names.
+    #[serde(default)]
+    pub resolvers: Vec<String>,
     /// The path of its vhost-user socket.
     pub socket: String,
     /// Who listens there: `server`, that is vonic, or `client`: the VMM, to which vonic connects.

@@ -80,6 +80,9 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     line("drops", row.drops.to_string());
     line("connections", row.connections.to_string());
     line("uplink", uplink(&vm.uplink));
+    if !vm.resolvers.is_empty() {
+        line("resolvers", vm.resolvers.join(", "));
+    }
     for forward in &vm.forwards {
         line("forward", forward.clone());
     }

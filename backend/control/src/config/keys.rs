@@ -34,6 +34,7 @@ pub(super) static SERVICE: Section = Section {
             ("workers", "1"),
             ("poll_us", "50"),
             ("metrics_listen", "\"127.0.0.1:9477\""),
+            ("resolv_conf", "\"/etc/resolv.conf\""),
             ("network", "{ default = { subnet4 = \"192.0.2.0/24\", gateway4 = \"192.0.2.1\" } }"),
         ])
     },
@@ -52,6 +53,9 @@ pub(super) static NETWORK: Section = Section {
             ("host_loopback6", "\"2001:db8::1\""),
             ("reach_host", "false"),
             ("isolated", "false"),
+            ("dns", "[\"198.51.100.53\"]"),
+            ("search", "[\"example.org\"]"),
+            ("slaac", "false"),
         ])
     },
 };
@@ -64,6 +68,7 @@ pub(super) static VM: Section = Section {
             ("network", "\"default\""),
             ("address4", "\"192.0.2.2\""),
             ("address6", "\"2001:db8::2\""),
+            ("hostname", "\"web1\""),
             ("queue_pairs", "1"),
             ("mtu", "1500"),
             ("socket_mode", "\"server\""),

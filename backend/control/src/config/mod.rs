@@ -14,6 +14,7 @@ mod listen;
 mod load;
 mod model;
 pub(crate) mod name;
+pub(crate) mod names;
 mod reader;
 mod reload;
 mod service;

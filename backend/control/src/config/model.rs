@@ -31,6 +31,8 @@ pub struct Service {
     pub workers: u16,
     /// What an idle worker does.
     pub poll: Poll,
+    /// The file that names the host's resolvers (resolv.conf(5)); absolute.
+    pub resolv_conf: PathBuf,
 }
 
 impl Service {
@@ -87,6 +89,12 @@ pub struct Network {
     pub reach_host: bool,
     /// Whether guests are kept from each other.
     pub isolated: bool,
+    /// The resolvers that the gateway asks for guests; absent: the host's. Empty: it asks none.
+    pub dns: Option<Vec<IpAddr>>,
+    /// Domains that guests look names up in.
+    pub search: Vec<String>,
+    /// Whether guests without an address of their files make their own of `subnet6`.
+    pub slaac: bool,
 }
 
 impl Network {
@@ -137,6 +145,8 @@ pub struct Vm {
     pub address4: Option<Ipv4Addr>,
     /// The guest's only IPv6 address besides link-local ones; absent: it has those that it claims.
     pub address6: Option<Ipv6Addr>,
+    /// The guest's own name, if it is told one.
+    pub hostname: Option<String>,
     /// Queue pairs offered, 1 to [`QUEUE_PAIRS_MAX`](vonic_datapath::QUEUE_PAIRS_MAX).
     pub queue_pairs: u16,
     /// The largest IP packet in bytes, 576 to 65520.

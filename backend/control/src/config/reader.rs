@@ -211,6 +211,11 @@ pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, Wrong> {
     value.as_str().ok_or(Wrong::Type)
 }
 
+/// An array of strings.
+pub(super) fn strings<'a>(value: &'a DeValue<'_>) -> Result<Vec<&'a str>, Wrong> {
+    value.as_array().ok_or(Wrong::Type)?.iter().map(|element| text(element.get_ref())).collect()
+}
+
 /// A string that `T` reads; `T`'s error says what to write.
 pub(super) fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, Wrong> {
     text(value)?.parse().map_err(|e: T::Err| Wrong::Value(e.to_string()))

@@ -11,7 +11,7 @@ use super::gateway::gateway_mac;
 use super::keys::{NETWORK, SERVICE};
 use super::name;
 use super::reader::{Places, Source, Table, Wrong, flag, integer, number, text};
-use super::{Network, Poll, Service, Subnet, Uplink, uplink};
+use super::{Network, Poll, Service, Subnet, Uplink, names, uplink};
 
 /// The longest path that a Unix socket can be bound to in bytes: `sun_path` less the terminating zero.
 pub(super) const SOCKET_PATH: usize = 107;
@@ -39,7 +39,8 @@ pub(super) struct NetworkDraft {
 impl Default for Service {
     fn default() -> Self {
         let poll = Poll::For(Duration::from_micros(50));
-        Service { runtime_dir: PathBuf::from("/run/vonic"), workers: 1, poll }
+        let resolv_conf = PathBuf::from("/etc/resolv.conf");
+        Service { runtime_dir: PathBuf::from("/run/vonic"), workers: 1, poll, resolv_conf }
     }
 }
 
@@ -56,6 +57,9 @@ pub(super) fn default_network() -> Network {
         host_loopback6: None,
         reach_host: false,
         isolated: false,
+        dns: None,
+        search: Vec::new(),
+        slaac: false,
     }
 }
 
@@ -90,6 +94,7 @@ fn read_service(table: &mut Table<'_, '_>) -> Service {
         runtime_dir: table.read("runtime_dir", runtime_dir).unwrap_or(default.runtime_dir),
         workers: table.read("workers", number(1..=1)).unwrap_or(default.workers),
         poll: table.read("poll_us", poll).unwrap_or(default.poll),
+        resolv_conf: table.read("resolv_conf", resolv_conf).unwrap_or(default.resolv_conf),
     }
 }
 
@@ -107,6 +112,14 @@ fn runtime_dir(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
         )));
     }
     Ok(dir)
+}
+
+fn resolv_conf(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+    let file = PathBuf::from(text(value)?);
+    if file.is_absolute() {
+        return Ok(file);
+    }
+    Err(Wrong::Value(format!("'{}' is not absolute: write it as /etc/resolv.conf", file.display())))
 }
 
 fn poll(value: &DeValue<'_>) -> Result<Poll, Wrong> {
@@ -162,6 +175,9 @@ fn read_network(name: &str, table: &mut Table<'_, '_>) -> Network {
         host_loopback6: table.read("host_loopback6", Family::V6.address()),
         reach_host: table.read("reach_host", flag).unwrap_or(false),
         isolated: table.read("isolated", flag).unwrap_or(false),
+        dns: table.read("dns", names::resolvers),
+        search: table.read("search", names::search).unwrap_or_default(),
+        slaac: table.read("slaac", flag).unwrap_or(false),
     }
 }
 
@@ -171,6 +187,7 @@ fn check_network(network: &Network, table: &Table<'_, '_>) {
         return uplink::check_bridged(network, table);
     }
     Family::ALL.into_iter().for_each(|family| check_family(network, family, table));
+    names::check_network(network, table);
     let places = &table.places;
     let bare = |family: Family| {
         let of = network.addresses(family);

@@ -14,7 +14,7 @@ use super::vm::VmDraft;
 use super::{Network, Subnet, Uplink};
 
 /// Keys of a network by which vonic is its gateway.
-const GATEWAY_KEYS: [&str; 4] = ["gateway4", "gateway6", "host_loopback4", "host_loopback6"];
+const GATEWAY_KEYS: [&str; 7] = ["gateway4", "gateway6", "host_loopback4", "host_loopback6", "dns", "search", "slaac"];
 
 /// Reads `none`, `sockets` or `tap:BRIDGE`.
 pub(super) fn uplink(value: &DeValue<'_>) -> Result<Uplink, Wrong> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::de::DeValue;
 use vonic_datapath::QUEUE_PAIRS_MAX;
-use vonic_frame::MacAddr;
+use vonic_frame::{MacAddr, is_label};
 
 use super::error::ConfigError;
 use super::family::Family;
@@ -13,7 +13,7 @@ use super::features::FEATURES;
 use super::keys::{EGRESS, FEATURE_SWITCHES, FORWARD, LIMITS, VM};
 use super::listen;
 use super::reader::{Places, Source, Table, Wrong, choice, flag, number, parsed, text};
-use super::{Action, EgressRule, Features, Forward, Limits, Protocol, SocketMode, Subnet, Vm};
+use super::{Action, EgressRule, Features, Forward, Limits, Protocol, SocketMode, Subnet, Vm, names};
 
 /// The largest number that a limit may be.
 const LIMIT: u32 = 1_000_000;
@@ -63,6 +63,7 @@ pub(super) fn blank(name: &str) -> Vm {
         network: "default".to_string(),
         address4: None,
         address6: None,
+        hostname: Some(name.to_string()).filter(|name| is_label(name)),
         queue_pairs: 1,
         mtu: 1500,
         socket_mode: SocketMode::Server,
@@ -83,6 +84,9 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
     }
     vm.address4 = table.read("address4", Family::V4.address());
     vm.address6 = table.read("address6", Family::V6.address());
+    if let Some(hostname) = table.read("hostname", names::hostname) {
+        vm.hostname = Some(hostname).filter(|name| !name.is_empty());
+    }
     vm.queue_pairs = table.read("queue_pairs", number(1..=QUEUE_PAIRS_MAX)).unwrap_or(vm.queue_pairs);
     vm.mtu = table.read("mtu", number(576..=65520)).unwrap_or(vm.mtu);
     let modes = choice(&[("server", SocketMode::Server), ("client", SocketMode::Client)]);

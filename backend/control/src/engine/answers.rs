@@ -51,7 +51,11 @@ impl Registry {
             error: taps.and_then(|u| u.error.clone()),
         };
         let rules = self.egress.of(&entry.vm.name);
-        detail(entry, rules, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts())
+        let network = self.config.networks.get(&entry.vm.network);
+        let resolvers = network.and_then(|network| self.resolvers.of(network));
+        let resolvers = resolvers.iter().flat_map(|all| all.iter()).map(|to| to.ip().to_string()).collect();
+        let detail = detail(entry, rules, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts());
+        VmDetail { resolvers, ..detail }
     }
 
     fn connections(&mut self, vm: Option<String>) -> Response {
@@ -163,6 +167,8 @@ fn detail(entry: &Entry, rules: &[Counted], socket: PathBuf, uplink: UplinkRow, 
     VmDetail {
         row: row(entry),
         mtu: entry.vm.mtu,
+        hostname: entry.vm.hostname.clone(),
+        resolvers: Vec::new(),
         socket: socket.display().to_string(),
         socket_mode: entry.vm.socket_mode.to_string(),
         queue_pairs: entry.vm.queue_pairs,

@@ -10,6 +10,7 @@ mod hints;
 mod registry;
 mod relisten;
 mod reload;
+mod resolvers;
 mod sessions;
 mod taps;
 
@@ -57,6 +58,8 @@ enum Input {
     Worker(Notice),
     Api(Request, Reply),
     Addresses(Vec<IpAddr>),
+    /// The host's resolvers may be others now.
+    Resolvers,
     /// An interface of the host came, went or changed.
     Links,
 }
@@ -109,6 +112,7 @@ fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<I
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));
+    registry.open_resolvers();
     registry.open_everything();
     Ok((registry, inputs))
 }
@@ -190,6 +194,7 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
                 registry.order(Command::Host(Box::new(HostView { addresses })));
                 registry.mend_forwards();
             }
+            Input::Resolvers => registry.look_for_resolvers(),
             Input::Links => {
                 registry.mend_uplinks();
                 registry.mend_forwards();

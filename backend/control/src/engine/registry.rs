@@ -3,8 +3,9 @@ use super::Input;
 use super::egress::Egress;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
-use super::reload::Reloads;
 use super::relisten::{self, Retry};
+use super::reload::Reloads;
+use super::resolvers::Resolvers;
 use super::sessions::SessionState;
 use super::taps::Taps;
 use crate::config::{Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
@@ -15,9 +16,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, ForwardSocket, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
-    WorkerHandle,
+    Command, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
+    PortStats, WorkerHandle,
 };
+use vonic_frame::encode_domains;
 use vonic_front::{API, EngineLink, ToMaster};
 use vonic_queue::handover;
 
@@ -55,6 +57,7 @@ pub struct Registry {
     pub(super) egress: Egress,
     pub(super) taps: Taps,
     pub(super) reloads: Reloads,
+    pub(super) resolvers: Resolvers,
     worker: WorkerHandle,
     link: EngineLink,
     sender: Sender<Input>,
@@ -85,6 +88,7 @@ impl Registry {
             egress: Egress::default(),
             taps: Taps::default(),
             reloads: Reloads::default(),
+            resolvers: Resolvers::default(),
             worker,
             link,
             sender,
@@ -162,6 +166,12 @@ impl Registry {
                 Uplink::Sockets => vonic_datapath::Uplink::Sockets,
                 Uplink::Tap(_) => vonic_datapath::Uplink::Tap,
             },
+            names: Names {
+                resolvers: self.resolvers.of(network),
+                domain: network.search.first().cloned().unwrap_or_default(),
+                search: encode_domains(network.search.iter().map(String::as_str)),
+            },
+            slaac: network.slaac,
         };
         self.order(Command::Network(Box::new(spec)));
     }
@@ -297,6 +307,7 @@ impl Registry {
             network: self.network_id(&vm.network),
             address4: vm.address4,
             address6: vm.address6,
+            hostname: vm.hostname.clone(),
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
             limits,

@@ -2,7 +2,7 @@
 use super::registry::Registry;
 use crate::api::types::{FileError, ReloadReport};
 use crate::api::{Reply, Response};
-use crate::config::{self, Change, NetworkChange};
+use crate::config::{self, Change, NetworkChange, Service};
 use std::collections::VecDeque;
 use vonic_front::ToMaster;
 
@@ -29,15 +29,17 @@ impl Registry {
         let config::Reloaded { mut config, errors } = config::reload(&self.config_dir, &self.config);
         let changes = config::diff(&self.config, &config);
         let mut report = ReloadReport { errors: errors.0.iter().map(FileError::from).collect(), ..Default::default() };
-        if config.service != self.config.service {
+        let fixed = Service { resolv_conf: config.service.resolv_conf.clone(), ..self.config.service.clone() };
+        if config.service != fixed {
             let file = self.config_dir.join("vonic.toml").display().to_string();
             let message = "runtime_dir, workers and poll_us are read at the start only: restart vonicd to change them";
             report.errors.push(FileError { file, line: None, message: message.into() });
-            config.service = self.config.service.clone();
+            config.service = fixed;
         }
         report.errors.iter().for_each(log_error);
         let held = self.release_listeners(&config);
         let old = std::mem::replace(&mut self.config, config);
+        self.look_for_resolvers();
         let mut gone = Vec::new();
         for change in config::diff_networks(&old, &self.config) {
             match change {

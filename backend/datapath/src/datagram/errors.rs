@@ -100,10 +100,17 @@ impl Worker {
         // What this host's own kernel found, the call that failed has said already.
         let Some((kind, code)) = error.icmp else { return false };
         let (key, mut quote) = (flow.key, flow.last);
+        let host = flow.host;
+        if let Some(told) = self.resolver_failed(&key, host, (kind, code)) {
+            if let Some(message) = told {
+                self.tell(&key, None, &message, quote);
+            }
+            return true;
+        }
         if key.kind == Kind::Echo {
             quote.header = restore_echo_id(error.quoted, key.guest.port());
         }
-        if let Some(message) = IcmpError::of_world(flow.host.ip(), kind, code, error.mtu) {
+        if let Some(message) = IcmpError::of_world(host.ip(), kind, code, error.mtu) {
             self.tell(&key, error.offender, &message, quote);
         }
         true

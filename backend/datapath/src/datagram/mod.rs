@@ -8,6 +8,7 @@ pub mod class;
 pub mod echo;
 pub mod errors;
 pub mod forward;
+pub mod names;
 pub mod open;
 pub mod pump;
 pub mod send;

@@ -36,19 +36,22 @@ impl From<DropReason> for Unopened {
 impl Worker {
     /// The flow of a guest's datagram: the one that there is, or a new one.
     pub(crate) fn datagram_flow(&mut self, key: Key) -> Result<DatagramId, Unopened> {
-        self.datagrams.find(&key).map_or_else(|| self.open_datagrams(key), Ok)
+        let resolver = self.ask_resolver(&key);
+        self.datagrams.find(&key).map_or_else(|| self.open_datagrams(key, resolver), Ok)
     }
 
-    fn open_datagrams(&mut self, key: Key) -> Result<DatagramId, Unopened> {
-        let host = match self.decide_datagrams(&key)?.counted()? {
-            Route::To(host) => host,
-            Route::Service | Route::Refuse if key.kind == Kind::Udp => return Err(Unopened::Refused),
-            Route::Service | Route::Refuse => return Err(DropReason::Denied.into()),
+    /// `resolver` is the one that answers, where the guest asks the gateway for names.
+    fn open_datagrams(&mut self, key: Key, resolver: Option<SocketAddr>) -> Result<DatagramId, Unopened> {
+        let host = match (self.decide_datagrams(&key)?.counted()?, resolver) {
+            (Route::To(host), _) | (Route::Names, Some(host)) => host,
+            _ if key.kind == Kind::Udp => return Err(Unopened::Refused),
+            _ => return Err(DropReason::Denied.into()),
         };
         self.admit_datagrams(&key, true)?;
-        let socket = match key.kind {
-            Kind::Echo => self.ping_socket(host)?,
-            Kind::Udp => DatagramSocket::udp(host).map_err(Unopened::Failed)?,
+        let (socket, host) = match key.kind {
+            Kind::Echo => (self.ping_socket(host)?, host),
+            Kind::Udp if resolver.is_some() => self.resolver_socket(&key, host)?,
+            Kind::Udp => (DatagramSocket::udp(host).map_err(Unopened::Failed)?, host),
         };
         let fd = socket.as_raw_fd();
         let id = self.begin_datagrams(Datagram::new(key, Far::Own(socket), host, self.now), true);
@@ -193,7 +196,10 @@ impl Worker {
     pub(crate) fn check_datagrams(&mut self) {
         let leads = |key: &Key| self.decide_datagrams(key)?.again();
         let stale = |flow: &Datagram| match &flow.far {
-            Far::Own(_) => leads(&flow.key) != Ok(Route::To(flow.host)),
+            Far::Own(_) => match leads(&flow.key) {
+                Ok(Route::Names) => !self.is_resolver(&flow.key, flow.host),
+                route => route != Ok(Route::To(flow.host)),
+            },
             Far::Forward { listener, .. } => {
                 let port = self.ports.get(flow.key.port as usize).and_then(Option::as_ref);
                 let leads = port.is_some_and(|port| {
@@ -214,9 +220,11 @@ impl Worker {
         let now = self.now;
         let Some(flow) = self.datagrams.get_mut(id) else { return };
         flow.received.count(bytes);
+        let (key, host) = (flow.key, flow.host);
         let (class, lives) = (flow.class(), flow.lives_by_the_world());
         if lives {
             self.datagrams.touch(id, class, now);
         }
+        self.resolver_answered(&key, host);
     }
 }

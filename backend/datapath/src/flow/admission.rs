@@ -110,6 +110,7 @@ impl Worker {
         match policy::decide(&self.world(), network, &port.spec, PROTOCOL_TCP, flow.key.remote).again() {
             Ok(Route::To(to)) => to == flow.host,
             Ok(Route::Service) => true,
+            Ok(Route::Names) => network.spec.resolvers().contains(&flow.host),
             Ok(Route::Refuse) | Err(_) => false,
         }
     }

@@ -29,6 +29,9 @@ impl Worker {
         place: Place,
     ) -> Result<(), DropReason> {
         let opens = segment.flags.contains(Flags::SYN) && !segment.flags.contains(Flags::ACK);
+        if opens {
+            self.asks_again(&key);
+        }
         match self.flows.find(&key) {
             Some(id) if opens && self.flows.get_mut(id).is_some_and(|f| f.leg.reusable(segment)) => {
                 self.finish(id);

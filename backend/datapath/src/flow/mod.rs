@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod guest_side;
 pub mod host_side;
+pub mod names;
 pub mod open;
 pub mod policy;
 pub mod pump;

@@ -1,6 +1,7 @@
 //! How connections begin and end.
 use crate::command::Notice;
 use crate::flow::guest_side::envelope;
+use crate::flow::names::{self, Asked};
 use crate::flow::policy::{self, Route, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::flow::usage::ServicePlace;
@@ -16,7 +17,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
-use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Keepalive, Leg, Segment, Seq, State};
+use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Instant, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 
@@ -38,35 +39,38 @@ impl Worker {
     pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>) -> Result<(), DropReason> {
         let now = self.now;
         let iss = self.initial_sequence(&key);
-        let mode = self.peek_mode(key.guest);
+        let modes = self.peek_modes();
         let port = self.ports.get_mut(key.port as usize).and_then(Option::as_mut).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
         let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
         let route = policy::decide(&world, network, &port.spec, PROTOCOL_TCP, key.remote).counted()?;
         let to = match route {
-            Route::To(to) => to,
-            Route::Service => key.remote,
-            Route::Refuse => {
-                self.refuse(key, syn);
-                return Ok(());
-            }
+            Route::To(to) => Some(to),
+            Route::Service => Some(key.remote),
+            Route::Names => port.resolver.current(network.spec.resolvers(), now),
+            Route::Refuse => None,
+        };
+        let Some(to) = to else {
+            self.refuse(key, syn);
+            return Ok(());
         };
         if let Err(limit) = self.admit(key.port, Some(to)) {
             return Err(self.limit_syn(key, syn, limit));
         }
         let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
+        let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
+        let resolvers = network.map_or(&[][..], |network| network.spec.resolvers());
         let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
-        let opened = match (route, port.usage.service_place()) {
-            (Route::Service, Some(place)) => connect_service(port, place, mode, &self.notify),
-            (Route::Service, None) => return Err(self.limit_syn(key, syn, Limit::Service)),
-            _ => HostSocket::connect(to, mode),
+        let Some(opened) = begin((route, to), port, resolvers, modes, now, &self.notify) else {
+            return Err(self.limit_syn(key, syn, Limit::Service));
         };
         match opened {
-            Ok((socket, state)) => {
+            Ok(Asked { socket, state, to, tries }) => {
                 let mut flow = Flow::new(key, Leg::accept(&config, syn, iss, now), socket, to, now);
                 flow.guest_opens = true;
                 flow.connecting = true;
+                flow.tries = tries;
                 port.usage.begin(Some(to));
                 let id = self.register(flow);
                 if state == Connecting::Done {
@@ -117,6 +121,11 @@ impl Worker {
         let key = flow.key;
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         port.usage.end(flow.destination());
+        if result.is_err() && self.next_resolver(id) {
+            return;
+        }
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         match result {
             Ok(()) => {
                 flow.leg.host_connected(now);
@@ -272,6 +281,24 @@ impl Worker {
     fn initial_sequence(&self, key: &FlowKey) -> Seq {
         Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32))
     }
+}
+
+/// Begins the host's connect by a route; `None`: the guest has no place left at vonic's own service.
+fn begin(
+    (route, to): (Route, SocketAddr),
+    port: &mut Port,
+    resolvers: &[SocketAddr],
+    modes: [PeekMode; 2],
+    now: Instant,
+    notify: &Notify,
+) -> Option<io::Result<Asked>> {
+    let mode = modes[usize::from(to.is_ipv6())];
+    let opened = match route {
+        Route::Names => return Some(names::connect(&mut port.resolver, resolvers, resolvers.len(), modes, now)),
+        Route::Service => connect_service(port, port.usage.service_place()?, mode, notify),
+        Route::To(_) | Route::Refuse => HostSocket::connect(to, mode),
+    };
+    Some(opened.map(|(socket, state)| Asked { socket, state, to, tries: None }))
 }
 
 /// Connects a guest to vonic's own service, which knows it by the port on which it came.

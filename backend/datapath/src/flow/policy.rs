@@ -1,10 +1,10 @@
 //! Where a guest may connect to.
-use crate::service::address;
+use crate::service::{address, resolver};
 use crate::spec::{Action, EgressRule, HostView, PortSpec, Uplink};
 use crate::stats::Counter;
 use crate::switch::Network;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use vonic_frame::{DropReason, PROTOCOL_ICMP, PROTOCOL_TCP};
+use vonic_frame::{DropReason, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 
 /// What became of a guest's destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Route {
     To(SocketAddr),
     /// Hand it to vonic's own service.
     Service,
+    /// Hand it to one of the network's resolvers.
+    Names,
     /// Answer with a reset: nothing listens there.
     Refuse,
 }
@@ -71,6 +73,12 @@ pub fn decide<'a>(
     }
     if network.spec.uplink != Uplink::Sockets {
         return Decision { route: Err(DropReason::Unsupported), by: None };
+    }
+    // The gateway's own service, as DHCP is: egress is about what lies behind the gateway. Only this port of only these resolvers is
+    // reached so, wherever they are, and be it on the host's loopback.
+    let asks = remote.port() == resolver::PORT && matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP);
+    if asks && network.spec.serves_names(remote.ip()) {
+        return Decision { route: Ok(Route::Names), by: None };
     }
     // First what no rule can allow: a rule is not said to have decided what it has not.
     match destination(world, network, protocol, remote) {

@@ -1,4 +1,5 @@
 //! All connections of one worker, by number and by address.
+use crate::flow::names::Tries;
 use crate::flow::ready::ReadyLists;
 use crate::spec::PortId;
 use std::cmp::Reverse;
@@ -34,6 +35,8 @@ pub struct Flow {
     pub host: SocketAddr,
     /// Whether the guest opened it.
     pub guest_opens: bool,
+    /// Of a connection to a resolver: which others there are.
+    pub tries: Option<Tries>,
     /// The host's connect is in progress.
     pub connecting: bool,
     /// When it was opened.
@@ -76,6 +79,7 @@ impl Flow {
             socket: Some(socket),
             host,
             guest_opens: false,
+            tries: None,
             connecting: false,
             opened,
             shut: false,

@@ -1,7 +1,11 @@
 //! DHCPv6 (RFC 8415): each guest gets the address of its file, for ever, and nobody else's.
+mod format;
+
 use crate::offload::Inbound;
 use crate::port::Port;
+use crate::spec::Names;
 use crate::switch::{Network, neighbor};
+use format::{Message, Request, addresses, option};
 use std::net::{IpAddr, Ipv6Addr};
 use vonic_frame::{Content, DropReason, Envelope, MacAddr, Transport, VnetHeader, udp_frame};
 
@@ -28,16 +32,6 @@ mod message {
     pub const INFORMATION_REQUEST: u8 = 11;
 }
 
-/// Options (RFC 8415 §21).
-mod option {
-    pub const CLIENT_ID: u16 = 1;
-    pub const SERVER_ID: u16 = 2;
-    pub const IA_NA: u16 = 3;
-    pub const IA_ADDRESS: u16 = 5;
-    pub const STATUS: u16 = 13;
-    pub const RAPID_COMMIT: u16 = 14;
-}
-
 /// Status codes (RFC 8415 §21.13).
 mod status {
     pub const SUCCESS: u16 = 0;
@@ -53,7 +47,15 @@ pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> 
         return Ok(false);
     }
     let (Some(address), IpAddr::V6(client)) = (port.spec.address6, ip.src) else { return Ok(true) };
-    let server = Server { address, prefix: network.spec.v6.subnet, duid: duid(network.spec.gateway_mac) };
+    let gateway = network.spec.v6.gateway.filter(|gateway| network.spec.serves_names(*gateway));
+    let server = Server {
+        address,
+        prefix: network.spec.v6.subnet,
+        duid: duid(network.spec.gateway_mac),
+        resolver: gateway,
+        names: &network.spec.names,
+        hostname: port.spec.hostname.as_deref().unwrap_or_default(),
+    };
     let mut request = [0u8; MESSAGE_MAX];
     let len = usize::from(udp.payload_len).min(MESSAGE_MAX);
     let offset = inbound.start + u32::from(ip.transport_offset) + 8;
@@ -79,108 +81,23 @@ fn duid(mac: MacAddr) -> [u8; 10] {
     [0, 3, 0, 1, a, b, c, d, e, f]
 }
 
-/// A message under construction.
-struct Message {
-    bytes: [u8; 1024],
-    len: usize,
-}
-
-impl Default for Message {
-    fn default() -> Message {
-        Message { bytes: [0; 1024], len: 0 }
-    }
-}
-
-impl Message {
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), DropReason> {
-        let end = self.len + bytes.len();
-        self.bytes.get_mut(self.len..end).ok_or(DropReason::Oversized)?.copy_from_slice(bytes);
-        self.len = end;
-        Ok(())
-    }
-
-    fn put_u16(&mut self, value: u16) -> Result<(), DropReason> {
-        self.put(&value.to_be_bytes())
-    }
-
-    fn option(&mut self, code: u16, data: &[u8]) -> Result<(), DropReason> {
-        self.put_u16(code)?;
-        self.put_u16(data.len() as u16)?;
-        self.put(data)
-    }
-
-    /// An option that holds others: `fill` writes what is in it.
-    fn nested(
-        &mut self,
-        code: u16,
-        fill: impl FnOnce(&mut Message) -> Result<(), DropReason>,
-    ) -> Result<(), DropReason> {
-        self.put_u16(code)?;
-        let at = self.len;
-        self.put_u16(0)?;
-        fill(self)?;
-        let len = (self.len - at - 2) as u16;
-        self.bytes[at..at + 2].copy_from_slice(&len.to_be_bytes());
-        Ok(())
-    }
-
-    fn status(&mut self, code: u16) -> Result<(), DropReason> {
-        self.option(option::STATUS, &code.to_be_bytes())
-    }
-}
-
-/// The options in `bytes`; what is cut short ends them.
-fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let &[a, b, c, d, ref rest @ ..] = bytes else { return None };
-        let (data, rest) = rest.split_at_checked(u16::from_be_bytes([c, d]).into())?;
-        bytes = rest;
-        Some((u16::from_be_bytes([a, b]), data))
-    })
-}
-
-/// What a client asks.
-struct Request<'a> {
-    kind: u8,
-    transaction: [u8; 3],
-    options: &'a [u8],
-}
-
-impl<'a> Request<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Request<'a>, DropReason> {
-        let &[kind, a, b, c, ref options @ ..] = bytes else { return Err(DropReason::BadHeader) };
-        Ok(Request { kind, transaction: [a, b, c], options })
-    }
-
-    fn find(&self, code: u16) -> Option<&'a [u8]> {
-        options(self.options).find(|(other, _)| *other == code).map(|(_, data)| data)
-    }
-
-    /// The identity associations: their IAID, and what is in them.
-    fn associations(&self) -> impl Iterator<Item = ([u8; 4], &'a [u8])> {
-        let all = options(self.options).filter(|(code, _)| *code == option::IA_NA);
-        all.filter_map(|(_, data)| Some((*data.first_chunk()?, data.get(12..)?)))
-    }
-}
-
-/// The addresses that an association names.
-fn addresses(association: &[u8]) -> impl Iterator<Item = Ipv6Addr> {
-    let all = options(association).filter(|(code, _)| *code == option::IA_ADDRESS);
-    all.filter_map(|(_, data)| data.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets)))
-}
-
 /// What one guest is told.
-struct Server {
+struct Server<'a> {
     address: Ipv6Addr,
     prefix: Option<vonic_frame::Subnet>,
     duid: [u8; 10],
+    /// The gateway, where it answers questions for names.
+    resolver: Option<IpAddr>,
+    names: &'a Names,
+    hostname: &'a str,
 }
 
-impl Server {
+/// Of a client's name (RFC 4704 §4.1): the server is to register its addresses; it does so against the client's will; nobody shall.
+const NAME_BY_SERVER: u8 = 1;
+const NAME_OVERRIDDEN: u8 = 2;
+const NAME_UNREGISTERED: u8 = 4;
+
+impl Server<'_> {
     /// Writes the answer to a message; `None`: it gets none.
     fn answer(&self, bytes: &[u8], out: &mut Message) -> Result<Option<()>, DropReason> {
         let request = Request::read(bytes)?;
@@ -207,7 +124,37 @@ impl Server {
             },
             _ => {}
         }
+        if !matches!(request.kind, message::RELEASE | message::DECLINE | message::CONFIRM) {
+            self.tell_names(&request, out)?;
+        }
         Ok(Some(()))
+    }
+
+    /// Tells what the client wants to hear of names: what it lists; without a list, everything (RFC 8415 §21.7).
+    fn tell_names(&self, request: &Request<'_>, out: &mut Message) -> Result<(), DropReason> {
+        let list = request.find(option::REQUEST);
+        let lists = |code: u16| list.is_some_and(|l| l.chunks_exact(2).any(|listed| listed == code.to_be_bytes()));
+        let wants = |code: u16| list.is_none() || lists(code);
+        if let Some(IpAddr::V6(gateway)) = self.resolver.filter(|_| wants(option::RESOLVERS)) {
+            out.option(option::RESOLVERS, &gateway.octets())?;
+        }
+        if !self.names.search.is_empty() && wants(option::SEARCH) {
+            out.option(option::SEARCH, &self.names.search)?;
+        }
+        // Of its name only those hear that speak of it (RFC 4704 §6).
+        let own = request.find(option::CLIENT_NAME);
+        if self.hostname.is_empty() || !(own.is_some() || lists(option::CLIENT_NAME)) {
+            return Ok(());
+        }
+        let overridden = own.and_then(|data| data.first()).is_some_and(|flags| flags & NAME_BY_SERVER != 0);
+        out.nested(option::CLIENT_NAME, |out| {
+            out.put(&[NAME_UNREGISTERED | if overridden { NAME_OVERRIDDEN } else { 0 }])?;
+            out.put(&[self.hostname.len() as u8])?;
+            out.put(self.hostname.as_bytes())?;
+            // A name without its domain has no root at its end (RFC 4704 §4.2); the first domain to search is the guest's.
+            let end = self.names.search.iter().position(|length| *length == 0);
+            end.map_or(Ok(()), |end| out.put(&self.names.search[..=end]))
+        })
     }
 
     /// Who must name the client, who must name this server, and who must not name any (RFC 8415 §16).
@@ -283,16 +230,22 @@ fn put_address(out: &mut Message, address: Ipv6Addr, lifetime: u32) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use super::format::options;
     use super::*;
 
     const CLIENT: [u8; 10] = [0, 3, 0, 1, 2, 0, 0, 0, 0, 2];
     const IAID: [u8; 4] = [1, 2, 3, 4];
 
-    fn server() -> Server {
+    static NAMES: Names = Names { resolvers: None, domain: String::new(), search: Vec::new() };
+
+    fn server() -> Server<'static> {
         Server {
             address: "2001:db8::2".parse().unwrap(),
             prefix: "2001:db8::/64".parse().ok(),
             duid: duid(MacAddr([2, 0, 0, 0, 0, 1])),
+            resolver: None,
+            names: &NAMES,
+            hostname: "web1",
         }
     }
 
@@ -369,6 +322,38 @@ mod tests {
         let mut other = request(RENEW, true, &["2001:db8::2"], false);
         other[4 + 14 + 13] ^= 1;
         assert_eq!(ask(&other), None, "another server");
+    }
+
+    #[test]
+    fn names_are_told_to_those_who_ask() {
+        use message::*;
+        let names = Names { search: b"\x07example\x03org\0\x01x\0".to_vec(), ..Names::default() };
+        let gateway: IpAddr = "2001:db8::1".parse().unwrap();
+        let server = || Server { resolver: Some(gateway), names: &names, ..server() };
+        let ask = |kind, more: &[(u16, &[u8])], server: &Server<'_>| {
+            let mut bytes = Message::default();
+            bytes.put(&request(kind, matches!(kind, REQUEST | RELEASE), &["2001:db8::2"], false)).unwrap();
+            more.iter().for_each(|(code, data)| bytes.option(*code, data).unwrap());
+            let mut out = Message::default();
+            server.answer(bytes.as_slice(), &mut out).unwrap().unwrap();
+            let answer = Request::read(out.as_slice()).unwrap();
+            [option::RESOLVERS, option::SEARCH, option::CLIENT_NAME].map(|code| answer.find(code).map(<[u8]>::to_vec))
+        };
+        let resolver = || Some(vec![0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        let search = || Some(names.search.clone());
+        for kind in [SOLICIT, REQUEST, INFORMATION_REQUEST] {
+            assert_eq!(ask(kind, &[], &server()), [resolver(), search(), None], "{kind}");
+        }
+        assert_eq!(ask(RELEASE, &[], &server()), [None, None, None]);
+        assert_eq!(ask(REQUEST, &[(option::REQUEST, &[0, 24])], &server()), [None, search(), None]);
+        let name = |flags: u8| Some([&[flags, 4][..], b"web1\x07example\x03org\0"].concat());
+        assert_eq!(ask(REQUEST, &[(option::REQUEST, &[0, 23, 0, 39])], &server()), [resolver(), None, name(4)]);
+        assert_eq!(ask(REQUEST, &[(option::CLIENT_NAME, &[1, 1, b'a'])], &server()), [resolver(), search(), name(6)]);
+        let bare = Server { names: &NAMES, resolver: None, ..server() };
+        let alone = Some(b"\x04\x04web1".to_vec());
+        assert_eq!(ask(REQUEST, &[(option::CLIENT_NAME, &[0])], &bare), [None, None, alone]);
+        let nameless = Server { hostname: "", ..server() };
+        assert_eq!(ask(REQUEST, &[(option::CLIENT_NAME, &[0])], &nameless), [resolver(), search(), None]);
     }
 
     #[test]

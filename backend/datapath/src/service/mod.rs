@@ -5,6 +5,7 @@ pub mod dhcp;
 pub mod dhcp6;
 pub mod icmp;
 pub mod ndp;
+pub mod resolver;
 
 use crate::offload::Inbound;
 use crate::port::Port;

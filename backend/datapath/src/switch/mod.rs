@@ -143,7 +143,7 @@ impl Network {
 pub(crate) mod tests {
     use super::*;
     use crate::spec::Family;
-    use crate::spec::Limits;
+    use crate::spec::{Limits, Names};
     use std::net::Ipv6Addr;
     use std::sync::Arc;
 
@@ -161,6 +161,8 @@ pub(crate) mod tests {
             reach_host: false,
             isolated,
             uplink: Uplink::Sockets,
+            names: Names::default(),
+            slaac: false,
         })
     }
 
@@ -174,6 +176,7 @@ pub(crate) mod tests {
             network: 0,
             address4: has_address.then(|| [192, 0, 2, n].into()),
             address6: has_address.then(|| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into())),
+            hostname: has_address.then(|| format!("vm{n}")),
             queue_pairs: 1,
             mtu: 1500,
             limits,

@@ -132,8 +132,8 @@ mod tests {
     use super::super::tests::{member, network};
     use super::*;
     use vonic_frame::{
-        Envelope, Frame, MacAddr, RouterAdvertisement, neighbor_advertisement, router_advertisement, solicited_node,
-        udp_frame,
+        Envelope, Frame, MacAddr, ROUTER_ADVERTISEMENT_MAX, RouterAdvertisement, neighbor_advertisement,
+        router_advertisement, solicited_node, udp_frame,
     };
 
     const NOBODY: &str = "::";
@@ -211,8 +211,12 @@ mod tests {
             mtu: 1500,
             prefix: "2001:db8:9::/64".parse().unwrap(),
             autonomous: true,
+            resolver: None,
+            search: (&[], 0),
         };
-        let router = router_advertisement(&envelope(2, "fe80::ff:fe00:2", NODES), &router).as_slice().to_vec();
+        let mut advertised = [0; ROUTER_ADVERTISEMENT_MAX];
+        let len = router_advertisement(&envelope(2, "fe80::ff:fe00:2", NODES), &router, &mut advertised).unwrap();
+        let router = advertised[..len].to_vec();
         let (own, link, data) = ("2001:db8::2", "fe80::ff:fe00:2", (1000, 53));
         let offer = udp(link, (547, 1000));
         use DropReason::{BadHeader, RogueServer, SpoofedAddress, SpoofedNdp};

@@ -4,7 +4,7 @@ use crate::service::ndp;
 use crate::spec::PortId;
 use crate::worker::Worker;
 use std::hash::BuildHasher;
-use vonic_frame::{ALL_NODES, MacAddr, VnetHeader};
+use vonic_frame::{ALL_NODES, MacAddr};
 use vonic_tcp::Instant;
 
 /// Microseconds between two: at least, and as much again by chance.
@@ -51,7 +51,6 @@ fn advertise_to(network: &crate::switch::Network, port: &mut Port) -> Option<boo
     if !port.queues.is_live() {
         return None;
     }
-    let frame = ndp::advertisement(network, &port.spec, (MacAddr::of_group(ALL_NODES), ALL_NODES))?;
     // Nobody asked for it: that it found no room is no loss.
-    Some(port.deliver(&VnetHeader::default(), frame.as_slice(), None).is_ok())
+    ndp::advertise(network, port, (MacAddr::of_group(ALL_NODES), ALL_NODES)).map(|sent| sent.is_ok())
 }

@@ -4,6 +4,7 @@ use crate::command::{Command, RingCommand};
 use crate::flow::table::{FlowId, FlowKey};
 use crate::port::Port;
 use crate::queues::Queues;
+use crate::service::resolver::Resolver;
 use crate::spec::{NetworkId, PortId, PortSpec};
 use crate::switch::Network;
 use crate::worker::Worker;
@@ -89,12 +90,22 @@ impl Worker {
 
     fn set_network(&mut self, spec: crate::spec::NetworkSpec) {
         let id: NetworkId = spec.network;
-        match self.networks.get_mut(id as usize).and_then(Option::as_mut) {
-            Some(network) => network.spec = spec,
-            None => place(&mut self.networks, id, Box::new(Network::new(spec))),
-        }
+        let asked_of = spec.resolvers().to_vec();
+        let before = match self.networks.get_mut(id as usize).and_then(Option::as_mut) {
+            Some(network) => Some(std::mem::replace(&mut network.spec, spec)),
+            None => {
+                place(&mut self.networks, id, Box::new(Network::new(spec)));
+                None
+            }
+        };
+        let others = before.is_none_or(|before| before.resolvers() != asked_of);
         let members = self.network_mut(id).map_or_else(Vec::new, |network| network.members().to_vec());
-        members.into_iter().for_each(|port| self.advertise_soon(port));
+        for member in members {
+            self.advertise_soon(member);
+            if let Some(port) = Worker::port_mut(&mut self.ports, member).filter(|_| others) {
+                port.resolver = Resolver::default();
+            }
+        }
     }
 
     fn network_mut(&mut self, id: NetworkId) -> Option<&mut Network> {

@@ -196,6 +196,11 @@ impl Worker {
         self.peek_modes[usize::from(like.is_ipv6())]
     }
 
+    /// The same for IPv4 and IPv6.
+    pub(crate) fn peek_modes(&self) -> [PeekMode; 2] {
+        self.peek_modes
+    }
+
     /// The port with this number.
     pub(crate) fn port_mut(ports: &mut [Option<Box<Port>>], id: PortId) -> Option<&mut Port> {
         ports.get_mut(id as usize)?.as_deref_mut()

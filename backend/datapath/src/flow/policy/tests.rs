@@ -212,3 +212,29 @@ fn egress_rules_tell_protocols_apart() {
     assert_eq!(ping(&port, "203.0.113.7"), Err(DropReason::Denied));
     assert!(decide(|_| (), &port, "203.0.113.7:80").is_ok());
 }
+
+#[test]
+fn the_gateway_answers_for_names_whatever_egress_says() {
+    let mut port = member(2, true);
+    port.egress = vec![EgressRule {
+        action: Action::Deny,
+        to: format!("0.0.0.0/{}", 0).parse().unwrap(),
+        protocol: None,
+        ports: None,
+        decided: Arc::default(),
+    }];
+    let serves = |n: &mut NetworkSpec| {
+        n.names.resolvers = Some([].into());
+        n.v4.host_loopback = n.v4.gateway;
+    };
+    for to in ["192.0.2.1:53", "[2001:db8::1]:53"] {
+        assert_eq!(decide(serves, &port, to), Ok(Route::Names), "{to}");
+        assert_eq!(decide_of(PROTOCOL_UDP, serves, &port, to), Ok(Route::Names), "{to}");
+        assert_eq!(decide(|_| (), &member(2, true), to), Ok(Route::Refuse), "{to}");
+    }
+    assert_eq!(decide_of(PROTOCOL_ICMP, serves, &port, "192.0.2.1:53"), Err(DropReason::Denied));
+    assert_eq!(decide(serves, &port, "192.0.2.1:54"), Err(DropReason::Denied));
+    assert_eq!(decide(serves, &port, "198.51.100.1:53"), Err(DropReason::Denied));
+    let nowhere = |n: &mut NetworkSpec| (n.names.resolvers, n.uplink) = (Some([].into()), Uplink::None);
+    assert_eq!(decide(nowhere, &member(2, true), "192.0.2.1:53"), Err(DropReason::Unsupported));
+}
