@@ -28,4 +28,5 @@ pub use spec::{
     Action, EgressRule, Family, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Uplink,
 };
 pub use stats::{CopyPath, Counter, IcmpStats, PortStats, TcpStats, Way};
+pub use vonic_tcp::AckPolicy;
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -208,6 +208,18 @@ impl HostSocket {
         }
     }
 
+    /// Bytes that the peer has not acknowledged yet, sent or not; an end of our own that it has not acknowledged counts as one. Of a
+    /// connection that was reset it stays what it was.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn unacknowledged(&self) -> io::Result<u32> {
+        match self.far {
+            Far::World => tcp::unacknowledged(self.fd.as_fd()),
+            Far::Service => Ok(0),
+        }
+    }
+
     /// Whether both directions being over without an end of our own means that the peer has reset. A TCP socket comes to that in
     /// no other way; a Unix socket whose peer was closed has still to be read to its end.
     pub fn hang_up_is_reset(&self) -> bool {

@@ -22,7 +22,6 @@ pub(super) static LATER: &[Later] = &[
     later(&SERVICE, "metrics_listen", any, "the metrics listener", "leave metrics_listen out"),
     later(&NETWORK, "uplink", packet, "packet: uplinks", r#"write uplink = "sockets" or "tap:BRIDGE""#),
     later(&VM, "failover", off, "connections without failover", "write failover = true"),
-    later(&VM, "ack", |v| is_text(v, "peer"), "acknowledging by the peer", r#"write ack = "kernel""#),
     later(&LIMITS, "udp_flows", any, "UDP", "leave udp_flows out"),
     later(&FORWARD, "proto", |v| is_text(v, "udp"), "forwarding UDP", r#"write proto = "tcp""#),
     later(&FORWARD, "failover", off, "connections without failover", "write failover = true"),

@@ -155,6 +155,7 @@ fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow, hints: Vec<String>)
         socket: socket.display().to_string(),
         socket_mode: entry.vm.socket_mode.to_string(),
         queue_pairs: entry.vm.queue_pairs,
+        ack: entry.vm.ack.name().into(),
         labels: entry.vm.labels.clone(),
         features_offered: feature_names(entry.vm.virtio_bits()),
         features_negotiated: session.and_then(|s| s.features).map(feature_names).unwrap_or_default(),

@@ -4,7 +4,9 @@ use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
 use super::sessions::SessionState;
 use super::taps::Taps;
-use crate::config::{self, Action, Config, Family, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac};
+use crate::config::{
+    self, Acknowledge, Action, Config, Family, Network, Protocol, SocketMode, Uplink, Vm, gateway_mac,
+};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,8 +14,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
-    WorkerHandle,
+    AckPolicy, Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
+    PortStats, WorkerHandle,
 };
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_front::{API, EngineLink, ToMaster};
@@ -283,6 +285,10 @@ impl Registry {
             address6: vm.address6,
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
+            ack: match vm.ack {
+                Acknowledge::Kernel => AckPolicy::Kernel,
+                Acknowledge::Peer => AckPolicy::Peer,
+            },
             limits,
             egress: vm.egress.iter().map(rule).collect(),
             forwards,

@@ -5,6 +5,7 @@ use crate::flow::policy::{self, Route, ServicePlace, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::port::Port;
 use crate::service::address;
+use crate::spec::PortSpec;
 use crate::worker::events::Token;
 use crate::worker::{Notify, Worker};
 use std::hash::BuildHasher;
@@ -14,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
-use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Keepalive, Leg, Segment, Seq, State};
+use vonic_tcp::{AckPolicy, Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 
@@ -52,7 +53,11 @@ impl Worker {
             return Err(DropReason::Limit);
         }
         port.usage.admit(&port.spec.limits, Some(to), now)?;
-        let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
+        let mut config = leg_config(&key, &port.spec, self.secret.hash_one((key, TIMESTAMPS)));
+        if route == Route::Service {
+            // Behind a Unix socket there is no peer whose acknowledgment could be waited for.
+            config.ack = AckPolicy::Kernel;
+        }
         let opened = match (route, port.usage.service_place()) {
             (Route::Service, Some(place)) => connect_service(port, place, mode, &self.notify),
             (Route::Service, None) => {
@@ -201,7 +206,7 @@ impl Worker {
             return socket.abort();
         }
         port.usage.begin(None);
-        let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
+        let config = leg_config(&key, &port.spec, self.secret.hash_one((key, TIMESTAMPS)));
         let iss = self.initial_sequence(&key);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
@@ -296,13 +301,14 @@ fn connect_service(
 }
 
 /// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). SACK is not offered: see ADR 0010.
-fn leg_config(key: &FlowKey, mtu: u16, secret: u64) -> Config {
+fn leg_config(key: &FlowKey, spec: &PortSpec, secret: u64) -> Config {
     let guest = key.guest.ip();
     // The MSS is the MTU less the fixed headers (RFC 9293 §3.7.1).
-    let mss = mtu - ip_header_len(guest) - TCP_HEADER;
+    let mss = spec.mtu - ip_header_len(guest) - TCP_HEADER;
     Config {
         timestamps: Some(secret as u32),
         keepalive: Some(Keepalive::DEFAULT),
+        ack: spec.ack,
         default_mss: if guest.is_ipv4() { DEFAULT_MSS } else { DEFAULT_MSS_IPV6 },
         ..Config::new(mss, WINDOW_SCALE)
     }

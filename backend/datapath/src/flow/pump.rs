@@ -1,5 +1,6 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
 use crate::flow::guest_side::{envelope, fields, send_control};
+use crate::flow::peer::pass_on;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::queues::{PAIRS, Waiter};
@@ -41,6 +42,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
         let envelope = envelope(flow.key, network.spec.gateway_mac, port);
+        pass_on(flow, self.now);
         port.queues.aim(|| hash_of_flow(flow.key.remote, flow.key.guest));
         if std::mem::take(&mut flow.window_stale) && refresh_window(flow) {
             let token = Token::Flow { id, generation };
@@ -64,6 +66,7 @@ impl Worker {
         if starved {
             self.starve(id);
         }
+        self.ask_later(id);
         self.settle(id);
     }
 

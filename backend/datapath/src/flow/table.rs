@@ -1,4 +1,5 @@
 //! All connections of one worker, by number and by address.
+use crate::flow::peer::Waiting;
 use crate::flow::ready::ReadyLists;
 use crate::spec::PortId;
 use std::cmp::Reverse;
@@ -51,6 +52,10 @@ pub struct Flow {
     pub refused: bool,
     /// In the port's list of connections without buffers.
     pub starved: bool,
+    /// The guest is to be acknowledged what the peer has yet to acknowledge.
+    pub waiting: Option<Waiting>,
+    /// The worker's questions have an entry for it.
+    pub asked_later: bool,
     /// Bytes that the host's socket took.
     pub bytes_guest_to_host: u64,
     /// Bytes that the guest acknowledged.
@@ -84,6 +89,8 @@ impl Flow {
             refused_ever: false,
             refused: false,
             starved: false,
+            waiting: None,
+            asked_later: false,
             bytes_guest_to_host: 0,
             bytes_host_to_guest: 0,
             queued: false,

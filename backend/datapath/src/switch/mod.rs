@@ -146,6 +146,7 @@ pub(crate) mod tests {
     use crate::spec::Limits;
     use std::net::Ipv6Addr;
     use std::sync::Arc;
+    use vonic_tcp::AckPolicy;
 
     fn family(subnet: &str, gateway: &str) -> Family {
         Family { subnet: subnet.parse().ok(), gateway: gateway.parse().ok(), host_loopback: None }
@@ -175,6 +176,7 @@ pub(crate) mod tests {
             address6: has_address.then(|| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into())),
             queue_pairs: 1,
             mtu: 1500,
+            ack: AckPolicy::Kernel,
             limits,
             egress: Vec::new(),
             forwards: Vec::new(),

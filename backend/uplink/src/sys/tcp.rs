@@ -122,6 +122,14 @@ pub fn send_room(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     Ok((info[SK_MEMINFO_SNDBUF].saturating_sub(queued), queued))
 }
 
+/// Bytes in the send queue, acknowledged by nobody yet; a FIN there counts as one (SIOCOUTQ, tcp(7)).
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the request writes one int, which outlives the call.
+    unsafe { check(libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes))? };
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
 /// A message of nothing but these iovecs.
 pub fn header(vecs: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: all-zero bytes are a valid msghdr.
