@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::flow::challenge::Challenges;
 use crate::flow::policy::Usage;
 use crate::queues::Queues;
 use crate::ring::Ring;
@@ -107,6 +108,8 @@ pub struct Port {
     pub rx_burst: Burst,
     /// How much of its limits the guest uses.
     pub usage: Usage,
+    /// How many challenge ACKs its connections have sent of late.
+    pub challenges: Challenges,
     /// How far its tap has been read, if it has one.
     pub tap: TapState,
     /// When the guest is next told of its router.
@@ -125,6 +128,7 @@ impl Port {
             map: None,
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
             usage: Usage::default(),
+            challenges: Challenges::default(),
             tap: TapState::default(),
             advertise_at: None,
             advertise_tries: 0,

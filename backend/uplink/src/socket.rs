@@ -118,11 +118,11 @@ impl HostSocket {
         Ok(HostSocket { fd, far, mode, cursor: 0 })
     }
 
-    /// How the connect that was in progress ended. Takes the socket's pending error.
+    /// Takes the socket's pending error: of the connect that was in progress, or why the connection has failed.
     ///
     /// # Errors
-    /// The connect's.
-    pub fn connect_result(&self) -> io::Result<()> {
+    /// That one.
+    pub fn take_error(&self) -> io::Result<()> {
         tcp::take_error(self.fd.as_fd())
     }
 

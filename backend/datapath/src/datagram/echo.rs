@@ -129,7 +129,7 @@ impl Worker {
             // What this host's own kernel found, the call that failed has said already.
             let Some((kind, code)) = error.icmp else { continue };
             told = true;
-            if let Some(message) = IcmpError::about_echo(flow.host.ip(), kind, code, error.mtu) {
+            if let Some(message) = IcmpError::of_world(flow.host.ip(), kind, code, error.mtu) {
                 let request = restore_echo_id(error.quoted, key.guest.port());
                 self.tell(&key, error.offender, &message, (request, len));
             }

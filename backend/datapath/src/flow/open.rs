@@ -25,6 +25,8 @@ const WINDOW_SCALE: u8 = 7;
 const TCP_HEADER: u16 = 20;
 /// Sets the secret of a connection's timestamps apart from the one of its sequence numbers.
 const TIMESTAMPS: &str = "timestamps";
+/// How far behind the last sequence number of a connection in TIME-WAIT its successor begins: beyond any unscaled window.
+const REUSE_GAP: u32 = 1 << 16;
 /// How long a listener that could not accept is left alone.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Connections accepted of one listener in one round.
@@ -32,9 +34,8 @@ const ACCEPT_BATCH: usize = 64;
 
 impl Worker {
     /// A guest's SYN that belongs to no connection: the host connects first, the guest is answered then.
-    pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>) -> Result<(), DropReason> {
+    pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>, iss: Seq) -> Result<(), DropReason> {
         let now = self.now;
-        let iss = self.initial_sequence(&key);
         let mode = self.peek_mode(key.guest);
         let port = self.ports.get_mut(key.port as usize).and_then(Option::as_mut).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
@@ -116,7 +117,7 @@ impl Worker {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(socket) = flow.socket.as_ref().filter(|_| flow.connecting) else { return };
-        let result = socket.connect_result();
+        let result = socket.take_error();
         flow.connecting = false;
         let key = flow.key;
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
@@ -196,7 +197,11 @@ impl Worker {
             peer
         };
         let key = FlowKey { port: port_id, guest: SocketAddr::new(address, guest_port), remote };
-        if !port.queues.is_live() || !self.make_way(&key) {
+        if !port.queues.is_live() {
+            return socket.abort();
+        }
+        let iss = self.initial_sequence(&key);
+        if !self.make_way(&key) {
             return socket.abort();
         }
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
@@ -207,7 +212,6 @@ impl Worker {
         }
         port.usage.begin(None);
         let config = leg_config(&key, &port.spec, self.secret.hash_one((key, TIMESTAMPS)));
-        let iss = self.initial_sequence(&key);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
         let id = self.register(flow);
@@ -277,9 +281,12 @@ impl Worker {
         }
     }
 
-    /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3).
-    fn initial_sequence(&self, key: &FlowKey) -> Seq {
-        Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32))
+    /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3). A connection that replaces one in TIME-WAIT begins behind
+    /// its last sequence number, which was further than the clock has come if it carried more than 250 kB/s (RFC 9293 §3.6.1).
+    pub(crate) fn initial_sequence(&mut self, key: &FlowKey) -> Seq {
+        let isn = Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32));
+        let last = self.flows.find(key).and_then(|id| self.flows.get_mut(id)).map(|flow| flow.leg.snd_max());
+        last.filter(|last| isn.le(*last)).map_or(isn, |last| last + REUSE_GAP)
     }
 }
 

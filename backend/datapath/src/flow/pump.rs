@@ -1,5 +1,6 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
 use crate::flow::guest_side::{envelope, fields, send_control};
+use crate::flow::host_side::conclude;
 use crate::flow::peer::pass_on;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
@@ -60,6 +61,8 @@ impl Worker {
             match send_next(flow, port, &envelope, self.now, &mut self.scratch) {
                 Some(Sent::More) => {}
                 Some(Sent::Starved) => break true,
+                // What came before the failure has gone, or all of it that a guest has room for that speaks to nobody.
+                None if flow.doomed && (flow.leg.fin_sent() || flow.pressed) => conclude(flow, port),
                 None => break false,
             }
         };
@@ -200,7 +203,12 @@ fn send_data(
     match socket.peek(plan.offset, (&mut port.rx_burst, chains, before, len), scratch) {
         Ok(0) => {
             port.release();
-            flow.leg.host_finished(plan.offset);
+            // After a failure, an end that is a FIN's leaves the error where it is (tcp_recvmsg_locked, net/ipv4/tcp.c).
+            if flow.doomed && socket.take_error().is_ok() {
+                conclude(flow, port);
+            } else {
+                flow.leg.host_finished(plan.offset);
+            }
         }
         Ok(n) => match flow.leg.sent(now, plan, n) {
             Some(header) => {
@@ -215,11 +223,7 @@ fn send_data(
             port.release();
             match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::Interrupted => drop(flow.leg.sent(now, plan, 0)),
-                _ => {
-                    port.spec.stats.tcp.reset.add(1);
-                    flow.leg.abort();
-                    flow.socket = None;
-                }
+                _ => conclude(flow, port),
             }
         }
     }

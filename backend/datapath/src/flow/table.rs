@@ -42,6 +42,12 @@ pub struct Flow {
     pub shut: bool,
     /// It counts towards the guest's limit: until TIME-WAIT.
     pub counted: bool,
+    /// The host's side has failed: a reset follows what its queue still has for the guest.
+    pub doomed: bool,
+    /// Its socket has refused payload since: the guest shall not wait for its own application to read.
+    pub pressed: bool,
+    /// The service has let go of its end: nobody will take payload of the guest.
+    pub deserted: bool,
     /// The window is to be asked of the host socket before the next segment.
     pub window_stale: bool,
     /// The socket is nearly full: the next EPOLLOUT is news.
@@ -84,6 +90,9 @@ impl Flow {
             opened,
             shut: false,
             counted: true,
+            doomed: false,
+            pressed: false,
+            deserted: false,
             window_stale: true,
             watching_room: false,
             refused_ever: false,

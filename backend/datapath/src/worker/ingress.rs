@@ -2,6 +2,7 @@
 use crate::bridged::{Outbound, guest_to_uplink};
 use crate::datagram::echo;
 use crate::flow::guest_side::{self, Place};
+use crate::flow::refusal;
 use crate::offload::{Inbound, forward};
 use crate::port::{FRAME_MAX, Port};
 use crate::queues::PAIRS;
@@ -152,6 +153,9 @@ impl Worker {
                         self.guest_segment(key, &segment, burst, Place { chain: i, payload })
                     }
                     Transport::Icmp(_) => {
+                        if let Some(refused) = refusal::read(id, &inbound, &ip)? {
+                            return self.guest_refuses(&refused);
+                        }
                         let echo = echo::read(id, &inbound, &ip)?.ok_or(DropReason::Unsupported)?;
                         let payload = transport + ECHO_HEADER_LEN as u32;
                         self.guest_echo(&echo, burst, Place { chain: i, payload })
