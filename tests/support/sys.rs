@@ -121,6 +121,13 @@ pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
         .map(drop)
 }
 
+/// Sends bytes the last of which is urgent (MSG_OOB, tcp(7)).
+pub(crate) fn send_urgent(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `bytes`.
+    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), libc::MSG_OOB | libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// The real user id.
 pub(crate) fn user() -> u32 {
     // SAFETY: no memory is passed; it cannot fail.
