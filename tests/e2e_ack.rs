@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vonic_tests::frames::Tcp;
 use vonic_tests::mock::feature;
 use vonic_tests::relay::Relay;
-use vonic_tests::wire::{Conn, HandGuest, accept, ramp};
+use vonic_tests::wire::{Conn, HOST, HandGuest, accept, ramp};
 use vonic_tests::*;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
@@ -55,6 +55,13 @@ fn a_peer_that_acknowledges_nothing_is_silent_to_the_guest_too() {
             while let Some((_, heard)) = conn.hear(&mut guest, end.saturating_duration_since(Instant::now())).unwrap() {
                 assert_eq!(heard.acknowledgment, first, "acknowledged although the peer did not: {heard:?}");
             }
+            // Asking costs next to nothing.
+            let engine = std::fs::read_to_string(bed.directory.path().join("run/engine.pid")).unwrap();
+            let used = || usage::processor_time(engine.trim().parse().unwrap()).unwrap();
+            let (before, begin) = (used(), Instant::now());
+            std::thread::sleep(seconds(1)); // What is measured.
+            let share = (used() - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+            assert!(share < 0.02, "{:.1} % of a processor", 100.0 * share);
             // A FIN waits with the bytes before it.
             conn.send(&mut guest, Tcp::FIN, &[]).unwrap();
             assert!(conn.hear(&mut guest, Duration::from_millis(300)).unwrap().is_none());
@@ -68,6 +75,86 @@ fn a_peer_that_acknowledges_nothing_is_silent_to_the_guest_too() {
             assert_eq!(host.read(&mut got).unwrap(), 0);
         }
     }
+}
+
+/// The peer's application stalls: its kernel takes what it has room for and closes its window, and so does vonic, without ever moving an
+/// edge left ([`Conn::hear`] looks at each segment). What was acknowledged by then is with the peer; the rest comes when it reads.
+#[test]
+fn a_stalled_peer_closes_the_window_by_peer_too() {
+    let bed = start();
+    for name in ["tcp_rmem", "tcp_wmem"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/{name}"), "4096 65536 65536").unwrap();
+    }
+    let mut guest = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    let (mut conn, mut host) = Conn::new(HOST, (40_000, 0)).connect(&mut guest).unwrap();
+    let bytes = ramp(600_011);
+    let first = conn.snd_nxt;
+    let acknowledged = |segment: &Tcp| segment.acknowledgment.wrapping_sub(first) as usize;
+    let (mut sent, mut una, mut reader, mut timeouts) = (0, 0, None, 0);
+    let mut stalled_at = 0;
+    while una < bytes.len() {
+        let room = conn.edge.wrapping_sub(conn.snd_nxt) as i32;
+        let piece = &bytes[sent..bytes.len().min(sent + room.clamp(0, 1460) as usize)];
+        if !piece.is_empty() {
+            conn.send(&mut guest, Tcp::PSH, piece).unwrap();
+            sent += piece.len();
+            continue;
+        }
+        let limit = Duration::from_millis(if reader.is_none() { 500 } else { 1000 });
+        let Some((_, heard)) = conn.hear(&mut guest, limit).unwrap() else {
+            if reader.is_some() {
+                // What the host's socket had refused goes again, as after a guest's timeout.
+                timeouts += 1;
+                assert!(timeouts < 5 && una < sent, "it stands still at {una} of {}", bytes.len());
+                (conn.snd_nxt, sent) = (first.wrapping_add(una as u32), una);
+                continue;
+            }
+            assert!(una <= sent && sent < bytes.len(), "the window never closed");
+            stalled_at = una;
+            // A probe is answered: nothing of it is taken, and nothing more acknowledged.
+            guest.send(HOST, &conn.segment(Tcp::ACK, &bytes[sent..=sent])).unwrap();
+            let answer = conn.expect(&mut guest, "answer to the probe").unwrap();
+            assert_eq!((acknowledged(&answer), conn.edge), (una, conn.snd_nxt), "{answer:?}");
+            let mut host = host.try_clone().unwrap();
+            let length = bytes.len();
+            reader = Some(std::thread::spawn(move || {
+                let mut got = vec![0; length];
+                host.read_exact(&mut got).map(|()| got)
+            }));
+            continue;
+        };
+        una = acknowledged(&heard);
+    }
+    assert!(stalled_at > 0, "nothing was acknowledged before the window closed");
+    assert!(reader.unwrap().join().unwrap().unwrap() == bytes, "other bytes came");
+    host.set_nonblocking(true).unwrap();
+    assert!(host.read(&mut [0]).is_err(), "more came than was sent");
+}
+
+/// Whose word counts is decided when a connection begins.
+#[test]
+fn a_reload_changes_it_for_connections_to_come() {
+    let bed = start();
+    let outside = Netns::new().unwrap();
+    outside.cable("wire", "198.51.100.1/24", "198.51.100.2/24").unwrap();
+    let (listener, port) = listen_at(&outside);
+    nft("add table ip lost; add chain ip lost in { type filter hook input priority 0; }");
+    let mut guest = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    assert_eq!(bed.vonicd.vm("a").unwrap()["ack"], "peer");
+    let mut old = Conn::new(PEER, (40_000, port)).open(&mut guest).unwrap();
+    let file = bed.directory.path().join("etc/vms.d/a.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"peer\"", "\"kernel\"")).unwrap();
+    let report = bed.vonicd.vonic(&["reload", "--json"]).unwrap();
+    assert_eq!(report["changed"], serde_json::json!(["a"]), "{report}");
+    assert_eq!(bed.vonicd.vm("a").unwrap()["ack"], "kernel");
+    let mut new = Conn::new(PEER, (40_001, port)).open(&mut guest).unwrap();
+    let _hosts = [accept(&listener).unwrap(), accept(&listener).unwrap()];
+    nft(&format!("add rule ip lost in ip saddr {PEER} tcp sport {port} drop"));
+    old.send(&mut guest, Tcp::PSH, b"old").unwrap();
+    assert!(old.hear(&mut guest, Duration::from_millis(300)).unwrap().is_none());
+    new.send(&mut guest, Tcp::PSH, b"new").unwrap();
+    new.expect_ack(&mut guest).unwrap();
 }
 
 /// Retransmissions that a guest's kernel has made so far (SNMP's tcpRetransSegs).
