@@ -11,8 +11,8 @@ use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
 use vonic_datapath::{
-    Command, Family, Limits, Names, NetworkSpec, Poll, PortId, PortSpec, PortStats, RingCommand, Uplink, Way, Worker,
-    WorkerConfig, WorkerHandle, feature,
+    AckPolicy, Command, Family, Limits, Names, NetworkSpec, Poll, PortId, PortSpec, PortStats, RingCommand, Uplink,
+    Way, Worker, WorkerConfig, WorkerHandle, feature,
 };
 use vonic_frame::{MacAddr, VNET_HEADER_LEN};
 use vonic_queue::handover;
@@ -90,6 +90,7 @@ fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
         hostname: None,
         queue_pairs: 1,
         mtu: 1500,
+        ack: AckPolicy::Kernel,
         limits: Limits {
             connections: 1024,
             pending: 64,

@@ -20,6 +20,7 @@ pub mod mock;
 mod netns;
 mod process;
 mod qmp;
+pub mod relay;
 mod server;
 mod skip;
 mod sys;

@@ -121,6 +121,13 @@ pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
         .map(drop)
 }
 
+/// Sends bytes the last of which is urgent (MSG_OOB, tcp(7)).
+pub(crate) fn send_urgent(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length describe `bytes`.
+    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), libc::MSG_OOB | libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// The real user id.
 pub(crate) fn user() -> u32 {
     // SAFETY: no memory is passed; it cannot fail.
@@ -279,4 +286,19 @@ unsafe impl GlobalAlloc for CountingAllocator {
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(place, layout) }
     }
+}
+
+/// A new TUN interface of the calling thread's network, without packet information (tun(4)).
+pub(crate) fn open_tun(name: &CStr) -> io::Result<std::fs::File> {
+    use std::os::fd::AsRawFd;
+    let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: the request outlives the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(file)
 }

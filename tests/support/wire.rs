@@ -341,3 +341,13 @@ pub fn write_behind(stream: &TcpStream, bytes: Vec<u8>) -> Result<JoinHandle<io:
 pub fn reset(stream: TcpStream) -> Result<()> {
     sys::reset_on_close(stream.as_raw_fd()).context("SO_LINGER")
 }
+
+/// Writes `bytes`, the last of which is urgent.
+///
+/// # Errors
+/// The system's, and if the socket does not take all of them.
+pub fn write_urgent(stream: &TcpStream, bytes: &[u8]) -> Result<()> {
+    let taken = sys::send_urgent(stream.as_raw_fd(), bytes).context("MSG_OOB")?;
+    ensure!(taken == bytes.len(), "{taken} of {} bytes taken", bytes.len());
+    Ok(())
+}

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use vonic_control::config::{
-    Action, EgressRule, Forward, Limits, Listen, ListenHost, Poll, Protocol, SocketMode, Uplink, feature_names,
+    Acknowledge, Action, EgressRule, Forward, Limits, Listen, ListenHost, Poll, Protocol, SocketMode, Uplink,
+    feature_names,
 };
 
 #[path = "support/files.rs"]
@@ -50,7 +51,7 @@ fn the_contracts_sample_loads() {
             mtu = 1500
             socket_mode = "server"
             failover = true
-            ack = "kernel"
+            ack = "peer"
             labels = { tier = "web" }
             features = { tso = true }
             limits = { connections = 16384, pending = 512, pending_per_destination = 64, new_per_second = 2000 }
@@ -73,6 +74,7 @@ fn the_contracts_sample_loads() {
     assert_eq!(network.host_loopback4, network.gateway4);
     let vm = &config.vms["web1"];
     assert_eq!((vm.mac.to_string().as_str(), vm.address4), ("52:54:00:00:00:02", Some(Ipv4Addr::new(192, 0, 2, 2))));
+    assert_eq!(vm.ack, Acknowledge::Peer);
     assert_eq!(vm.labels["tier"], "web");
     let localhost = ListenHost::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let listen = Listen { host: localhost, ports: 8080..=8080 };
@@ -84,6 +86,7 @@ fn the_contracts_sample_loads() {
     let json = serde_json::to_value(&config).unwrap();
     let vm = &json["vms"]["web1"];
     assert_eq!(vm["mac"], "52:54:00:00:00:02");
+    assert_eq!(vm["ack"], "peer");
     assert_eq!(vm["forwards"][0], json!({"proto": "tcp", "listen": "127.0.0.1:8080", "port": 80}));
     let deny = json!({"action": "deny", "to": "198.51.100.0/24", "proto": "tcp", "ports": "1-1023"});
     assert_eq!(vm["egress"][0], deny);
@@ -320,8 +323,8 @@ fn bad_values_of_a_vm() {
         ("socket_mode = true", 2, "write socket_mode = \"server\""),
         ("failover = false", 2, "write failover = true"),
         ("failover = 'no'", 2, "write failover = true"),
-        ("ack = 'peer'", 2, "write ack = \"kernel\""),
-        ("ack = 'x'", 2, "write \"kernel\""),
+        ("ack = 'x'", 2, "write \"kernel\" or \"peer\""),
+        ("ack = true", 2, "write ack = \"kernel\""),
         ("labels = 'web'", 2, "write labels = { tier = \"web\" }"),
         ("labels = { tier = 1 }", 2, "write tier ="),
         ("features = true", 2, "write features = { tso = true }"),

@@ -31,4 +31,5 @@ pub use spec::{
     PortSpec, Uplink,
 };
 pub use stats::{CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
+pub use vonic_tcp::AckPolicy;
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::flow::challenge::Challenges;
 use crate::flow::usage::Usage;
 use crate::queues::Queues;
 use crate::ring::Ring;
@@ -110,6 +111,8 @@ pub struct Port {
     pub usage: Usage,
     /// Who answers the guest when it asks for names.
     pub resolver: Resolver,
+    /// How many challenge ACKs its connections have sent of late.
+    pub challenges: Challenges,
     /// How far its tap has been read, if it has one.
     pub tap: TapState,
     /// When the guest is next told of its router.
@@ -129,6 +132,7 @@ impl Port {
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
             usage: Usage::default(),
             resolver: Resolver::default(),
+            challenges: Challenges::default(),
             tap: TapState::default(),
             advertise_at: None,
             advertise_tries: 0,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_frame::{MacAddr, PROTOCOL_TCP, PROTOCOL_UDP, Subnet};
+use vonic_tcp::AckPolicy;
 use vonic_uplink::{Listener, Tap, UdpListener};
 
 /// A port's number: its index in every table of the worker.
@@ -193,6 +194,8 @@ pub struct PortSpec {
     pub queue_pairs: u16,
     /// Bytes of an IP packet to and from the guest.
     pub mtu: u16,
+    /// When what the guest sends is acknowledged to it; for connections that begin from now on.
+    pub ack: AckPolicy,
     /// Limits.
     pub limits: Limits,
     /// Egress rules; none: everything is allowed.

@@ -134,6 +134,15 @@ counters! {
     retransmitted,
     /// Times a connection waited for the guest to post buffers.
     starved,
+    /// Challenge ACKs sent: answers to resets, SYNs and acknowledgments that are not what the connection's own end would send
+    /// (RFC 5961).
+    challenges,
+    /// Challenge ACKs withheld, since there were too many of late: of one connection, or of all of the port's.
+    challenges_withheld,
+    /// Segments dropped for a timestamp from the past (PAWS, RFC 7323 §5).
+    old_timestamps,
+    /// Segments dropped for lack of the timestamp that was agreed upon (RFC 7323 §3.2).
+    no_timestamps,
     /// Peeks over scratch memory, where the kernel has no SO_PEEK_OFF.
     scratch_peeks,
     /// Established and opening connections now (a gauge).

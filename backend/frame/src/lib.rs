@@ -38,7 +38,7 @@ pub use ndp::{
     router_advertisement, solicited_node,
 };
 pub use reason::DropReason;
-pub use refusal::refused_datagram;
+pub use refusal::{refused_datagram, refused_segment};
 pub use segment::Segmenter;
 pub use subnet::Subnet;
 pub use vnet::{Gso, GsoKind, Offloads, PartialChecksum, VNET_HEADER_LEN, VnetHeader};

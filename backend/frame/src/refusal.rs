@@ -1,5 +1,5 @@
-//! A guest's ICMP message that says "nobody listens there" about a datagram which it got (RFC 792, RFC 4443 §3.1).
-use crate::{Icmp, Ip, PROTOCOL_UDP, Transport, wire};
+//! A guest's ICMP message about a packet which it got: nobody listens there, or it may not come in (RFC 792, RFC 4443 §3.1).
+use crate::{Icmp, Ip, PROTOCOL_TCP, PROTOCOL_UDP, Transport, wire};
 use std::net::{IpAddr, SocketAddr};
 
 /// Bytes of an ICMP error's header; the packet that it is about follows.
@@ -13,8 +13,24 @@ pub fn refused_datagram(head: &[u8], ip: &Ip) -> Option<(SocketAddr, SocketAddr)
     if (kind, code) != wanted {
         return None;
     }
+    let (ends, _) = quoted(head, ip, PROTOCOL_UDP)?;
+    Some(ends)
+}
+
+/// The segment that a guest's destination unreachable is about: the guest's end, the other one, and the sequence number. A packet
+/// that is too big is reachable. `None` as for [`refused_datagram`].
+pub fn refused_segment(head: &[u8], ip: &Ip) -> Option<(SocketAddr, SocketAddr, u32)> {
+    let Transport::Icmp(Icmp { kind, code }) = ip.transport else { return None };
+    let unreachable = if ip.src.is_ipv4() { kind == 3 && code != 4 } else { kind == 1 };
+    let ((guest, remote), seq) = quoted(head, ip, PROTOCOL_TCP).filter(|_| unreachable)?;
+    Some((guest, remote, seq))
+}
+
+/// Of a quoted packet of `protocol` that was sent to the frame's sender: the sender's end, the other one, and the second word of its
+/// transport header.
+fn quoted(head: &[u8], ip: &Ip, protocol: u8) -> Option<((SocketAddr, SocketAddr), u32)> {
     let at = usize::from(ip.transport_offset) + ERROR_HEADER;
-    let (src, dst, protocol, transport) = match ip.src {
+    let (src, dst, quoted, transport) = match ip.src {
         IpAddr::V4(_) => {
             let quoted = wire::Ipv4::at(head, at)?;
             let len = usize::from(quoted.version_ihl & 15) * 4;
@@ -25,9 +41,11 @@ pub fn refused_datagram(head: &[u8], ip: &Ip) -> Option<(SocketAddr, SocketAddr)
             (IpAddr::from(quoted.src), IpAddr::from(quoted.dst), quoted.next_header, at + wire::Ipv6::LEN)
         }
     };
-    let udp = wire::Udp::at(head, transport)?;
-    let ends = (SocketAddr::new(dst, udp.dst.get()), SocketAddr::new(src, udp.src.get()));
-    (protocol == PROTOCOL_UDP && dst == ip.src).then_some(ends)
+    // Eight bytes of it are quoted at least: both protocols begin with their ports.
+    let &[a, b, c, d, word @ ..] = head.get(transport..)?.first_chunk::<8>()?;
+    let port = |high, low| u16::from_be_bytes([high, low]);
+    let ends = (SocketAddr::new(dst, port(c, d)), SocketAddr::new(src, port(a, b)));
+    (quoted == protocol && dst == ip.src).then(|| (ends, u32::from_be_bytes(word)))
 }
 
 #[cfg(test)]
@@ -58,6 +76,29 @@ mod tests {
             let (Some(end), start) = (frame.len().checked_sub(8), frame.len() - 30) else { panic!() };
             let Content::Ip(ip) = Frame::parse(&frame, frame.len() as u32).unwrap().content else { panic!() };
             (start..=end).for_each(|cut| assert_eq!(refused_datagram(&frame[..cut], &ip), None, "{cut}"));
+        }
+    }
+
+    #[test]
+    fn the_refused_segment_is_named_in_both_families_whatever_the_reason() {
+        for (guest, remote, codes, soft) in [
+            ("192.0.2.2:80", "198.51.100.1:7", &[0, 1, 3, 13][..], Some(4)),
+            ("[2001:db8::2]:80", "[2001:db8:1::1]:7", &[0, 1, 3, 4, 5, 6][..], None),
+        ] {
+            let (guest, remote): (SocketAddr, SocketAddr) = (guest.parse().unwrap(), remote.parse().unwrap());
+            let envelope =
+                Envelope { src_mac: MacAddr([2; 6]), dst_mac: MacAddr([4; 6]), src: guest.ip(), dst: remote.ip() };
+            let kind = if guest.is_ipv4() { 3 } else { 1 };
+            for (code, named) in codes.iter().map(|code| (*code, true)).chain(soft.map(|code| (code, false))) {
+                let about = Culprit::tcp(remote, guest, 0x0102_0304);
+                let frame = icmp_error(&envelope, &IcmpError { kind, code, word: 0 }, &about).as_slice().to_vec();
+                let Content::Ip(ip) = Frame::parse(&frame, frame.len() as u32).unwrap().content else { panic!() };
+                let expected = named.then_some((guest, remote, 0x0102_0304));
+                assert_eq!(refused_segment(&frame, &ip), expected, "{guest} {code}");
+                for cut in 0..frame.len() {
+                    assert_eq!(refused_segment(&frame[..cut], &ip), None, "{cut}");
+                }
+            }
         }
     }
 

@@ -295,7 +295,7 @@ impl Leg {
     }
 
     /// Our FIN went out, at least once.
-    pub(crate) fn fin_sent(&self) -> bool {
+    pub fn fin_sent(&self) -> bool {
         self.snd.fin.is_some_and(|fin| self.snd.max.gt(fin))
     }
 

@@ -118,11 +118,11 @@ impl HostSocket {
         Ok(HostSocket { fd, far, mode, cursor: 0 })
     }
 
-    /// How the connect that was in progress ended. Takes the socket's pending error.
+    /// Takes the socket's pending error: of the connect that was in progress, or why the connection has failed.
     ///
     /// # Errors
-    /// The connect's.
-    pub fn connect_result(&self) -> io::Result<()> {
+    /// That one.
+    pub fn take_error(&self) -> io::Result<()> {
         tcp::take_error(self.fd.as_fd())
     }
 
@@ -205,6 +205,18 @@ impl HostSocket {
                 // A socket is writable while a quarter is in use (unix_writable, net/unix/af_unix.c).
                 Ok(Room { free: free / 2, writable: free / 3 >= queued })
             }
+        }
+    }
+
+    /// Bytes that the peer has not acknowledged yet, sent or not; an end of our own that it has not acknowledged counts as one. Of a
+    /// connection that was reset it stays what it was.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn unacknowledged(&self) -> io::Result<u32> {
+        match self.far {
+            Far::World => tcp::unacknowledged(self.fd.as_fd()),
+            Far::Service => Ok(0),
         }
     }
 

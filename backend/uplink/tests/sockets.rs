@@ -50,13 +50,13 @@ fn a_connect_ends_well_or_is_refused() {
     let (socket, state) = HostSocket::connect(address, PeekMode::Offset).unwrap();
     assert!(matches!(state, Connecting::Done | Connecting::InProgress));
     server.accept().unwrap();
-    socket.connect_result().unwrap();
+    socket.take_error().unwrap();
     let room = socket.send_room().unwrap();
     assert!(room.free > 4096 && room.writable);
     drop(server);
     let refused = match HostSocket::connect(address, PeekMode::Offset) {
         Err(error) => error,
-        Ok((socket, _)) => eventually(|| socket.connect_result().err()),
+        Ok((socket, _)) => eventually(|| socket.take_error().err()),
     };
     assert_eq!(connect_error(&refused), ConnectError::Refused);
 }
@@ -117,7 +117,7 @@ fn the_hosts_addresses_are_known() {
 fn a_service_connection_has_room_until_it_is_full_and_tells_of_its_end() {
     let (mut socket, far) = HostSocket::service(PeekMode::Offset).unwrap();
     let mut far = UnixStream::from(far);
-    socket.connect_result().unwrap();
+    socket.take_error().unwrap();
     let room = socket.send_room().unwrap();
     assert!(room.free > 65_536 && room.writable, "{room:?}");
     // What a leg makes a window of, three quarters, is taken in segments of 536 bytes, the least that RFC 9293 §3.7.1 expects.

@@ -116,6 +116,9 @@ pub struct VmDetail {
     /// Pairs of virtqueues offered.
     #[serde(default)]
     pub queue_pairs: u16,
+    /// When what the guest sends is acknowledged to it: `kernel` or `peer`.
+    #[serde(default)]
+    pub ack: String,
     /// The operator's labels.
     pub labels: BTreeMap<String, String>,
     /// Names of the virtio features offered.

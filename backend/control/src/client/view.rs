@@ -72,6 +72,7 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     line("mtu", vm.mtu.to_string());
     line("socket", format!("{} ({})", vm.socket, vm.socket_mode));
     line("queue pairs", vm.queue_pairs.to_string());
+    line("ack", vm.ack.clone());
     line("labels", vm.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "));
     line("features offered", vm.features_offered.join(" "));
     line("features negotiated", vm.features_negotiated.join(" "));

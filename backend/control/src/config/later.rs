@@ -22,7 +22,6 @@ pub(super) static LATER: &[Later] = &[
     later(&SERVICE, "metrics_listen", any, "the metrics listener", "leave metrics_listen out"),
     later(&NETWORK, "uplink", packet, "packet: uplinks", r#"write uplink = "sockets" or "tap:BRIDGE""#),
     later(&VM, "failover", off, "connections without failover", "write failover = true"),
-    later(&VM, "ack", |v| is_text(v, "peer"), "acknowledging by the peer", r#"write ack = "kernel""#),
     later(&FORWARD, "failover", off, "connections without failover", "write failover = true"),
 ];
 
@@ -52,10 +51,6 @@ fn off(value: &DeValue<'_>) -> bool {
 
 fn above_one(value: &DeValue<'_>) -> bool {
     super::reader::integer(value).is_ok_and(|n| n > 1)
-}
-
-fn is_text(value: &DeValue<'_>, text: &str) -> bool {
-    value.as_str() == Some(text)
 }
 
 fn packet(value: &DeValue<'_>) -> bool {

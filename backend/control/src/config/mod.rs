@@ -28,8 +28,8 @@ pub use features::{FEATURES, Feature, Features, feature_names};
 pub use gateway::gateway_mac;
 pub use load::{load, load_lenient};
 pub use model::{
-    Action, Config, EgressRule, Forward, Limits, Listen, ListenHost, Network, Poll, Protocol, Service, SocketMode,
-    Uplink, Vm,
+    Acknowledge, Action, Config, EgressRule, Forward, Limits, Listen, ListenHost, Network, Poll, Protocol, Service,
+    SocketMode, Uplink, Vm,
 };
 pub use reload::{Reloaded, reload};
 pub use vonic_frame::Subnet;

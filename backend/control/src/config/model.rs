@@ -153,6 +153,8 @@ pub struct Vm {
     pub mtu: u16,
     /// Who listens on the VM's socket.
     pub socket_mode: SocketMode,
+    /// When what the guest sends is acknowledged to it.
+    pub ack: Acknowledge,
     /// The operator's own labels.
     pub labels: BTreeMap<String, String>,
     /// The virtio features offered.
@@ -177,6 +179,27 @@ impl Vm {
     /// The feature bits to offer: those of its features, and MQ with more than one pair.
     pub fn virtio_bits(&self) -> u64 {
         self.features.virtio_bits() | if self.queue_pairs > 1 { vonic_datapath::feature::MQ } else { 0 }
+    }
+}
+
+/// Whose taking stands behind an acknowledgment to the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acknowledge {
+    /// The host's kernel has the bytes.
+    #[default]
+    Kernel,
+    /// The remote peer has acknowledged them.
+    Peer,
+}
+
+impl Acknowledge {
+    /// As the file says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Acknowledge::Kernel => "kernel",
+            Acknowledge::Peer => "peer",
+        }
     }
 }
 

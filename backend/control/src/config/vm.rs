@@ -13,7 +13,7 @@ use super::features::FEATURES;
 use super::keys::{EGRESS, FEATURE_SWITCHES, FORWARD, LIMITS, VM};
 use super::listen;
 use super::reader::{Places, Source, Table, Wrong, choice, flag, number, parsed, text};
-use super::{Action, EgressRule, Features, Forward, Limits, Protocol, SocketMode, Subnet, Vm, names};
+use super::{Acknowledge, Action, EgressRule, Features, Forward, Limits, Protocol, SocketMode, Subnet, Vm, names};
 
 /// The largest number that a limit may be.
 const LIMIT: u32 = 1_000_000;
@@ -67,6 +67,7 @@ pub(super) fn blank(name: &str) -> Vm {
         queue_pairs: 1,
         mtu: 1500,
         socket_mode: SocketMode::Server,
+        ack: Acknowledge::default(),
         labels: BTreeMap::new(),
         features: Features::default(),
         limits: Limits::default(),
@@ -91,7 +92,8 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
     vm.mtu = table.read("mtu", number(576..=65520)).unwrap_or(vm.mtu);
     let modes = choice(&[("server", SocketMode::Server), ("client", SocketMode::Client)]);
     vm.socket_mode = table.read("socket_mode", modes).unwrap_or(vm.socket_mode);
-    table.read("ack", choice(&[("kernel", ())]));
+    let policies = choice(&[("kernel", Acknowledge::Kernel), ("peer", Acknowledge::Peer)]);
+    vm.ack = table.read("ack", policies).unwrap_or(vm.ack);
     table.read("failover", flag);
     for (label, line, value) in table.named("labels") {
         match value.as_str() {

@@ -8,7 +8,7 @@ use super::reload::Reloads;
 use super::resolvers::Resolvers;
 use super::sessions::SessionState;
 use super::taps::Taps;
-use crate::config::{Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
+use crate::config::{Acknowledge, Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId, NetworkSpec, Notice, PortId, PortSpec,
-    PortStats, WorkerHandle,
+    AckPolicy, Command, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId, NetworkSpec, Notice, PortId,
+    PortSpec, PortStats, WorkerHandle,
 };
 use vonic_frame::encode_domains;
 use vonic_front::{API, EngineLink, ToMaster};
@@ -310,6 +310,10 @@ impl Registry {
             hostname: vm.hostname.clone(),
             queue_pairs: vm.queue_pairs,
             mtu: vm.mtu,
+            ack: match vm.ack {
+                Acknowledge::Kernel => AckPolicy::Kernel,
+                Acknowledge::Peer => AckPolicy::Peer,
+            },
             limits,
             egress: self.egress.rules(vm),
             forwards,

@@ -1,4 +1,5 @@
 //! Segments from the guest: to their connection, and their payload to its socket.
+use crate::flow::challenge;
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::offload::Inbound;
 use crate::port::Port;
@@ -34,8 +35,9 @@ impl Worker {
         }
         match self.flows.find(&key) {
             Some(id) if opens && self.flows.get_mut(id).is_some_and(|f| f.leg.reusable(segment)) => {
+                let iss = self.initial_sequence(&key);
                 self.finish(id);
-                self.open_from_guest(key, segment)
+                self.open_from_guest(key, segment, iss)
             }
             Some(id) if self.late.is_open() && self.is_early(id, segment) => {
                 self.late.put_off(place.chain);
@@ -45,7 +47,10 @@ impl Worker {
                 self.segment_of_flow(id, segment, burst, place);
                 Ok(())
             }
-            None if opens && !segment.flags.contains(Flags::RST) => self.open_from_guest(key, segment),
+            None if opens && !segment.flags.contains(Flags::RST) => {
+                let iss = self.initial_sequence(&key);
+                self.open_from_guest(key, segment, iss)
+            }
             None => {
                 self.refuse(key, segment);
                 Err(DropReason::NoConnection)
@@ -75,6 +80,9 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         let effect = flow.leg.handle_segment(now, segment);
+        if let Some(note) = effect.note {
+            challenge::count(port, &mut flow.leg, note, now);
+        }
         let tcp = &port.spec.stats.tcp;
         let mut lost = discard(flow, effect.acked);
         tcp.bytes_host_to_guest.add(u64::from(effect.acked));
@@ -91,6 +99,7 @@ impl Worker {
                 Err(error) => (0, !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)),
             };
             lost |= failed;
+            flow.pressed |= failed;
             flow.bytes_guest_to_host += u64::from(taken);
             tcp.bytes_guest_to_host.add(u64::from(taken));
             if taken < offered {
@@ -109,7 +118,7 @@ impl Worker {
         self.flows.make_ready(id);
         if lost {
             // A call that reports a reset consumes it: no event will tell again.
-            return self.reset_guest(id);
+            return self.host_failed(id);
         }
         match effect.event {
             Some(Event::Established) => self.established(id),

@@ -1,8 +1,10 @@
 //! Events of host sockets, and timers.
-use crate::flow::table::FlowId;
+use crate::flow::table::{Flow, FlowId};
+use crate::port::Port;
 use crate::worker::Worker;
 use vmm_sys_util::epoll::EventSet;
 use vonic_tcp::{Event, State};
+use vonic_uplink::HostSocket;
 
 impl Worker {
     /// A socket of a connection has news. Edge-triggered: each event stands for something new.
@@ -14,14 +16,14 @@ impl Worker {
             }
             return;
         }
-        // A reset, or a timeout of the peer: the guest gets a reset (RFC 9293 §3.10.7.4). Both directions are over without a
-        // FIN of ours only after a reset, whoever has taken the error.
-        let failed =
-            events.contains(EventSet::ERROR) && flow.socket.as_ref().is_some_and(|s| s.connect_result().is_err());
-        let hung_up = events.contains(EventSet::HANG_UP) && !flow.shut;
-        if failed || (hung_up && flow.socket.as_ref().is_some_and(vonic_uplink::HostSocket::hang_up_is_reset)) {
-            return self.reset_guest(id);
+        // A reset, or a timeout of the peer. The error stays with the socket: it shows where its queue ends. Both directions are over
+        // without a FIN of ours only after a reset, whoever has taken the error. ICMP errors that may pass raise no event (ip(7)).
+        let hung_up = events.contains(EventSet::HANG_UP);
+        let resets = flow.socket.as_ref().is_some_and(HostSocket::hang_up_is_reset);
+        if events.contains(EventSet::ERROR) || (hung_up && resets && !flow.shut) {
+            return self.host_failed(id);
         }
+        flow.deserted |= hung_up && !resets;
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP) {
             flow.leg.host_readable();
         }
@@ -35,15 +37,24 @@ impl Worker {
         self.flows.make_ready(id);
     }
 
-    /// The host's side has failed: the guest gets a reset, and the connection ends with it.
-    pub(crate) fn reset_guest(&mut self, id: FlowId) {
+    /// The host's side has failed: reset by the peer, or timed out. As on a wire, what came before that still gets to the guest; then
+    /// it gets a reset, and the connection ends with it (RFC 9293 §3.10.7.4).
+    pub(crate) fn host_failed(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
-        flow.leg.abort();
-        flow.socket = None;
-        if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
-            port.spec.stats.tcp.reset.add(1);
+        flow.doomed = true;
+        flow.leg.host_readable();
+        if flow.leg.state() == State::SynSent {
+            // The guest has not even answered: there is nobody to read.
+            self.reset_guest(id);
         }
         self.flows.make_ready(id);
+    }
+
+    /// The guest gets a reset, and the connection ends with it.
+    pub(crate) fn reset_guest(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        conclude(flow, port);
     }
 
     /// Runs the timers that are due.
@@ -69,6 +80,11 @@ impl Worker {
     pub(crate) fn settle(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let over = flow.leg.is_closed();
+        if flow.deserted && flow.leg.state() == State::FinWait2 {
+            // The guest has everything. Its own end may come, but not for ever (RFC 9293 §3.6.1, half-duplex close).
+            flow.socket = None;
+            flow.leg.host_gone(self.now);
+        }
         // A socket that was reset is gone already; this one has both FINs.
         let clean = (over || flow.leg.state() == State::TimeWait) && flow.socket.take().is_some();
         if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port)
@@ -85,4 +101,12 @@ impl Worker {
             self.flows.arm(id);
         }
     }
+}
+
+/// Ends a connection whose host side has failed: the guest's reset is due.
+pub fn conclude(flow: &mut Flow, port: &mut Port) {
+    flow.leg.abort();
+    flow.socket = None;
+    flow.doomed = false;
+    port.spec.stats.tcp.reset.add(1);
 }

@@ -1,14 +1,18 @@
 //! Terminated TCP connections: a leg towards the guest, a socket towards the host.
 //!
 //! `open` starts them, `guest_side` takes the guest's segments, `host_side` the socket's events, and `pump` sends to the
-//! guest. All of them end in the table's ready list, which the worker pumps once a round: so a burst costs one ACK.
+//! guest; `peer` finds out what the far end has acknowledged. All of them end in the table's ready list, which the worker pumps once a
+//! round: so a burst costs one ACK.
 pub mod admission;
+pub mod challenge;
 pub mod guest_side;
 pub mod host_side;
 pub mod names;
 pub mod open;
+pub mod peer;
 pub mod policy;
 pub mod pump;
 pub mod ready;
+pub mod refusal;
 pub mod table;
 pub mod usage;

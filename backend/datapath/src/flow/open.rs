@@ -7,7 +7,7 @@ use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::flow::usage::ServicePlace;
 use crate::limit::Limit;
 use crate::port::Port;
-use crate::spec::{ForwardSocket, PortId};
+use crate::spec::{ForwardSocket, PortId, PortSpec};
 use crate::worker::events::Token;
 use crate::worker::{Notify, Worker};
 use std::hash::BuildHasher;
@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
-use vonic_tcp::{Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Instant, Keepalive, Leg, Segment, Seq, State};
+use vonic_tcp::{AckPolicy, Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Instant, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
 
@@ -27,6 +27,8 @@ const WINDOW_SCALE: u8 = 7;
 const TCP_HEADER: u16 = 20;
 /// Sets the secret of a connection's timestamps apart from the one of its sequence numbers.
 const TIMESTAMPS: &str = "timestamps";
+/// How far behind the last sequence number of a connection in TIME-WAIT its successor begins: beyond any unscaled window.
+const REUSE_GAP: u32 = 1 << 16;
 /// How long a listener that could not accept is left alone.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// How long connections over the rate of new ones wait at least: some come then, and not one at a time.
@@ -36,9 +38,8 @@ const ACCEPT_BATCH: usize = 64;
 
 impl Worker {
     /// A guest's SYN that belongs to no connection: the host connects first, the guest is answered then.
-    pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>) -> Result<(), DropReason> {
+    pub(crate) fn open_from_guest(&mut self, key: FlowKey, syn: &Segment<'_>, iss: Seq) -> Result<(), DropReason> {
         let now = self.now;
-        let iss = self.initial_sequence(&key);
         let modes = self.peek_modes();
         let port = self.ports.get_mut(key.port as usize).and_then(Option::as_mut).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
@@ -61,7 +62,11 @@ impl Worker {
         let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let resolvers = network.map_or(&[][..], |network| network.spec.resolvers());
-        let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
+        let mut config = leg_config(&key, &port.spec, self.secret.hash_one((key, TIMESTAMPS)));
+        if route == Route::Service {
+            // Behind a Unix socket there is no peer whose acknowledgment could be waited for.
+            config.ack = AckPolicy::Kernel;
+        }
         let Some(opened) = begin((route, to), port, resolvers, modes, now, &self.notify) else {
             return Err(self.limit_syn(key, syn, Limit::Service));
         };
@@ -116,7 +121,7 @@ impl Worker {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(socket) = flow.socket.as_ref().filter(|_| flow.connecting) else { return };
-        let result = socket.connect_result();
+        let result = socket.take_error();
         flow.connecting = false;
         let key = flow.key;
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
@@ -195,7 +200,11 @@ impl Worker {
         let (Some(network), Some(address)) = (network, port.spec.address(peer.ip())) else { return socket.abort() };
         let Some(remote) = policy::seen_by_guest(network, &port.spec, peer) else { return socket.abort() };
         let key = FlowKey { port: port_id, guest: SocketAddr::new(address, guest_port), remote };
-        if !port.queues.is_live() || !self.make_way(&key) {
+        if !port.queues.is_live() {
+            return socket.abort();
+        }
+        let iss = self.initial_sequence(&key);
+        if !self.make_way(&key) {
             return socket.abort();
         }
         let admitted = self.admit(port_id, None);
@@ -206,8 +215,7 @@ impl Worker {
             return socket.abort();
         }
         port.usage.begin(None);
-        let config = leg_config(&key, port.spec.mtu, self.secret.hash_one((key, TIMESTAMPS)));
-        let iss = self.initial_sequence(&key);
+        let config = leg_config(&key, &port.spec, self.secret.hash_one((key, TIMESTAMPS)));
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
         let id = self.register(flow);
@@ -277,9 +285,12 @@ impl Worker {
         }
     }
 
-    /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3).
-    fn initial_sequence(&self, key: &FlowKey) -> Seq {
-        Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32))
+    /// ISN = M + F(addresses, ports, secret), M a clock of 4 µs (RFC 6528 §3). A connection that replaces one in TIME-WAIT begins behind
+    /// its last sequence number, which was further than the clock has come if it carried more than 250 kB/s (RFC 9293 §3.6.1).
+    pub(crate) fn initial_sequence(&mut self, key: &FlowKey) -> Seq {
+        let isn = Seq((self.secret.hash_one(key) as u32).wrapping_add((self.now.0 / 4) as u32));
+        let last = self.flows.find(key).and_then(|id| self.flows.get_mut(id)).map(|flow| flow.leg.snd_max());
+        last.filter(|last| isn.le(*last)).map_or(isn, |last| last + REUSE_GAP)
     }
 }
 
@@ -314,13 +325,14 @@ fn connect_service(
 }
 
 /// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). SACK is not offered: see ADR 0010.
-fn leg_config(key: &FlowKey, mtu: u16, secret: u64) -> Config {
+fn leg_config(key: &FlowKey, spec: &PortSpec, secret: u64) -> Config {
     let guest = key.guest.ip();
     // The MSS is the MTU less the fixed headers (RFC 9293 §3.7.1).
-    let mss = mtu - ip_header_len(guest) - TCP_HEADER;
+    let mss = spec.mtu - ip_header_len(guest) - TCP_HEADER;
     Config {
         timestamps: Some(secret as u32),
         keepalive: Some(Keepalive::DEFAULT),
+        ack: spec.ack,
         default_mss: if guest.is_ipv4() { DEFAULT_MSS } else { DEFAULT_MSS_IPV6 },
         ..Config::new(mss, WINDOW_SCALE)
     }

@@ -1,6 +1,8 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
 use crate::flow::admission::{AcceptLater, accept_later};
 use crate::flow::guest_side::{envelope, fields, send_control};
+use crate::flow::host_side::conclude;
+use crate::flow::peer::pass_on;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::queues::{PAIRS, Waiter};
@@ -42,6 +44,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
         let envelope = envelope(flow.key, network.spec.gateway_mac, port);
+        pass_on(flow, self.now);
         port.queues.aim(|| hash_of_flow(flow.key.remote, flow.key.guest));
         if std::mem::take(&mut flow.window_stale) && refresh_window(flow) {
             let token = Token::Flow { id, generation };
@@ -59,12 +62,15 @@ impl Worker {
             match send_next(flow, port, &envelope, self.now, &mut self.scratch) {
                 Some(Sent::More) => {}
                 Some(Sent::Starved) => break true,
+                // What came before the failure has gone, or all of it that a guest has room for that speaks to nobody.
+                None if flow.doomed && (flow.leg.fin_sent() || flow.pressed) => conclude(flow, port),
                 None => break false,
             }
         };
         if starved {
             self.starve(id);
         }
+        self.ask_later(id);
         self.settle(id);
     }
 
@@ -203,7 +209,12 @@ fn send_data(
     match socket.peek(plan.offset, (&mut port.rx_burst, chains, before, len), scratch) {
         Ok(0) => {
             port.release();
-            flow.leg.host_finished(plan.offset);
+            // After a failure, an end that is a FIN's leaves the error where it is (tcp_recvmsg_locked, net/ipv4/tcp.c).
+            if flow.doomed && socket.take_error().is_ok() {
+                conclude(flow, port);
+            } else {
+                flow.leg.host_finished(plan.offset);
+            }
         }
         Ok(n) => match flow.leg.sent(now, plan, n) {
             Some(header) => {
@@ -218,11 +229,7 @@ fn send_data(
             port.release();
             match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::Interrupted => drop(flow.leg.sent(now, plan, 0)),
-                _ => {
-                    port.spec.stats.tcp.reset.add(1);
-                    flow.leg.abort();
-                    flow.socket = None;
-                }
+                _ => conclude(flow, port),
             }
         }
     }

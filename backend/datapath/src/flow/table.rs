@@ -1,5 +1,6 @@
 //! All connections of one worker, by number and by address.
 use crate::flow::names::Tries;
+use crate::flow::peer::Waiting;
 use crate::flow::ready::ReadyLists;
 use crate::spec::PortId;
 use std::cmp::Reverse;
@@ -45,6 +46,12 @@ pub struct Flow {
     pub shut: bool,
     /// It counts towards the guest's limit: until TIME-WAIT.
     pub counted: bool,
+    /// The host's side has failed: a reset follows what its queue still has for the guest.
+    pub doomed: bool,
+    /// Its socket has refused payload since: the guest shall not wait for its own application to read.
+    pub pressed: bool,
+    /// The service has let go of its end: nobody will take payload of the guest.
+    pub deserted: bool,
     /// The window is to be asked of the host socket before the next segment.
     pub window_stale: bool,
     /// The socket is nearly full: the next EPOLLOUT is news.
@@ -55,6 +62,10 @@ pub struct Flow {
     pub refused: bool,
     /// In the port's list of connections without buffers.
     pub starved: bool,
+    /// The guest is to be acknowledged what the peer has yet to acknowledge.
+    pub waiting: Option<Waiting>,
+    /// The worker's questions have an entry for it.
+    pub asked_later: bool,
     /// Bytes that the host's socket took.
     pub bytes_guest_to_host: u64,
     /// Bytes that the guest acknowledged.
@@ -84,11 +95,16 @@ impl Flow {
             opened,
             shut: false,
             counted: true,
+            doomed: false,
+            pressed: false,
+            deserted: false,
             window_stale: true,
             watching_room: false,
             refused_ever: false,
             refused: false,
             starved: false,
+            waiting: None,
+            asked_later: false,
             bytes_guest_to_host: 0,
             bytes_host_to_guest: 0,
             queued: false,

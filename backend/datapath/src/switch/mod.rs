@@ -146,6 +146,7 @@ pub(crate) mod tests {
     use crate::spec::{Limits, Names};
     use std::net::Ipv6Addr;
     use std::sync::Arc;
+    use vonic_tcp::AckPolicy;
 
     fn family(subnet: &str, gateway: &str) -> Family {
         Family { subnet: subnet.parse().ok(), gateway: gateway.parse().ok(), host_loopback: None }
@@ -179,6 +180,7 @@ pub(crate) mod tests {
             hostname: has_address.then(|| format!("vm{n}")),
             queue_pairs: 1,
             mtu: 1500,
+            ack: AckPolicy::Kernel,
             limits,
             egress: Vec::new(),
             forwards: Vec::new(),

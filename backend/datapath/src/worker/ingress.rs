@@ -2,6 +2,7 @@
 use crate::bridged::{Outbound, guest_to_uplink};
 use crate::datagram::{echo, udp};
 use crate::flow::guest_side::{self, Place};
+use crate::flow::refusal;
 use crate::offload::{Inbound, forward};
 use crate::port::{FRAME_MAX, Port};
 use crate::queues::PAIRS;
@@ -152,6 +153,9 @@ impl Worker {
                         if let Some(key) = udp::refused(id, &inbound, &ip) {
                             self.close_refused(&key);
                             return Ok(());
+                        }
+                        if let Some(refused) = refusal::read(id, &inbound, &ip)? {
+                            return self.guest_refuses(&refused);
                         }
                         let echo = echo::read(id, &inbound, &ip)?.ok_or(DropReason::Unsupported)?;
                         self.guest_datagram(&echo, burst)

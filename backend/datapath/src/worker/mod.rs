@@ -15,6 +15,7 @@ use crate::command::{Command, Notice};
 use crate::datagram::Datagram;
 use crate::datagram::table::DatagramTable;
 use crate::flow::admission::AcceptLater;
+use crate::flow::peer::Questions;
 use crate::flow::table::FlowTable;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
@@ -95,6 +96,7 @@ pub struct Worker {
     pub(crate) ports: Vec<Option<Box<Port>>>,
     pub(crate) networks: Vec<Option<Box<Network>>>,
     pub(crate) flows: FlowTable,
+    pub(crate) questions: Questions,
     pub(crate) datagrams: DatagramTable<Datagram>,
     /// What the host said when a ping socket was last asked for.
     pub(crate) ping_permitted: bool,
@@ -143,6 +145,7 @@ impl Worker {
             ports: Vec::new(),
             networks: Vec::new(),
             flows: FlowTable::default(),
+            questions: Questions::default(),
             datagrams: DatagramTable::default(),
             ping_permitted: true,
             poller,
@@ -243,6 +246,7 @@ impl Worker {
             self.feed(id);
         }
         self.run_timers();
+        self.ask_peers();
         self.expire_datagrams();
         self.advertise();
         for _ in 0..self.flows.ready_len().min(PUMPS_A_ROUND) {
@@ -292,6 +296,7 @@ impl Worker {
             return 0;
         }
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due());
+        let due = due.chain(self.questions.next_due());
         let next = due.chain(self.accept_later.iter().map(|later| later.at)).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);

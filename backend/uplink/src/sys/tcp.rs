@@ -123,6 +123,14 @@ pub fn send_room(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     Ok((info[SK_MEMINFO_SNDBUF].saturating_sub(queued), queued))
 }
 
+/// Bytes in the send queue, acknowledged by nobody yet; a FIN there counts as one (SIOCOUTQ, tcp(7)).
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the request writes one int, which outlives the call.
+    unsafe { check(libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes))? };
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
 /// A message of nothing but these iovecs.
 pub fn header(vecs: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: all-zero bytes are a valid msghdr.
@@ -173,9 +181,16 @@ pub fn set_abort_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { check(libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const linger).cast(), len)).map(drop) }
 }
 
-/// Options of every host socket: urgent bytes stay in the stream, since SIOCINQ and peeks would otherwise skip them (tcp(7));
-/// no Nagle, since the guest's own TCP has already decided what goes now.
+/// Options of every host socket, and of listeners, from which connections inherit them. Urgent bytes stay in the stream, since SIOCINQ
+/// and peeks would otherwise skip them (tcp(7)). A silent peer is asked now and then whether it is still there, as often as the host's
+/// administrator says (net.ipv4.tcp_keepalive_*): a guest's own probes go no further than its leg. No Nagle, since the guest's own TCP
+/// has already decided what goes now.
+///
+/// There is no TCP_USER_TIMEOUT: it would end connections whose peer keeps its window closed for as long, although it answers every
+/// probe (RFC 9293 §3.8.6.1; tcp_probe_timer, net/ipv4/tcp_timer.c). A peer that answers nothing is given up after net.ipv4.tcp_retries2.
+/// Nor TCP_QUICKACK: the kernel acknowledges at once while a stream begins or is long, and the guest's answer carries it elsewhere.
 pub fn prepare(fd: &OwnedFd) -> io::Result<()> {
     set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+    set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     set_option(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
