@@ -171,7 +171,8 @@ impl Leg {
         let options = Options::parse(syn.options);
         self.clock.synchronize(now, syn.seq, &options);
         self.snd.sack &= options.sack_permitted;
-        let mss = options.mss.unwrap_or(self.snd.mss).min(self.rcv.mss);
+        // None can be meant by 0: as other kernels have it, it counts as none.
+        let mss = options.mss.filter(|&mss| mss > 0).unwrap_or(self.snd.mss).min(self.rcv.mss);
         // An announced MSS knows nothing of options: they are the sender's to take off (RFC 9293 §3.7.1, RFC 6691).
         self.snd.mss = mss.max(MIN_MSS) - self.options_len();
         self.snd.scale = options.window_scale.map_or(0, |shift| shift.min(MAX_WINDOW_SCALE));
