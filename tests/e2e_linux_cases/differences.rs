@@ -13,18 +13,6 @@ struct Difference {
 /// All of them, in both families. Their judgements stand in `backend/docs/rfc9293.md`.
 const DIFFERENCES: &[Difference] = &[
     Difference {
-        case: "a_syn_ack_answers_what_was_offered",
-        what: "options in answer to SACK",
-        subject: "vonic",
-        saw: "mss",
-    },
-    Difference {
-        case: "a_syn_ack_answers_what_was_offered",
-        what: "options in answer to all of them",
-        subject: "vonic",
-        saw: "mss scale stamps",
-    },
-    Difference {
         case: "broken_options_break_nothing",
         what: "a SYN with 40 times 255 is answered",
         subject: "linux",

@@ -189,6 +189,7 @@ impl Leg {
         if n > 0 {
             // What was out of order before this segment is answered by its ACK.
             self.due.duplicates = 0;
+            self.due.reports.forget_from(self.rcv.ack());
         }
         if n < offered {
             self.duplicate_ack();
