@@ -322,6 +322,21 @@ impl<'a> Bench<'a> {
         self.segment(at, len, Tcp::ACK).frame_of(self.link, self.addresses)
     }
 
+    /// A pure ACK of `has` bytes of the subject's stream, and of those from `left` to before `right`.
+    pub fn sack(&mut self, sent: u32, has: u32, (left, right): (u32, u32)) -> Result<()> {
+        self.conn.has = has;
+        let base = self.conn.irs.wrapping_add(1);
+        let edges = [left, right].map(|edge| base.wrapping_add(edge).to_be_bytes()).concat();
+        self.put_such(sent, 0, |segment| segment.options.extend([&[1, 1, 5, 10][..], &edges].concat()))
+    }
+
+    /// The first block of a segment's SACK option, in the injector's stream.
+    pub fn first_block(&self, heard: &Heard) -> Option<(u32, u32)> {
+        let edge = |bytes: &[u8]| bytes.iter().fold(0, |edge: u32, byte| edge << 8 | u32::from(*byte));
+        let position = |bytes: &[u8]| edge(bytes).wrapping_sub(self.conn.iss).wrapping_sub(1);
+        option(&heard.options, 5).map(|value| (position(&value[..4]), position(&value[4..8])))
+    }
+
     /// A pure ACK, behind `sent` bytes.
     pub fn ack(&mut self, sent: u32) -> Result<()> {
         self.data(sent, 0)

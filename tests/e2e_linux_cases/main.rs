@@ -25,7 +25,7 @@ macro_rules! cases {
     ($($file:ident::$name:ident),* $(,)?) => { [$((stringify!($name), $file::$name as fn(&mut Bench) -> Result<()>)),*] };
 }
 
-const CASES: [Case; 26] = cases![
+const CASES: [Case; 27] = cases![
     opening::a_syn_ack_answers_what_was_offered,
     opening::a_repeated_syn_is_answered_by_the_same_iss,
     opening::a_refused_connect_is_a_reset_of_the_syn,
@@ -48,6 +48,7 @@ const CASES: [Case; 26] = cases![
     closing::half_closed_either_way_a_megabyte_goes_on,
     closing::closing_at_once_and_one_after_the_other,
     closing::a_reset_is_believed_if_exact_and_passed_on,
+    sending::blocks_are_used_and_sent,
     sending::an_applications_reset_comes_where_it_is_expected,
     opening::a_syn_on_a_connection_is_challenged_and_a_stray_ack_reset,
     receiving::timestamps_are_echoed_checked_and_monotone,

@@ -12,7 +12,11 @@ const FLIGHT: u32 = 8;
 
 /// A connection on which [`FLIGHT`] whole segments are on their way.
 fn in_flight(bench: &mut Bench) -> Result<u32> {
-    bench.open(&Offer::MSS)?;
+    in_flight_with(bench, &Offer::MSS)
+}
+
+fn in_flight_with(bench: &mut Bench, offer: &Offer) -> Result<u32> {
+    bench.open(offer)?;
     bench.conn.window = 0xff00;
     bench.ack(0)?;
     let bytes = FLIGHT * bench.mss();
@@ -179,6 +183,31 @@ pub fn a_window_that_shrinks_is_obeyed(bench: &mut Bench) -> Result<()> {
     bench.ack(0)?;
     bench.drain(0, bytes + 1000)?;
     bench.close(0)
+}
+
+/// RFC 2018 and RFC 2883, which the cases have as an overlay only.
+pub fn blocks_are_used_and_sent(bench: &mut Bench) -> Result<()> {
+    let (offer, mss) = (Offer { sack: true, ..Offer::MSS }, bench.mss());
+    let bytes = in_flight_with(bench, &offer)?;
+    bench.sack(0, 0, (mss, 3 * mss))?;
+    bench.sack(0, 0, (4 * mss, bytes))?;
+    let heard = bench.settle()?;
+    let mut again: Vec<u32> = heard.iter().filter(|heard| heard.len > 0).map(|heard| heard.at / mss).collect();
+    again.sort_unstable();
+    bench.check("segments that come again, by number", format!("{again:?}"), "[0, 3]");
+    bench.ack_of(0, bytes)?;
+    bench.data(0, 1000)?;
+    bench.expect("acknowledgment", |heard| heard.acks == 1000)?;
+    // The injector's segment, and the block that answers it.
+    for (at, len, block) in [(0, 1000, (0, 1000)), (2000, 1000, (2000, 3000)), (4000, 500, (4000, 4500))] {
+        bench.data(at, len)?;
+        let heard = bench.expect("answer", |_| true)?;
+        let saw = bench.first_block(&heard);
+        bench.check(&format!("the block that answers {at}+{len}"), format!("{saw:?}"), format!("{:?}", Some(block)));
+    }
+    bench.pour(1000, 5000)?;
+    bench.must("read 5000", "read 5000")?;
+    bench.close(5000)
 }
 
 /// The peer's reset reaches the guest: part of case 22, here since payload is on its way.

@@ -192,6 +192,10 @@ fn the_newest_segment_behind_a_hole_is_reported_though_it_is_not_kept() {
     rig.data(0, 1000);
     let out = rig.one();
     assert_eq!((out.acks(), blocks(&out)), (1000, vec![]), "not once the hole is filled: it is not held");
+    rig.data(3000, 1000);
+    rig.data(1000, 2500);
+    let out = rig.one();
+    assert_eq!((out.acks(), blocks(&out)), (3500, vec![]), "nor where the filling reaches into it");
 }
 
 #[test]
