@@ -8,7 +8,7 @@ GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
 AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
-.PHONY: build testbed fmt lint test long-test demo bench bench-micro
+.PHONY: build testbed fmt lint test long-test fuzz demo bench bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -35,6 +35,10 @@ test: testbed lint build
 long-test:
 	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
 	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
+
+# Operation lists against a TCP leg, for SECONDS (600). Needs a nightly compiler and cargo-fuzz (`cargo install cargo-fuzz`).
+fuzz:
+	cd backend/tcp/fuzz && cargo +nightly fuzz run leg --fuzz-dir . -- -max_len=2000 -max_total_time=$(or $(SECONDS),600)
 
 # Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
 demo: testbed build

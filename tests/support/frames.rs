@@ -1,6 +1,6 @@
 //! Ethernet frames made by hand, independent of the code under test.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -98,6 +98,27 @@ pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, leng
     bytes
 }
 
+/// An IPv6 packet without extension headers (RFC 8200).
+pub fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([protocol, 64]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(payload);
+    packet
+}
+
+/// As [`pseudo_header`], over IPv6 (RFC 8200 §8.1).
+pub fn pseudo_header6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, length: usize) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    bytes[..16].copy_from_slice(&source.octets());
+    bytes[16..32].copy_from_slice(&destination.octets());
+    bytes[32..36].copy_from_slice(&(length as u32).to_be_bytes());
+    bytes[39] = protocol;
+    bytes
+}
+
 /// A UDP datagram (RFC 768) in an Ethernet frame, with a right checksum.
 pub fn udp(link: (Mac, Mac), source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16), data: &[u8]) -> Vec<u8> {
     let length = 8 + data.len();
@@ -147,6 +168,24 @@ impl Tcp {
 
     /// The whole frame from `link.0` to `link.1`.
     pub fn frame(&self, link: (Mac, Mac), source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+        let segment = self.segment(|length| pseudo_header(source, destination, 6, length).to_vec());
+        ethernet(link.1, link.0, 0x0800, &ipv4(source, destination, 6, &segment))
+    }
+
+    /// As [`Tcp::frame`], over the addresses' family.
+    pub fn frame_of(&self, link: (Mac, Mac), addresses: (IpAddr, IpAddr)) -> Vec<u8> {
+        match addresses {
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let segment = self.segment(|length| pseudo_header6(source, destination, 6, length).to_vec());
+                ethernet(link.1, link.0, 0x86dd, &ipv6(source, destination, 6, &segment))
+            }
+            (IpAddr::V4(source), IpAddr::V4(destination)) => self.frame(link, source, destination),
+            families => unreachable!("{families:?}"),
+        }
+    }
+
+    /// Header and text, with the checksum over what `pseudo` gives for their length.
+    fn segment(&self, pseudo: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
         let mut segment = Vec::new();
         segment.extend(self.ports.0.to_be_bytes());
         segment.extend(self.ports.1.to_be_bytes());
@@ -157,30 +196,34 @@ impl Tcp {
         segment.extend([0; 4]);
         segment.extend(&self.options);
         segment.extend(&self.text);
-        let sum = checksum(&[&pseudo_header(source, destination, 6, segment.len())[..], &segment].concat());
+        let sum = checksum(&[&pseudo(segment.len())[..], &segment].concat());
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
-        ethernet(link.1, link.0, 0x0800, &ipv4(source, destination, 6, &segment))
+        segment
     }
 
-    /// The segment in an Ethernet frame that carries IPv4 without options.
+    /// The segment in an Ethernet frame that carries IPv4 without options, or IPv6 without extension headers.
     pub fn parse(frame: &[u8]) -> Option<Tcp> {
         let packet = frame.get(14..)?;
-        let length = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
-        if frame[12..14] != [8, 0] || packet[0] != 0x45 || *packet.get(9)? != 6 {
-            return None;
+        let length = |at: usize| Some(usize::from(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?])));
+        match (&frame[12..14], *packet.first()? >> 4) {
+            ([8, 0], 4) if packet[0] == 0x45 && *packet.get(9)? == 6 => Tcp::read(packet.get(20..length(2)?)?),
+            ([0x86, 0xdd], 6) if *packet.get(6)? == 6 => Tcp::read(packet.get(40..40 + length(4)?)?),
+            _ => None,
         }
-        let segment = packet.get(20..length)?;
+    }
+
+    fn read(segment: &[u8]) -> Option<Tcp> {
+        let offset = usize::from(segment.get(12)? >> 4) * 4;
         let half = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
         let word = |at: usize| u32::from(half(at)) << 16 | u32::from(half(at + 2));
-        let offset = usize::from(segment.get(12)? >> 4) * 4;
         Some(Tcp {
+            options: segment.get(20..offset)?.to_vec(),
+            text: segment.get(offset..)?.to_vec(),
             ports: (half(0), half(2)),
             sequence: word(4),
             acknowledgment: word(8),
             flags: segment[13],
             window: half(14),
-            options: segment.get(20..offset)?.to_vec(),
-            text: segment.get(offset..)?.to_vec(),
         })
     }
 }

@@ -31,7 +31,7 @@ mod vonicd;
 mod wait;
 pub mod wire;
 
-pub use anyhow::{Context, Error, Result};
+pub use anyhow::{Context, Error, Result, ensure};
 pub use bed::Bed;
 pub use console::Output;
 pub use directory::TempDir;

@@ -135,7 +135,16 @@ impl Leg {
         self.snd.duplicate_acks = self.snd.duplicate_acks.saturating_add(1);
         if self.snd.duplicate_acks == DUPLICATE_THRESHOLD {
             self.start_recovery();
+            self.due.resend |= self.lost_after_timeout();
         }
+    }
+
+    /// Of what a timeout repeated, a part was acknowledged, and what comes next is asked for. The duplicates may be of what the guest
+    /// had already, so that RFC 6582 §3.2 (step 2) does not take them for a loss; but here a frame too many is cheaper than another
+    /// timeout, which without a measurement lasts ever longer (RFC 6298 §5.5).
+    fn lost_after_timeout(&self) -> bool {
+        let repeats = !self.snd.recovering && self.snd.recover.is_some_and(|recover| self.snd.una.lt(recover));
+        repeats && self.retries == 0
     }
 
     /// RFC 6675 §5, step 2: no three ACKs need to be waited for if the guest has much beyond the first hole.

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::{Effect, Instant, Leg, Note, Segment};
+use crate::{Effect, Instant, Leg, Note, Segment, leg::MAX_DUPLICATES};
 
 /// So many in a [`WINDOW`]: RFC 5961 §7 has the same numbers as its example.
 const CHALLENGES: u8 = 10;
@@ -48,13 +48,21 @@ impl Leg {
         self.due.duplicates = self.due.duplicates.saturating_sub(1);
     }
 
-    /// RFC 2883: what `segment` repeats of what was acknowledged goes into the next ACK that has no payload with it. Other
-    /// blocks never stand there, since nothing out of order is kept.
+    /// RFC 2883: what `segment` repeats of what was acknowledged goes into the next ACK that has no payload with it.
     pub(crate) fn note_duplicate(&mut self, segment: &Segment) {
         let acknowledged = self.rcv.ack().beyond(segment.seq);
-        let len = segment.len.min(acknowledged);
+        self.report(segment, segment.len.min(acknowledged));
+    }
+
+    /// RFC 2018 §8: the ACK of a segment behind a hole reports it, "even if the newest segment is going to be discarded", which
+    /// it is; and nothing else, since nothing else is held. A sender that counts blocks, not duplicate ACKs, learns of its loss by that.
+    pub(crate) fn note_out_of_order(&mut self, segment: &Segment) {
+        self.report(segment, segment.len);
+    }
+
+    fn report(&mut self, segment: &Segment, len: u32) {
         if self.snd.sack && len > 0 {
-            self.due.duplicate = Some((segment.seq, segment.seq + len));
+            self.due.reports.push_newest(segment.seq, segment.seq + len, MAX_DUPLICATES);
         }
     }
 }

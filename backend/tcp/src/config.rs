@@ -19,7 +19,8 @@ pub struct Config {
     /// connection (§5.4). TSval counts milliseconds from there. A leg that goes on under another clock is given the
     /// offset with which TSval does not go back.
     pub timestamps: Option<u32>,
-    /// Selective acknowledgments of the guest are offered, or agreed to (RFC 2018).
+    /// Selective acknowledgments are offered, or agreed to (RFC 2018): the guest's are used, and it is told of duplicates and of each
+    /// segment behind a hole, which is not kept.
     pub sack: bool,
     /// Whether a silent guest is asked if it is still there; `None`: never.
     pub keepalive: Option<Keepalive>,

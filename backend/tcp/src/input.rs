@@ -95,6 +95,7 @@ impl Leg {
             return;
         }
         if segment.seq.gt(self.rcv.nxt) {
+            self.note_out_of_order(segment);
             return self.duplicate_ack();
         }
         self.note_duplicate(segment);

@@ -106,12 +106,12 @@ pub(crate) struct Due {
     pub(crate) probe: bool,
     /// A keepalive probe.
     pub(crate) keepalive: bool,
-    /// What the guest has sent twice, from where to before where (RFC 2883).
-    pub(crate) duplicate: Option<(Seq, Seq)>,
+    /// What the guest has sent twice (RFC 2883) or behind a hole (RFC 2018): one for each of the next acknowledgments.
+    pub(crate) reports: SackBlocks,
 }
 
 /// More duplicate ACKs in one burst tell the guest nothing that these do not (RFC 5681 §3.2).
-const MAX_DUPLICATES: u8 = 3;
+pub(crate) const MAX_DUPLICATES: u8 = 3;
 
 impl Leg {
     /// The guest opens, by `syn` (SYN without ACK or RST: the caller has looked): SYN-RECEIVED, but silent until
@@ -171,7 +171,8 @@ impl Leg {
         let options = Options::parse(syn.options);
         self.clock.synchronize(now, syn.seq, &options);
         self.snd.sack &= options.sack_permitted;
-        let mss = options.mss.unwrap_or(self.snd.mss).min(self.rcv.mss);
+        // None can be meant by 0: as other kernels have it, it counts as none.
+        let mss = options.mss.filter(|&mss| mss > 0).unwrap_or(self.snd.mss).min(self.rcv.mss);
         // An announced MSS knows nothing of options: they are the sender's to take off (RFC 9293 §3.7.1, RFC 6691).
         self.snd.mss = mss.max(MIN_MSS) - self.options_len();
         self.snd.scale = options.window_scale.map_or(0, |shift| shift.min(MAX_WINDOW_SCALE));
@@ -316,11 +317,11 @@ impl Leg {
         if self.snd.nxt == self.snd.max { self.snd.max } else { self.snd.max.min(self.snd.una + self.snd.wnd) }
     }
 
-    /// A header with all that every segment says. D-SACK stands only where there is no payload behind it.
+    /// A header with all that every segment says. A SACK block stands only where there is no payload behind it.
     pub(crate) fn header(&mut self, now: Instant, seq: Seq, flags: crate::Flags, payload: bool) -> Header {
         self.due.ack = false;
         let mut sack = SackBlocks::EMPTY;
-        if let Some((left, right)) = self.due.duplicate.take().filter(|_| !payload) {
+        if let Some((left, right)) = self.due.reports.take_first().filter(|_| !payload) {
             sack.push(left, right);
         }
         let options = Options { timestamps: self.clock.option(now), sack, ..Options::default() }.emit();

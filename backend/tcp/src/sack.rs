@@ -21,6 +21,30 @@ impl SackBlocks {
         }
     }
 
+    /// Adds a block in place of the first if there are `most` of them already; `most` is at most four.
+    pub(crate) fn push_newest(&mut self, left: Seq, right: Seq, most: u8) {
+        if self.len >= most {
+            self.take_first();
+        }
+        self.push(left, right);
+    }
+
+    pub(crate) fn take_first(&mut self) -> Option<(Seq, Seq)> {
+        let first = *self.as_slice().first()?;
+        self.blocks.copy_within(1.., 0);
+        self.len -= 1;
+        Some(first)
+    }
+
+    /// Forgets the blocks that begin at `edge` or beyond it.
+    pub(crate) fn forget_from(&mut self, edge: Seq) {
+        let mut kept = SackBlocks::EMPTY;
+        for &(left, right) in self.as_slice().iter().filter(|block| block.0.lt(edge)) {
+            kept.push(left, right);
+        }
+        *self = kept;
+    }
+
     /// The blocks, in the order of the option.
     pub fn as_slice(&self) -> &[(Seq, Seq)] {
         &self.blocks[..usize::from(self.len)]

@@ -182,13 +182,14 @@ impl Leg {
     pub fn taken(&mut self, now: Instant, n: u32) -> bool {
         let Some((offered, fin)) = self.rcv.offer.take() else { return false };
         let n = n.min(offered);
+        if n > 0 {
+            // What was out of order before this segment is answered by its ACK, and not held any more.
+            self.due.duplicates = 0;
+            self.due.reports.forget_from(self.rcv.nxt);
+        }
         self.rcv.nxt += n;
         if self.rcv.policy == AckPolicy::Kernel {
             self.rcv.release(n);
-        }
-        if n > 0 {
-            // What was out of order before this segment is answered by its ACK.
-            self.due.duplicates = 0;
         }
         if n < offered {
             self.duplicate_ack();

@@ -13,6 +13,7 @@ const USAGE: &str = "usage:
   vonic-peer serve ADDRESS:PORT                  answer sessions for ever; one line per session
   vonic-peer send|recv|both ADDRESS:PORT BYTES SEED [STREAMS]
   vonic-peer connections ADDRESS:PORT COUNT      short connections in sequence
+  vonic-peer application ADDRESS:PORT            applications that do as they are told over a control connection each
   vonic-peer inject INTERFACE HEX[,HEX...] [COUNT]   send raw frames, one after the other
   vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
   vonic-peer sniff INTERFACE FILE                count received frames by destination, and those to groups by source, until FILE exists
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words[..] {
         ["serve", address] => serve(address),
+        ["application", address] => application(address),
         ["connections", address, count] => connections(address, count),
         ["inject", interface, hex] => inject(interface, hex, "1"),
         ["inject", interface, hex, count] => inject(interface, hex, count),
@@ -59,10 +61,16 @@ fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-fn serve(address: &str) -> Outcome {
+/// Listens, and says where.
+fn listen(address: &str) -> Result<TcpListener, String> {
     let address: SocketAddr = parse("ADDRESS:PORT", address)?;
     let listener = TcpListener::bind(address).map_err(|error| format!("{address}: {error}"))?;
     println!("{{\"listening\":{}}}", quote(&listener.local_addr().map_err(|error| error.to_string())?.to_string()));
+    Ok(listener)
+}
+
+fn serve(address: &str) -> Outcome {
+    let listener = listen(address)?;
     stream::serve(&listener, timeout()?, |served| {
         let operation =
             served.session.map_or(String::new(), |session| format!("{:?}", session.operation).to_lowercase());
@@ -72,6 +80,12 @@ fn serve(address: &str) -> Outcome {
         println!("{{\"peer\":\"{peer}\",\"operation\":\"{operation}\",\"bytes\":{bytes},\"error\":{error}}}");
     })
     .map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+fn application(address: &str) -> Outcome {
+    let listener = listen(address)?;
+    vonic_peer::application::serve(&listener).map_err(|error| error.to_string())?;
     Ok(true)
 }
 

@@ -1,9 +1,10 @@
-//! AF_PACKET sockets: packet(7).
+//! AF_PACKET sockets: packet(7); and what the standard library does not know of TCP sockets.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -74,4 +75,33 @@ pub(crate) fn receive_frame(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<O
         return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
     }
     Ok((from.sll_pkttype != libc::PACKET_OUTGOING).then_some(got as usize))
+}
+
+/// Closing the socket will reset its connection: SO_LINGER with no time.
+pub(crate) fn reset_on_close(socket: &impl AsRawFd) -> io::Result<()> {
+    set(socket, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
+}
+
+/// SO_RCVBUF in bytes; the kernel doubles it.
+pub(crate) fn receive_buffer(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    set(socket, libc::SO_RCVBUF, &(bytes as libc::c_int))
+}
+
+fn set<T>(socket: &impl AsRawFd, name: libc::c_int, value: &T) -> io::Result<()> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: value is live, and of the length given.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, std::ptr::from_ref(value).cast(), length)
+    })
+    .map(drop)
+}
+
+/// Waits until something can be read, or accepted; `TimedOut` if nothing can within `limit`.
+pub(crate) fn wait_readable(socket: &impl AsRawFd, limit: Duration) -> io::Result<()> {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, live and writable.
+    match check(unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as libc::c_int) })? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
 }

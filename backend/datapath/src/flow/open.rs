@@ -324,13 +324,14 @@ fn connect_service(
     Ok((socket, Connecting::Done))
 }
 
-/// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). SACK is not offered: see ADR 0010.
+/// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). Why SACK: see ADR 0010.
 fn leg_config(key: &FlowKey, spec: &PortSpec, secret: u64) -> Config {
     let guest = key.guest.ip();
     // The MSS is the MTU less the fixed headers (RFC 9293 §3.7.1).
     let mss = spec.mtu - ip_header_len(guest) - TCP_HEADER;
     Config {
         timestamps: Some(secret as u32),
+        sack: true,
         keepalive: Some(Keepalive::DEFAULT),
         ack: spec.ack,
         default_mss: if guest.is_ipv4() { DEFAULT_MSS } else { DEFAULT_MSS_IPV6 },

@@ -63,7 +63,7 @@ fn any_mss_is_survived_and_obeyed() {
     for overlay in overlays() {
         for (offered, mss) in [
             (None, overlay.default_mss),
-            (Some(0), MIN_MSS),
+            (Some(0), overlay.default_mss),
             (Some(1), MIN_MSS),
             (Some(600), 600),
             (Some(65_535), overlay.mss),

@@ -90,7 +90,7 @@ fn a_scale_above_14_counts_as_14() {
 #[test]
 fn mss_has_a_default_a_floor_and_the_links_bound() {
     for (offered, mss) in
-        [(None, DEFAULT_MSS), (Some(0), MIN_MSS), (Some(47), MIN_MSS), (Some(900), 900), (Some(65535), MSS)]
+        [(None, DEFAULT_MSS), (Some(0), DEFAULT_MSS), (Some(47), MIN_MSS), (Some(900), 900), (Some(65535), MSS)]
     {
         let rig = accepted(&CONFIG, Options { mss: offered, window_scale: None, ..Options::default() });
         assert_eq!(rig.leg.mss(), mss, "{offered:?}");

@@ -225,6 +225,25 @@ fn recovery_begins_once_per_window() {
 }
 
 #[test]
+fn what_a_timeout_repeated_in_vain_goes_again_after_three_duplicates() {
+    let mut rig = in_flight();
+    rig.expire();
+    rig.drain();
+    rig.ack(5000);
+    rig.drain();
+    for _ in 0..2 {
+        rig.ack(5000);
+        assert_eq!(rig.drain(), []);
+    }
+    rig.ack(5000);
+    assert_eq!(rig.frames(), [(5000, 20_000)], "without waiting for the next timeout");
+    for _ in 0..10 {
+        rig.ack(5000);
+        assert_eq!(rig.drain(), [], "once");
+    }
+}
+
+#[test]
 fn a_lone_fin_is_repeated_fast_too() {
     let mut rig = Rig::established();
     rig.leg.host_finished(0);

@@ -178,8 +178,24 @@ fn duplicates_of_the_guest_are_reported_once() {
     assert_eq!((out.acks(), blocks(&out)), (4000, vec![(2000, 3000)]), "the part that was there");
     rig.data(4000, 1000);
     assert_eq!(blocks(&rig.one()), []);
-    rig.data(9000, 1000);
-    assert_eq!(blocks(&rig.one()), [], "nothing out of order is kept, so nothing is claimed");
+}
+
+#[test]
+fn the_newest_segment_behind_a_hole_is_reported_though_it_is_not_kept() {
+    let mut rig = permitted();
+    for n in 1..6 {
+        rig.data(n * 1000, 1000);
+    }
+    let told: Vec<_> = rig.drain().iter().map(blocks).collect();
+    assert_eq!(told, [vec![(3000, 4000)], vec![(4000, 5000)], vec![(5000, 6000)]], "the newest, one in each ACK");
+    rig.data(7000, 1000);
+    rig.data(0, 1000);
+    let out = rig.one();
+    assert_eq!((out.acks(), blocks(&out)), (1000, vec![]), "not once the hole is filled: it is not held");
+    rig.data(3000, 1000);
+    rig.data(1000, 2500);
+    let out = rig.one();
+    assert_eq!((out.acks(), blocks(&out)), (3500, vec![]), "nor where the filling reaches into it");
 }
 
 #[test]

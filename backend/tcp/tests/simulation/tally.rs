@@ -15,13 +15,14 @@ pub(crate) struct Tally {
     pub(crate) reports: u64,
     pub(crate) duplicates_told: u64,
     pub(crate) blocks_heard: u64,
+    pub(crate) holes_told: u64,
 }
 
 impl Tally {
-    fn all(&mut self) -> [&mut u64; 12] {
+    fn all(&mut self) -> [&mut u64; 13] {
         let Tally { timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes, .. } =
             self;
-        let Tally { stamped, reports, duplicates_told, blocks_heard, .. } = self;
+        let Tally { stamped, reports, duplicates_told, blocks_heard, holes_told, .. } = self;
         [
             timeouts,
             short_takes,
@@ -35,6 +36,7 @@ impl Tally {
             reports,
             duplicates_told,
             blocks_heard,
+            holes_told,
         ]
     }
 
