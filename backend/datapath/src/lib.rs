@@ -9,6 +9,7 @@ mod bridged;
 mod command;
 mod datagram;
 mod flow;
+mod held;
 mod offload;
 mod port;
 mod queues;

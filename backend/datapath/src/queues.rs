@@ -6,6 +6,7 @@ use crate::ring::Ring;
 use crate::steering;
 use std::sync::Arc;
 use vonic_queue::{Direction, MemoryMap};
+use vonic_tcp::Instant;
 
 /// Pairs of queues that one port can have.
 pub const QUEUE_PAIRS_MAX: u16 = 2;
@@ -39,6 +40,16 @@ pub enum Waiter {
     Datagrams(DatagramId),
 }
 
+/// A flow of datagrams whose next one takes more buffers than there are.
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    flow: DatagramId,
+    /// So many are too few.
+    too_few: u16,
+    /// Until when it waits for more.
+    until: Instant,
+}
+
 /// A port's queues, by index.
 pub struct Queues {
     rings: [Ring; RINGS],
@@ -51,6 +62,8 @@ pub struct Queues {
     aim: usize,
     /// Who waits for buffers of each pair.
     starved: [Vec<Waiter>; PAIRS],
+    /// Who waits for more of them.
+    short: [Vec<Short>; PAIRS],
 }
 
 impl Queues {
@@ -64,6 +77,7 @@ impl Queues {
             asked: 1,
             aim: 0,
             starved: [const { Vec::new() }; PAIRS].map(|_: Vec<Waiter>| Vec::with_capacity(64)),
+            short: Default::default(),
         }
     }
 
@@ -111,9 +125,14 @@ impl Queues {
         (self.bits & feature::CTRL_VQ != 0).then(|| &mut self.rings[index])
     }
 
-    /// Whether the transmit queues have chains.
-    pub fn has_frames(&self) -> bool {
-        (0..self.pairs).any(|pair| self.rings[2 * pair + 1].available() != 0)
+    /// Whether the transmit queues have chains to look at.
+    pub fn has_frames(&self, now: Instant) -> bool {
+        (0..self.pairs).any(|pair| self.rings[2 * pair + 1].has_news(now))
+    }
+
+    /// When transmit queues have chains to look at again, whether or not more come.
+    pub fn held_until(&self) -> Option<Instant> {
+        (0..self.pairs).filter_map(|pair| self.rings[2 * pair + 1].held_until()).min()
     }
 
     /// Whether frames can reach the guest at all.
@@ -171,6 +190,31 @@ impl Queues {
     /// Takes somebody who waits no more from the lists.
     pub fn unlist(&mut self, waiter: Waiter) {
         self.starved.iter_mut().for_each(|waiting| waiting.retain(|other| *other != waiter));
+        if let Waiter::Datagrams(id) = waiter {
+            self.short.iter_mut().for_each(|waiting| waiting.retain(|other| other.flow != id));
+        }
+    }
+
+    /// Has a flow wait until there are more buffers than now in the receive queue aimed at, or until `until`.
+    pub fn wait_for_more(&mut self, flow: DatagramId, until: Instant) {
+        let too_few = self.rx().available();
+        let waiting = &mut self.short[self.aim];
+        if waiting.iter().all(|other| other.flow != flow) {
+            waiting.push(Short { flow, too_few, until });
+        }
+    }
+
+    /// Takes a flow that has waited for more buffers, and there are more now, or it has waited long enough.
+    pub fn got_more(&mut self, pair: usize, now: Instant) -> Option<DatagramId> {
+        let available = self.rings[2 * pair].available();
+        let ends = |short: &Short| short.until <= now || short.too_few < available;
+        let at = self.short[pair].iter().position(ends)?;
+        Some(self.short[pair].remove(at).flow)
+    }
+
+    /// Until when flows wait for more buffers.
+    pub fn short_until(&self) -> Option<Instant> {
+        self.short.iter().flatten().map(|short| short.until).min()
     }
 
     /// Takes those who wait for buffers of a pair: one for each buffer that there is, since more would find none; all of
@@ -191,7 +235,7 @@ impl Queues {
     pub fn is_polled(&self, tap: bool) -> bool {
         let waits = |index: usize| match index {
             i if i >= 2 * self.pairs || !i.is_multiple_of(2) => true,
-            i => tap || !self.starved[i / 2].is_empty(),
+            i => tap || !self.starved[i / 2].is_empty() || !self.short[i / 2].is_empty(),
         };
         self.rings.iter().enumerate().any(|(index, ring)| ring.is_polled() && waits(index))
     }
@@ -223,6 +267,7 @@ impl Queues {
         self.rings.iter_mut().for_each(Ring::stop);
         self.forget();
         self.starved.iter_mut().for_each(Vec::clear);
+        self.short.iter_mut().for_each(Vec::clear);
         self.settle();
     }
 
@@ -251,7 +296,8 @@ impl Queues {
         for pair in 0..self.pairs {
             work |= self.tx(pair).arm();
             let rx = &mut self.rings[2 * pair];
-            match tap.filter(|_| pair == self.aim) {
+            let short = self.short[pair].iter().map(|short| short.too_few);
+            match tap.filter(|_| pair == self.aim).into_iter().chain(short).min() {
                 _ if !self.starved[pair].is_empty() => work |= rx.arm(),
                 Some(too_few) => work |= rx.arm_behind(too_few),
                 None => rx.disarm(),
@@ -287,7 +333,7 @@ mod tests {
         // Without rings nothing is live, nothing waits, and aiming goes nowhere in particular.
         queues.set_features(feature::MQ);
         queues.aim(|| 1);
-        assert!(!queues.is_live() && !queues.has_frames() && queues.fed(0).len() == 0 && !queues.arm(None));
+        assert!(!queues.is_live() && !queues.has_frames(Instant(0)) && queues.fed(0).len() == 0 && !queues.arm(None));
         queues.starved().push(Waiter::Flow(7));
         assert!(queues.fed(0).len() == 0, "no ring takes frames: whoever waits goes on waiting");
         queues.starved().push(Waiter::Datagrams(7));

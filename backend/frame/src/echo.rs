@@ -46,18 +46,27 @@ impl EchoRequest {
     /// # Errors
     /// `Truncated`; `BadHeader` for a code other than 0.
     pub fn read(head: &[u8], ip: &Ip) -> Result<Option<EchoRequest>, DropReason> {
-        let Transport::Icmp(icmp) = ip.transport else { return Ok(None) };
-        let names = names(ip.dst);
-        if (ip.protocol, icmp.kind) != (names.protocol, names.request) {
-            return Ok(None);
-        }
-        if icmp.code != 0 {
-            return Err(DropReason::BadHeader);
-        }
+        let Transport::Icmp(_) = ip.transport else { return Ok(None) };
         let start = usize::from(ip.transport_offset);
         let header = head.get(start..).and_then(|b| b.first_chunk()).ok_or(DropReason::Truncated)?;
         let flags = head.get(IPV4_FLAGS).ok_or(DropReason::Truncated)?;
-        Ok(Some(EchoRequest { header: *header, dont_fragment: ip.dst.is_ipv6() || flags & DONT_FRAGMENT != 0 }))
+        EchoRequest::new(ip.dst, *header, ip.dst.is_ipv6() || flags & DONT_FRAGMENT != 0)
+    }
+
+    /// The request to `to` that begins with `header`. `None`: it is something else.
+    ///
+    /// # Errors
+    /// `BadHeader` for a code other than 0.
+    pub fn new(
+        to: IpAddr,
+        header: [u8; ECHO_HEADER_LEN],
+        dont_fragment: bool,
+    ) -> Result<Option<EchoRequest>, DropReason> {
+        match (header[0] == names(to).request, header[1]) {
+            (false, _) => Ok(None),
+            (true, 0) => Ok(Some(EchoRequest { header, dont_fragment })),
+            (true, _) => Err(DropReason::BadHeader),
+        }
     }
 
     /// The identifier, by which the guest tells its pings apart.
@@ -84,6 +93,14 @@ pub fn echo_reply_sequence(from: IpAddr, header: &[u8; ECHO_HEADER_LEN]) -> Opti
 
 /// Writes the headers of an echo reply with `len` bytes of data behind them, whose folded sum is `sum`.
 pub fn echo_reply(envelope: &Envelope, id: u16, sequence: u16, (len, sum): (u32, u16)) -> HeaderBytes {
+    let mut out = HeaderBytes::new(&[]);
+    network_headers(&mut out, envelope, names(envelope.src).protocol, ECHO_HEADER_LEN as u32 + len);
+    out.append(&echo_reply_header(envelope, id, sequence, (len, sum)));
+    out
+}
+
+/// An echo reply's own header, with `len` bytes of data behind it, whose folded sum is `sum`.
+pub fn echo_reply_header(envelope: &Envelope, id: u16, sequence: u16, (len, sum): (u32, u16)) -> [u8; ECHO_HEADER_LEN] {
     let names = names(envelope.src);
     let total = ECHO_HEADER_LEN as u32 + len;
     let mut message = [names.reply, 0, 0, 0, 0, 0, 0, 0];
@@ -91,10 +108,7 @@ pub fn echo_reply(envelope: &Envelope, id: u16, sequence: u16, (len, sum): (u32,
     message[6..8].copy_from_slice(&sequence.to_be_bytes());
     let sum = icmp_sum(envelope.src, envelope.dst, total).bytes(&message).word(sum).finish();
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut out = HeaderBytes::new(&[]);
-    network_headers(&mut out, envelope, names.protocol, total);
-    out.append(&message);
-    out
+    message
 }
 
 /// An ICMP error, in the numbers of its family.

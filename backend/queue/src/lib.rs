@@ -14,6 +14,7 @@
 mod burst;
 mod chain;
 mod error;
+mod gather;
 mod handover;
 mod iovec;
 mod payload;
@@ -22,6 +23,7 @@ mod sys;
 
 pub use burst::{Burst, Chain};
 pub use error::QueueError;
+pub use gather::{Gather, Part};
 pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
 pub use payload::copy_payload;

@@ -91,7 +91,15 @@ impl DatagramSocket {
     /// # Errors
     /// The system's: `WouldBlock` if there is none; or one that an earlier datagram met.
     pub fn receive(&self, vecs: &IoVecs<'_>) -> io::Result<Received> {
-        sys::receive(self.fd.as_fd(), vecs)
+        sys::receive(self.fd.as_fd(), vecs, false)
+    }
+
+    /// As [`DatagramSocket::receive`], and the datagram stays in the socket's queue.
+    ///
+    /// # Errors
+    /// As [`DatagramSocket::receive`].
+    pub fn peek(&self, vecs: &IoVecs<'_>) -> io::Result<Received> {
+        sys::receive(self.fd.as_fd(), vecs, true)
     }
 
     /// Throws one datagram away; false if there is none.

@@ -3,9 +3,9 @@
 //! The kernel gives each socket an identifier of its own and writes checksums; the guest sees its own identifier in every
 //! reply and in every quoted request.
 use super::open::Unopened;
+use super::reassembly::Payload;
 use super::table::DatagramId;
 use super::{Datagram, Key, Kind};
-use crate::flow::guest_side::Place;
 use crate::flow::policy::{World, is_foreign};
 use crate::offload::Inbound;
 use crate::spec::PortId;
@@ -16,7 +16,6 @@ use vonic_frame::{
     Culprit, DropReason, ECHO_HEADER_LEN, EchoRequest, IcmpError, Ip, VnetHeader, echo_request, icmp_error, icmp_sum,
     restore_echo_id,
 };
-use vonic_queue::Burst;
 use vonic_uplink::Hops;
 use vonic_uplink::classify::{SendError, send_error};
 
@@ -42,28 +41,43 @@ pub fn read(port: PortId, inbound: &Inbound<'_, '_>, ip: &Ip) -> Result<Option<E
     if inbound.vnet.partial.is_some() {
         return Err(DropReason::BadVnetHeader);
     }
-    if ip.ttl == 0 {
-        return Err(DropReason::BadHeader);
-    }
     let (chains, start) = (inbound.chain..inbound.chain + 1, inbound.start + u32::from(ip.transport_offset));
     let sum = inbound.burst.sum(chains, start, ip.transport_len);
-    // The kernel will write a new one, which would hide that this one is wrong.
-    if !icmp_sum(ip.src, ip.dst, ip.transport_len).word(sum).is_valid() {
-        return Err(DropReason::BadChecksum);
+    Echo::new(port, (ip.src, ip.dst), ip.ttl, request, (ip.transport_len, sum)).map(Some)
+}
+
+impl Echo {
+    /// A request from the first of two addresses to the second; with its header it has `len` bytes, whose folded sum is `sum`.
+    ///
+    /// # Errors
+    /// `BadHeader`, `BadChecksum`.
+    pub fn new(
+        port: PortId,
+        (src, dst): (IpAddr, IpAddr),
+        ttl: u8,
+        request: EchoRequest,
+        (len, sum): (u32, u16),
+    ) -> Result<Echo, DropReason> {
+        if ttl == 0 {
+            return Err(DropReason::BadHeader);
+        }
+        // The kernel will write a new one, which would hide that this one is wrong.
+        if !icmp_sum(src, dst, len).word(sum).is_valid() {
+            return Err(DropReason::BadChecksum);
+        }
+        let guest = SocketAddr::new(src, request.id());
+        let key = Key { kind: Kind::Echo, port, guest, remote: SocketAddr::new(dst, 0) };
+        let hops = Hops { ttl, dont_fragment: request.dont_fragment };
+        Ok(Echo { key, request, hops, len })
     }
-    let guest = SocketAddr::new(ip.src, request.id());
-    let key = Key { kind: Kind::Echo, port, guest, remote: SocketAddr::new(ip.dst, 0) };
-    let hops = Hops { ttl: ip.ttl, dont_fragment: request.dont_fragment };
-    Ok(Some(Echo { key, request, hops, len: ip.transport_len }))
 }
 
 /// Sends a request's data behind a new header.
-fn send(flow: &mut Datagram, echo: &Echo, burst: &mut Burst, place: Place) -> io::Result<()> {
+fn send(flow: &mut Datagram, echo: &Echo, payload: &mut Payload<'_>) -> io::Result<()> {
     flow.last_len = echo.len;
+    flow.largest = flow.largest.max(echo.len);
     let mut header = echo_request(flow.host.ip(), echo.request.sequence());
-    let data = echo.len - ECHO_HEADER_LEN as u32;
-    let chains = place.chain..place.chain + 1;
-    let vecs = burst.iovecs_behind(&mut header, ECHO_HEADER_LEN, chains, place.payload, data);
+    let vecs = payload.behind(&mut header, echo.len - ECHO_HEADER_LEN as u32);
     if vecs.len_bytes() != echo.len as usize {
         // A chain of more pieces than one call takes.
         return Err(io::ErrorKind::WouldBlock.into());
@@ -72,8 +86,8 @@ fn send(flow: &mut Datagram, echo: &Echo, burst: &mut Burst, place: Place) -> io
 }
 
 impl Worker {
-    /// Takes one echo request that a guest sent to the gateway's MAC, for an address beyond; `place` is where its data lies.
-    pub(crate) fn guest_echo(&mut self, echo: &Echo, burst: &mut Burst, place: Place) -> Result<(), DropReason> {
+    /// Takes one echo request that a guest sent to the gateway's MAC, for an address beyond.
+    pub(crate) fn guest_echo(&mut self, echo: &Echo, mut payload: Payload<'_>) -> Result<(), DropReason> {
         let id = match self.datagram_flow(echo.key) {
             Ok(id) => id,
             Err(Unopened::Dropped(reason)) => return Err(reason),
@@ -83,10 +97,10 @@ impl Worker {
             }
             Err(Unopened::Failed(error)) => return self.refuse_echo(echo, &error, None),
         };
-        let mut result = self.datagrams.get_mut(id).map_or(Ok(()), |flow| send(flow, echo, burst, place));
+        let mut result = self.datagrams.get_mut(id).map_or(Ok(()), |flow| send(flow, echo, &mut payload));
         if result.is_err() && self.tell_errors(id) {
             // It was an earlier request's, and is told now.
-            result = self.datagrams.get_mut(id).map_or(Ok(()), |flow| send(flow, echo, burst, place));
+            result = self.datagrams.get_mut(id).map_or(Ok(()), |flow| send(flow, echo, &mut payload));
         }
         match result {
             Ok(()) => {

@@ -4,14 +4,17 @@
 //! a time, or sooner to make room. `table` holds the flows, `open` begins and ends them, `pump` brings what their sockets
 //! receive to the guest, and each kind of datagram has a file of its own: `echo` (ICMP).
 pub mod echo;
+pub(crate) mod fragmenter;
 pub mod open;
 pub mod pump;
+pub(crate) mod reassembly;
 pub mod table;
 
 use crate::spec::PortId;
 use std::net::SocketAddr;
 use std::time::Duration;
 use vonic_frame::{Envelope, MacAddr};
+use vonic_tcp::Instant;
 use vonic_uplink::DatagramSocket;
 
 /// What kind of datagrams a flow carries.
@@ -70,8 +73,12 @@ pub struct Datagram {
     pub host: SocketAddr,
     /// Bytes of the guest's last datagram behind its IP header.
     pub last_len: u32,
+    /// The most that there were of those so far.
+    pub largest: u32,
     /// Errors may wait at the socket.
     pub failed: bool,
     /// In the port's list of flows without buffers.
     pub starved: bool,
+    /// Until when it waits for as many buffers as a large datagram takes.
+    pub short: Option<Instant>,
 }

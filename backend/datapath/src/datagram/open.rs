@@ -55,7 +55,7 @@ impl Worker {
             OpenError::Failed(error) => Unopened::Failed(error),
         })?;
         let fd = socket.as_raw_fd();
-        let flow = Datagram { key, socket, host, last_len: 0, failed: false, starved: false };
+        let flow = Datagram { key, socket, host, last_len: 0, largest: 0, failed: false, starved: false, short: None };
         let id = self.datagrams.insert(key, flow, now);
         if let Some(port) = Worker::port_mut(&mut self.ports, key.port) {
             port.spec.stats.icmp.opened.add(1);
@@ -108,7 +108,7 @@ impl Worker {
     pub(crate) fn close_datagrams(&mut self, id: DatagramId) {
         let Some(flow) = self.datagrams.remove(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
-        if flow.starved {
+        if flow.starved || flow.short.is_some() {
             port.queues.unlist(Waiter::Datagrams(id));
         }
         port.spec.stats.icmp.one_closed();

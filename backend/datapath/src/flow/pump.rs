@@ -98,6 +98,9 @@ impl Worker {
     pub(crate) fn feed(&mut self, port: u32) {
         let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
         for pair in 0..PAIRS {
+            while let Some(id) = port.queues.got_more(pair, self.now) {
+                self.datagrams.make_ready(id);
+            }
             for waiter in port.queues.fed(pair) {
                 match waiter {
                     Waiter::Flow(id) => {

@@ -12,8 +12,11 @@ mod ingress;
 
 use crate::command::{Command, Notice};
 use crate::datagram::Datagram;
+use crate::datagram::fragmenter::Fragmenter;
+use crate::datagram::reassembly::Reassembly;
 use crate::datagram::table::DatagramTable;
 use crate::flow::table::FlowTable;
+use crate::held::WINDOW;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
 use crate::ring::Ring;
@@ -21,7 +24,7 @@ use crate::spec::{HostView, PortId};
 use crate::switch::Network;
 use clock::Clock;
 use events::{Poller, Token};
-use ingress::{BURST, Late};
+use ingress::Late;
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -115,6 +118,10 @@ pub struct Worker {
     /// Frames of the guest whose turn it is, one burst for each of its transmit queues.
     pub(crate) bursts: Option<Box<[Burst; PAIRS]>>,
     pub(crate) late: Late,
+    /// The fragments among those frames.
+    pub(crate) reassembly: Option<Box<Reassembly>>,
+    /// Room for the fragments of one datagram to a guest.
+    pub(crate) fragmenter: Fragmenter,
     /// Something happened that epoll does not know of.
     pub(crate) woken: bool,
     commands: Consumer<Command>,
@@ -155,8 +162,10 @@ impl Worker {
             scratch: Scratch::new(&peek_modes),
             peek_modes,
             secret: RandomState::new(),
-            bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(BURST, 4096)))),
+            bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(WINDOW, 4096)))),
             late: Late::new(),
+            reassembly: Some(Box::new(Reassembly::new())),
+            fragmenter: Fragmenter::new(),
             woken: false,
             commands,
             wake: Arc::clone(&wake),
@@ -290,7 +299,9 @@ impl Worker {
         if worked || polling || self.flows.ready_len() > 0 || self.datagrams.ready_len() > 0 || self.arm() {
             return 0;
         }
-        let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due());
+        let queues = self.ports.iter().flatten().map(|port| &port.queues);
+        let held = queues.flat_map(|queues| queues.held_until().into_iter().chain(queues.short_until()));
+        let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due()).chain(held);
         let next = due.chain(self.accept_at).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
