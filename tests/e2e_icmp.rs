@@ -57,7 +57,7 @@ fn pings(vmm: Vmm) {
     // Larger ones come in fragments, and go so.
     for size in [1473, 8000, 65_000, 65_507] {
         let said = guest.must(&format!("ping -c 2 -W 5 -s {size} {FAR}"), seconds(20)).unwrap();
-        assert!(lost_none(&said), "{size} bytes: {said}");
+        assert!(lost_none(&said), "{size} bytes: {said} {}", world.bed.vonicd.vm("a").unwrap());
     }
     assert_eq!(world.bed.vonicd.drops("a", "fragment").unwrap(), 0);
     // The first hop says that the second is out of reach; the far host is two hops away, since vonic counts as none.

@@ -9,7 +9,6 @@ mod bridged;
 mod command;
 mod datagram;
 mod flow;
-mod held;
 mod offload;
 mod port;
 mod queues;

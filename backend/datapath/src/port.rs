@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::datagram::fragments::Kept;
 use crate::flow::policy::Usage;
 use crate::queues::Queues;
 use crate::ring::Ring;
@@ -116,6 +117,8 @@ pub struct Port {
     pub advertise_tries: u32,
     /// Datagrams that were sent to the guest in fragments.
     pub fragmented: u32,
+    /// Fragments of the guest's that wait for others.
+    pub(crate) kept: Kept,
 }
 
 impl Port {
@@ -132,6 +135,7 @@ impl Port {
             advertise_at: None,
             advertise_tries: 0,
             fragmented: 0,
+            kept: Kept::default(),
         }
     }
 
@@ -149,6 +153,7 @@ impl Port {
     /// Drops the session: rings and memory.
     pub fn disconnect(&mut self) {
         self.queues.disconnect();
+        self.kept = Kept::default();
         self.rx_burst.clear();
         self.map = None;
     }

@@ -1,13 +1,11 @@
 //! A port's ring with its two event descriptors.
 use crate::command::RingCommand;
-use crate::held::Held;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use vonic_queue::{Burst, ControlChain, Direction, MemoryMap, QueueError, SplitRing};
-use vonic_tcp::Instant;
 
 /// One ring of a port. Without a started ring every call is a no-op that finds nothing.
 #[derive(Default)]
@@ -23,8 +21,6 @@ pub struct Ring {
     /// The driver has had a buffer in it.
     posted: bool,
     unpublished: bool,
-    /// What of a transmit queue was looked at and given back.
-    pub(crate) held: Held,
     armed: bool,
     /// Set when the ring lied; it then stands still until it is started anew.
     broken: Option<QueueError>,
@@ -50,7 +46,6 @@ impl Ring {
         self.broken = None;
         self.posted = false;
         self.armed = true;
-        self.held.clear();
         let before = self.position();
         match SplitRing::new(map, &command.setup, direction) {
             Ok(split) => self.split = Some(split),
@@ -198,25 +193,9 @@ impl Ring {
         self.split.as_ref().filter(|_| self.enabled || self.discards).map_or(0, SplitRing::available)
     }
 
-    /// Whether there are chains that were not looked at yet, or that have waited long enough.
-    pub fn has_news(&self, now: Instant) -> bool {
-        let available = usize::from(self.available());
-        available > self.held.len() || (available > 0 && self.held.due().is_some_and(|due| due <= now))
-    }
-
-    /// When chains that were given back will have waited long enough.
-    pub fn held_until(&self) -> Option<Instant> {
-        self.held.due().filter(|_| self.available() > 0)
-    }
-
-    /// Whether the driver can make no more chains available.
-    pub fn is_full(&self) -> bool {
-        self.split.as_ref().is_some_and(|split| split.is_full())
-    }
-
     /// Asks for kicks; true if there is work already.
     pub fn arm(&mut self) -> bool {
-        self.arm_behind(self.held.len() as u16)
+        self.arm_behind(0)
     }
 
     /// Asks for kicks once more than `waiting` chains wait; true if they do already.

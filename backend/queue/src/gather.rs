@@ -1,4 +1,5 @@
-//! iovecs over parts of several chains, of one burst or of more.
+//! iovecs over parts of several chains, of one burst or of more, and over memory of the host.
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::Burst;
@@ -36,15 +37,35 @@ impl Default for Gather {
 }
 
 impl Gather {
-    /// iovecs over a header, which is not empty, and the parts behind it, for one socket call; cut at the 1024 iovecs that a
-    /// call takes, and where a part's chains end.
-    pub fn behind<'a>(&'a mut self, header: &'a mut [u8], parts: impl Iterator<Item = Part<'a>>) -> IoVecs<'a> {
+    /// Begins with no parts.
+    pub fn start<'a>(&'a mut self) -> Gathering<'a> {
         self.iovecs.clear();
-        self.iovecs.push(header.as_mut_ptr(), header.len());
-        let mut bytes = header.len();
-        for part in parts {
-            bytes += part.burst.append_iovecs(part.chains, part.offset, part.len, &mut self.iovecs);
+        Gathering { iovecs: &mut self.iovecs, bytes: 0, parts: PhantomData }
+    }
+}
+
+/// iovecs in the making; every part is borrowed until the call is over. Cut at the 1024 that a call takes.
+pub struct Gathering<'a> {
+    iovecs: &'a mut IoVecBuffer,
+    bytes: usize,
+    parts: PhantomData<&'a Burst>,
+}
+
+impl<'a> Gathering<'a> {
+    /// Adds a part of guest memory, cut where its chains end.
+    pub fn guest(&mut self, part: Part<'a>) {
+        self.bytes += part.burst.append_iovecs(part.chains, part.offset, part.len, self.iovecs);
+    }
+
+    /// Adds memory of the host; if it is empty, nothing.
+    pub fn host(&mut self, bytes: &'a mut [u8]) {
+        if !bytes.is_empty() && self.iovecs.push(bytes.as_mut_ptr(), bytes.len()) {
+            self.bytes += bytes.len();
         }
-        IoVecs::new(self.iovecs.as_mut_slice(), bytes)
+    }
+
+    /// The iovecs of everything added, in that order.
+    pub fn finish(self) -> IoVecs<'a> {
+        IoVecs::new(self.iovecs.as_mut_slice(), self.bytes)
     }
 }

@@ -23,9 +23,9 @@ mod sys;
 
 pub use burst::{Burst, Chain};
 pub use error::QueueError;
-pub use gather::{Gather, Part};
+pub use gather::{Gather, Gathering, Part};
 pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
-pub use payload::copy_payload;
+pub use payload::{copy_payload, keep_payload};
 pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
 pub use sys::{MemoryMap, survive_truncation};

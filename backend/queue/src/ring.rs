@@ -258,11 +258,6 @@ impl SplitRing {
         self.memory.available_index().wrapping_sub(self.next_avail).min(self.setup.size)
     }
 
-    /// Whether the driver has made so many chains available that it can add none before one is returned.
-    pub fn is_full(&self) -> bool {
-        self.memory.available_index().wrapping_sub(self.next_used) >= self.setup.size
-    }
-
     /// The position of the next used entry, counting those pushed but not yet published.
     pub fn next_used(&self) -> u16 {
         self.next_used

@@ -87,8 +87,10 @@ impl Fragmenter {
 
     /// iovecs over `header` and the places of the datagram's bytes behind it.
     pub(crate) fn iovecs<'a>(&'a mut self, port: &'a Port, header: &'a mut [u8; TRANSPORT]) -> IoVecs<'a> {
-        let parts = self.plan.parts(&port.rx_burst, &self.frames, self.plan.room);
-        self.gather.behind(header, parts)
+        let mut vecs = self.gather.start();
+        vecs.host(header);
+        self.plan.parts(&port.rx_burst, &self.frames, self.plan.room).for_each(|part| vecs.guest(part));
+        vecs.finish()
     }
 
     /// The sum of what was received, without its transport header, of a datagram of `len` bytes with it.

@@ -5,6 +5,7 @@
 //! receive to the guest, and each kind of datagram has a file of its own: `echo` (ICMP).
 pub mod echo;
 pub(crate) mod fragmenter;
+pub(crate) mod fragments;
 pub mod open;
 pub mod pump;
 pub(crate) mod reassembly;

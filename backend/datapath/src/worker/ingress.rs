@@ -3,7 +3,6 @@ use crate::bridged::{Outbound, guest_to_uplink};
 use crate::datagram::echo;
 use crate::datagram::reassembly::Payload;
 use crate::flow::guest_side::{self, Place};
-use crate::held::WINDOW;
 use crate::offload::{Inbound, forward};
 use crate::port::{FRAME_MAX, Port};
 use crate::queues::PAIRS;
@@ -53,7 +52,8 @@ impl Worker {
     /// Takes one burst of each of a port's queues; true if there was one.
     pub(crate) fn guest_burst(&mut self, id: PortId) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
-        if !port.queues.has_frames(self.now) {
+        let now = self.now;
+        if !port.queues.has_frames() && port.kept.due().is_none_or(|due| due > now) {
             return false;
         }
         let Some(mut bursts) = self.bursts.take() else { return false };
@@ -61,16 +61,14 @@ impl Worker {
         for (pair, burst) in bursts.iter_mut().enumerate().take(port.queues.pairs()) {
             let tx = port.queues.tx(pair);
             tx.disarm();
-            busy += usize::from(tx.fetch(burst, tx.held.len() + BURST) > 0);
+            busy += usize::from(tx.fetch(burst, BURST) > 0);
         }
         self.late.open = busy > 1;
         for (pair, burst) in bursts.iter_mut().enumerate() {
             self.late.pair = pair;
             let live = Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.tx(pair).is_live());
             for i in 0..burst.len() {
-                if !self.is_done(id, pair, i) {
-                    self.take_frame(id, live, burst, i);
-                }
+                self.take_frame(id, live, burst, i);
             }
         }
         (self.late.open, self.late.ending) = (false, true);
@@ -80,30 +78,19 @@ impl Worker {
         }
         self.late.chains.clear();
         self.late.ending = false;
+        self.reassemble(id, &bursts);
         self.complete_bursts(id, &mut bursts);
         self.bursts = Some(bursts);
         busy > 0
     }
 
-    /// Whether a frame has had its effect in an earlier round.
-    fn is_done(&mut self, id: PortId, pair: usize, i: usize) -> bool {
-        Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.tx(pair).held.is_done(i))
-    }
-
-    /// Returns chains, in the order in which their queue gave them, up to the first fragment that waits for others. The used
-    /// index moves only behind the last effect of the descriptors: at the flush.
+    /// Returns every chain, in the order in which its queue gave them. The used index moves only behind the last effect of
+    /// the descriptors: at the flush.
     fn complete_bursts(&mut self, id: PortId, bursts: &mut [Burst; PAIRS]) {
-        let mut full = [false; PAIRS];
-        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-            full = std::array::from_fn(|pair| bursts[pair].len() == WINDOW || port.queues.tx(pair).is_full());
-        }
-        let waiting = self.reassemble(id, bursts, full);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         for (pair, burst) in bursts.iter_mut().enumerate() {
             let tx = port.queues.tx(pair);
-            let complete = tx.held.settle(burst.len(), waiting[pair], self.now);
-            burst.chains()[..complete].iter().for_each(|chain| tx.push_used(chain.head, 0));
-            tx.unfetch((burst.len() - complete) as u16);
+            burst.chains().iter().for_each(|chain| tx.push_used(chain.head, 0));
             burst.clear();
         }
     }
@@ -125,10 +112,7 @@ impl Worker {
         };
         let mut head = [0u8; VNET_HEADER_LEN + HEADER_MAX];
         let inbound = read(port, burst, i, &mut head)?;
-        let (pair, now) = (self.late.pair, self.now);
-        let held = &port.queues.tx(pair).held;
-        let since = held.since(i, now);
-        if !self.late.ending && i >= held.len() {
+        if !self.late.ending {
             port.spec.stats.frame(Way::GuestToHost, inbound.frame.len);
         }
         filter::check_source(network, &port.spec, inbound.head, &inbound.frame)?;
@@ -176,8 +160,8 @@ impl Worker {
                         self.guest_echo(&echo, Payload::Frame(burst, Place { chain: i, payload }))
                     }
                     Transport::Fragment(fragment) => {
-                        let Some(reassembly) = &mut self.reassembly else { return Err(DropReason::Fragment) };
-                        reassembly.take(&inbound, (&ip, &fragment), (pair, since))
+                        let reassembly = self.reassembly.as_mut().ok_or(DropReason::Fragment)?;
+                        reassembly.take(self.late.pair, &inbound, (&ip, &fragment))
                     }
                     Transport::Udp(_) | Transport::Other => Err(DropReason::Unsupported),
                 }

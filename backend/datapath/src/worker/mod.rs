@@ -16,7 +16,6 @@ use crate::datagram::fragmenter::Fragmenter;
 use crate::datagram::reassembly::Reassembly;
 use crate::datagram::table::DatagramTable;
 use crate::flow::table::FlowTable;
-use crate::held::WINDOW;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
 use crate::ring::Ring;
@@ -24,7 +23,7 @@ use crate::spec::{HostView, PortId};
 use crate::switch::Network;
 use clock::Clock;
 use events::{Poller, Token};
-use ingress::Late;
+use ingress::{BURST, Late};
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -162,7 +161,7 @@ impl Worker {
             scratch: Scratch::new(&peek_modes),
             peek_modes,
             secret: RandomState::new(),
-            bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(WINDOW, 4096)))),
+            bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(BURST, 4096)))),
             late: Late::new(),
             reassembly: Some(Box::new(Reassembly::new())),
             fragmenter: Fragmenter::new(),
@@ -299,8 +298,8 @@ impl Worker {
         if worked || polling || self.flows.ready_len() > 0 || self.datagrams.ready_len() > 0 || self.arm() {
             return 0;
         }
-        let queues = self.ports.iter().flatten().map(|port| &port.queues);
-        let held = queues.flat_map(|queues| queues.held_until().into_iter().chain(queues.short_until()));
+        let ports = self.ports.iter().flatten();
+        let held = ports.flat_map(|port| port.kept.due().into_iter().chain(port.queues.short_until()));
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due()).chain(held);
         let next = due.chain(self.accept_at).chain(self.advertise_at).min();
         let due = next.map(|at| {
