@@ -5,6 +5,7 @@ use crate::port::feature;
 use crate::ring::Ring;
 use crate::steering;
 use std::sync::Arc;
+use std::time::Duration;
 use vonic_queue::{Direction, MemoryMap};
 use vonic_tcp::Instant;
 
@@ -14,6 +15,9 @@ pub const QUEUE_PAIRS_MAX: u16 = 2;
 pub const PAIRS: usize = QUEUE_PAIRS_MAX as usize;
 /// Both queues of each pair, and the control queue.
 const RINGS: usize = 2 * PAIRS + 1;
+
+/// How long a datagram that is longer than the guest's MTU waits for buffers for all its fragments, while the guest posts none.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the queue `index` carries, by the acknowledged feature bits and the pairs offered (virtio 1.3 §5.1.2): receive and
 /// transmit queues in turn, then the control queue, whose place depends on MQ. `None`: there is no such queue.
@@ -38,12 +42,14 @@ pub enum Waiter {
     Flow(FlowId),
     /// A flow of datagrams. It leaves the list when it ends.
     Datagrams(DatagramId),
+    /// The socket of the port's forward with this index. The forwards may have changed since.
+    Forward(usize),
 }
 
-/// A flow of datagrams whose next one takes more buffers than there are.
+/// Somebody whose next datagram takes more buffers than there are.
 #[derive(Clone, Copy, Debug)]
 struct Short {
-    flow: DatagramId,
+    waiter: Waiter,
     /// So many are too few.
     too_few: u16,
     /// Until when it waits for more.
@@ -185,26 +191,26 @@ impl Queues {
     /// Takes somebody who waits no more from the lists.
     pub fn unlist(&mut self, waiter: Waiter) {
         self.starved.iter_mut().for_each(|waiting| waiting.retain(|other| *other != waiter));
-        if let Waiter::Datagrams(id) = waiter {
-            self.short.iter_mut().for_each(|waiting| waiting.retain(|other| other.flow != id));
-        }
+        self.short.iter_mut().for_each(|waiting| waiting.retain(|other| other.waiter != waiter));
     }
 
-    /// Has a flow wait until there are more buffers than now in the receive queue aimed at, or until `until`.
-    pub fn wait_for_more(&mut self, flow: DatagramId, until: Instant) {
+    /// Has somebody wait until there are more buffers than now in the receive queue aimed at, for some time.
+    pub fn wait_for_more(&mut self, waiter: Waiter, now: Instant) {
         let too_few = self.rx().available();
         let waiting = &mut self.short[self.aim];
-        if waiting.iter().all(|other| other.flow != flow) {
-            waiting.push(Short { flow, too_few, until });
+        if waiting.iter().all(|other| other.waiter != waiter) {
+            waiting.push(Short { waiter, too_few, until: now + PATIENCE });
         }
     }
 
-    /// Takes a flow that has waited for more buffers, and there are more now, or it has waited long enough.
-    pub fn got_more(&mut self, pair: usize, now: Instant) -> Option<DatagramId> {
+    /// Takes somebody who has waited for more buffers of a pair, and there are more now; or, which is said by `true`, who has
+    /// waited long enough.
+    pub fn got_more(&mut self, pair: usize, now: Instant) -> Option<(Waiter, bool)> {
         let available = self.rings[2 * pair].available();
         let ends = |short: &Short| short.until <= now || short.too_few < available;
         let at = self.short[pair].iter().position(ends)?;
-        Some(self.short[pair].remove(at).flow)
+        let short = self.short[pair].remove(at);
+        Some((short.waiter, short.too_few >= available))
     }
 
     /// Until when flows wait for more buffers.

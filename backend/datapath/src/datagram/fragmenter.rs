@@ -2,18 +2,16 @@
 //!
 //! A checksum goes over the whole datagram, so none is left to the driver; and GUEST_UFO, by which a driver takes a large
 //! datagram in one piece, is not offered: virtio 1.3 §5.1.3 keeps it for old drivers, and Linux has no such offload any more.
-use super::Datagram;
+use super::HEADER_LEN;
 use crate::port::Port;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::ops::Range;
 use vonic_frame::{
-    ETHERNET_LEN, Envelope, Fragment, Sum, VnetHeader, fragment_capacity, fragment_header_len, fragment_headers,
+    ETHERNET_LEN, Envelope, Fragment, HeaderBytes, Sum, VnetHeader, fragment_capacity, fragment_header_len,
+    fragment_headers,
 };
 use vonic_queue::{Burst, Gather, IoVecs, Part};
-
-/// Bytes of the transport headers that come with a datagram: UDP's and an echo's.
-const TRANSPORT: usize = 8;
 
 /// Room for the fragments of one datagram. Reused: nothing is allocated after it has seen the longest one.
 pub(crate) struct Fragmenter {
@@ -43,7 +41,7 @@ impl Plan {
     /// The fragments' parts of a datagram of `len` bytes, without its transport header.
     fn parts<'a>(self, burst: &'a Burst, frames: &'a [Range<usize>], len: u32) -> impl Iterator<Item = Part<'a>> {
         let parts = frames.iter().enumerate().map(move |(i, chains)| {
-            let skip = if i == 0 { TRANSPORT as u32 } else { 0 };
+            let skip = if i == 0 { HEADER_LEN as u32 } else { 0 };
             let len = self.len(i, len).saturating_sub(skip);
             Part { burst, chains: chains.clone(), offset: self.before + skip, len }
         });
@@ -51,14 +49,16 @@ impl Plan {
     }
 }
 
-/// What one datagram is called in each of its fragments.
-pub(crate) struct Named<'a> {
+/// The headers of a datagram as if it went in one frame, and what of them its fragments need.
+pub struct Headers {
     /// Addresses.
-    pub envelope: &'a Envelope,
+    pub envelope: Envelope,
     /// Protocol number.
     pub protocol: u8,
-    /// The transport's header.
-    pub transport: [u8; TRANSPORT],
+    /// All of them.
+    pub headers: HeaderBytes,
+    /// Where the transport's begin.
+    pub at: usize,
 }
 
 impl Fragmenter {
@@ -85,8 +85,8 @@ impl Fragmenter {
         true
     }
 
-    /// iovecs over `header` and the places of the datagram's bytes behind it.
-    pub(crate) fn iovecs<'a>(&'a mut self, port: &'a Port, header: &'a mut [u8; TRANSPORT]) -> IoVecs<'a> {
+    /// iovecs over `header`, if it is not empty, and the places of the datagram's bytes behind it.
+    pub(crate) fn iovecs<'a>(&'a mut self, port: &'a Port, header: &'a mut [u8]) -> IoVecs<'a> {
         let mut vecs = self.gather.start();
         vecs.host(header);
         self.plan.parts(&port.rx_burst, &self.frames, self.plan.room).for_each(|part| vecs.guest(part));
@@ -100,11 +100,12 @@ impl Fragmenter {
     }
 
     /// Writes the headers of a datagram of `len` bytes that lies in the reserved buffers, and gives back the rest of those.
-    pub(crate) fn complete(&self, port: &mut Port, flow: &Datagram, named: &Named<'_>, len: u32) {
+    pub(crate) fn complete(&self, port: &mut Port, whole: &Headers, len: u32) {
         // Ids that nobody can foretell who does not see this guest's traffic, and that come again late (RFC 7739 §5.3).
-        let ends = (flow.key.remote.ip(), flow.key.guest.ip(), named.protocol);
+        let ends = (whole.envelope.src, whole.envelope.dst, whole.protocol);
         let id = (self.secret.hash_one(ends) as u32).wrapping_add(port.fragmented);
         port.fragmented = port.fragmented.wrapping_add(1);
+        let transport = whole.headers.as_slice().get(whole.at..).unwrap_or_default();
         let mut used = 0;
         for (i, chains) in self.frames.iter().enumerate() {
             let offset = i as u32 * self.plan.capacity;
@@ -113,11 +114,11 @@ impl Fragmenter {
                 break;
             }
             let fragment = Fragment { id, offset: offset as u16, more: offset + part < len };
-            let mut headers = fragment_headers(named.envelope, named.protocol, &fragment, part);
+            let mut headers = fragment_headers(&whole.envelope, whole.protocol, &fragment, part);
             let mut payload = part;
             if i == 0 {
-                headers.append(&named.transport);
-                payload = part.saturating_sub(TRANSPORT as u32);
+                headers.append(transport);
+                payload = part.saturating_sub(transport.len() as u32);
             }
             used = port.complete_in(chains.clone(), &VnetHeader::default(), headers.as_slice(), payload);
         }

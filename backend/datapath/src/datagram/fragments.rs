@@ -7,7 +7,7 @@ use crate::flow::guest_side::Place;
 use crate::queues::PAIRS;
 use std::net::IpAddr;
 use std::time::Duration;
-use vonic_frame::{DropReason, Fragment, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, ip_header_len};
+use vonic_frame::{DropReason, Fragment, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_UDP, ip_header_len};
 use vonic_queue::{Burst, keep_payload};
 use vonic_tcp::Instant;
 
@@ -62,7 +62,7 @@ impl Piece {
     /// one of a datagram longer than a packet.
     pub(crate) fn new(ip: &Ip, fragment: &Fragment, at: At) -> Result<Piece, DropReason> {
         let icmp = if ip.dst.is_ipv4() { PROTOCOL_ICMP } else { PROTOCOL_ICMP6 };
-        if ip.protocol != icmp {
+        if ip.protocol != icmp && ip.protocol != PROTOCOL_UDP {
             return Err(DropReason::Fragment);
         }
         let (offset, len) = (u32::from(fragment.offset), ip.transport_len);

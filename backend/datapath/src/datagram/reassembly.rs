@@ -2,15 +2,15 @@
 //!
 //! A datagram that is complete goes to its socket by one call, from where its fragments lie: in this round's bursts, or where
 //! those of earlier rounds were [kept](super::fragments).
-use super::echo::Echo;
 use super::fragments::{At, Kept, Piece, Together, together};
+use super::{HEADER_LEN, echo, udp};
 use crate::flow::guest_side::Place;
 use crate::offload::Inbound;
 use crate::queues::PAIRS;
 use crate::spec::PortId;
 use crate::stats::{CopyPath, Way};
 use crate::worker::Worker;
-use vonic_frame::{DropReason, EchoRequest, Fragment, Ip, Sum};
+use vonic_frame::{DropReason, Fragment, Ip, PROTOCOL_UDP, Sum};
 use vonic_queue::{Burst, Gather, IoVecs, Part};
 
 /// The fragments of one guest that are looked at in a round.
@@ -45,17 +45,18 @@ impl Reassembly {
 
 /// Where the bytes of a guest's datagram lie.
 pub(crate) enum Payload<'a> {
-    /// In one frame.
-    Frame(&'a mut Burst, Place),
+    /// In one frame of a burst.
+    Frame(&'a mut Burst),
     /// In its fragments.
     Fragments(&'a mut Gather, Fragments<'a>),
 }
 
 impl Payload<'_> {
-    /// iovecs over `header`, which takes the place of the guest's, and the `len` bytes behind that.
-    pub(crate) fn behind<'a>(&'a mut self, header: &'a mut [u8], len: u32) -> IoVecs<'a> {
+    /// iovecs over `header`, if it is not empty, and the `len` bytes behind the guest's own header, which in a frame lie at
+    /// `place`.
+    pub(crate) fn iovecs<'a>(&'a mut self, header: &'a mut [u8], place: Place, len: u32) -> IoVecs<'a> {
         match self {
-            Payload::Frame(burst, place) => {
+            Payload::Frame(burst) => {
                 let skip = header.len();
                 burst.iovecs_behind(header, skip, place.chain..place.chain + 1, place.payload, len)
             }
@@ -78,9 +79,9 @@ fn part<'a>(bursts: &'a [Burst; PAIRS], piece: &Piece, (pair, place): (usize, Pl
 }
 
 impl Fragments<'_> {
-    /// iovecs over `header`, in place of as many bytes at the start of the datagram, and the rest of it.
+    /// iovecs over `header` and all of the datagram but its own header.
     fn behind<'a>(&'a mut self, gather: &'a mut Gather, header: &'a mut [u8]) -> IoVecs<'a> {
-        let mut skip = header.len() as u32;
+        let mut skip = HEADER_LEN as u32;
         let mut vecs = gather.start();
         vecs.host(header);
         // The place that kept bytes have in their slot is their place in the datagram.
@@ -165,7 +166,7 @@ impl Worker {
         let (dropped, reason) = match together {
             Together::Whole(len) => {
                 let fragments = Fragments { bursts, pieces, kept: kept.bytes(&name) };
-                let result = self.guest_datagram(id, gather, fragments, len);
+                let result = self.guest_whole(id, gather, fragments, len);
                 kept.forget(&name);
                 result.err().map_or((0, DropReason::Fragment), |reason| (pieces.len(), reason))
             }
@@ -185,7 +186,7 @@ impl Worker {
     }
 
     /// Takes a whole datagram of `len` bytes.
-    fn guest_datagram(
+    fn guest_whole(
         &mut self,
         id: PortId,
         gather: &mut Gather,
@@ -194,9 +195,12 @@ impl Worker {
     ) -> Result<(), DropReason> {
         let Some(Piece { name, ttl, .. }) = fragments.pieces.first().copied() else { return Ok(()) };
         let header = fragments.header().ok_or(DropReason::Truncated)?;
-        // Who fragments by himself allows others to.
-        let request = EchoRequest::new(name.remote, header, false)?.ok_or(DropReason::Unsupported)?;
-        let echo = Echo::new(id, (name.guest, name.remote), ttl, request, (len, fragments.sum()))?;
-        self.guest_echo(&echo, Payload::Fragments(gather, fragments))
+        let (way, all) = ((name.guest, name.remote, ttl), (len, fragments.sum()));
+        let place = Place { chain: 0, payload: 0 };
+        let datagram = match name.protocol {
+            PROTOCOL_UDP => udp::read_whole(id, header, way, all, place)?,
+            _ => echo::read_whole(id, header, way, all, place)?,
+        };
+        self.guest_datagram(&datagram, &mut Payload::Fragments(gather, fragments))
     }
 }

@@ -2,7 +2,7 @@
 use crate::flow::guest_side::{envelope, fields, send_control};
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
-use crate::queues::{PAIRS, Waiter};
+use crate::queues::Waiter;
 use crate::steering::hash_of_flow;
 use crate::worker::Worker;
 use crate::worker::events::Token;
@@ -81,7 +81,7 @@ impl Worker {
             let flows = &mut self.flows;
             let waits = |waiter: &Waiter| match waiter {
                 Waiter::Flow(id) => flows.get_mut(*id).is_some_and(|f| f.starved && f.key.port == port),
-                Waiter::Datagrams(_) => true,
+                Waiter::Datagrams(_) | Waiter::Forward(_) => true,
             };
             if let Some(port) = Worker::port_mut(&mut self.ports, port) {
                 port.queues.starved().retain(waits);
@@ -91,32 +91,6 @@ impl Worker {
         if let Some(port) = Worker::port_mut(&mut self.ports, port_id) {
             port.queues.starved().push(Waiter::Flow(id));
             port.spec.stats.tcp.starved.add(1);
-        }
-    }
-
-    /// Wakes connections and datagram flows that wait for buffers of a port: one for each buffer that there is, since more would find none.
-    pub(crate) fn feed(&mut self, port: u32) {
-        let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
-        for pair in 0..PAIRS {
-            while let Some(id) = port.queues.got_more(pair, self.now) {
-                self.datagrams.make_ready(id);
-            }
-            for waiter in port.queues.fed(pair) {
-                match waiter {
-                    Waiter::Flow(id) => {
-                        if let Some(flow) = self.flows.get_mut(id) {
-                            flow.starved = false;
-                            self.flows.make_ready(id);
-                        }
-                    }
-                    Waiter::Datagrams(id) => {
-                        if let Some(flow) = self.datagrams.get_mut(id) {
-                            flow.starved = false;
-                            self.datagrams.make_ready(id);
-                        }
-                    }
-                }
-            }
         }
     }
 }
