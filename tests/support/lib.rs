@@ -6,6 +6,7 @@
 mod bed;
 mod console;
 mod directory;
+pub mod fragments;
 pub mod frames;
 mod guest;
 mod initramfs;
