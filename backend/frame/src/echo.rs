@@ -173,19 +173,30 @@ pub struct Culprit {
     protocol: u8,
     /// Its first eight bytes behind the IP header (RFC 792).
     first: [u8; 8],
+    /// Some more of them, as many as are known.
+    more: [u8; 8],
+    more_len: usize,
     /// Bytes behind the IP header.
     len: u32,
 }
 
 impl Culprit {
+    /// With more of its bytes behind the first eight, of which at most eight are taken: some traceroutes know their probes by
+    /// those, and a router quotes as much as fits (RFC 1812 §4.3.2.3, RFC 4443 §3.3).
+    pub fn with(mut self, more: &[u8]) -> Culprit {
+        self.more_len = more.len().min(self.more.len());
+        self.more[..self.more_len].copy_from_slice(&more[..self.more_len]);
+        self
+    }
+
     /// An echo request of `len` bytes with its header, which was `header`.
     pub fn echo((guest, remote): (IpAddr, IpAddr), header: [u8; ECHO_HEADER_LEN], len: u32) -> Culprit {
-        Culprit { guest, remote, protocol: names(remote).protocol, first: header, len }
+        Culprit { guest, remote, protocol: names(remote).protocol, first: header, more: [0; 8], more_len: 0, len }
     }
 
     /// A UDP datagram of `len` bytes with its header, which was `header`.
     pub fn udp((guest, remote): (IpAddr, IpAddr), header: [u8; 8], len: u32) -> Culprit {
-        Culprit { guest, remote, protocol: PROTOCOL_UDP, first: header, len }
+        Culprit { guest, remote, protocol: PROTOCOL_UDP, first: header, more: [0; 8], more_len: 0, len }
     }
 
     /// A TCP segment with this sequence number, its payload not counted.
@@ -194,7 +205,15 @@ impl Culprit {
         first[..2].copy_from_slice(&guest.port().to_be_bytes());
         first[2..4].copy_from_slice(&remote.port().to_be_bytes());
         first[4..].copy_from_slice(&seq.to_be_bytes());
-        Culprit { guest: guest.ip(), remote: remote.ip(), protocol: PROTOCOL_TCP, first, len: 20 }
+        Culprit {
+            guest: guest.ip(),
+            remote: remote.ip(),
+            protocol: PROTOCOL_TCP,
+            first,
+            more: [0; 8],
+            more_len: 0,
+            len: 20,
+        }
     }
 }
 
@@ -205,6 +224,7 @@ pub fn icmp_error(envelope: &Envelope, error: &IcmpError, about: &Culprit) -> He
     let quoted = Envelope { src: about.guest, dst: about.remote, ..*envelope };
     network_headers(&mut inner, &quoted, about.protocol, about.len);
     inner.append(&about.first);
+    inner.append(&about.more[..about.more_len]);
     let quoted = inner.as_slice().get(ETHERNET_LEN..).unwrap_or_default();
     let mut header = [error.kind, error.code, 0, 0, 0, 0, 0, 0];
     header[4..8].copy_from_slice(&error.word.to_be_bytes());
@@ -288,6 +308,13 @@ mod tests {
         assert_eq!(frame[38..42], [0, 0, 5, 120]);
         assert_eq!((&frame[54..58], &frame[58..62]), (&[192, 0, 2, 2][..], &[198, 51, 100, 2][..]));
         assert_eq!((&frame[44..46], &frame[62..]), (&[0, 84][..], &request[..]));
+        for (more, quoted) in [(&[1, 2, 3][..], &[1, 2, 3][..]), (&[7; 20], &[7; 8])] {
+            let frame =
+                icmp_error(&router, &IcmpError::too_big(ends.1, 1400), &Culprit::echo(ends, request, 64).with(more));
+            let frame = frame.as_slice();
+            assert_eq!(&frame[70..], quoted);
+            assert!(Sum::default().bytes(&frame[34..]).is_valid());
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct DatagramError {
     pub to: Option<SocketAddr>,
     /// The first bytes of the payload that it is about: of a ping socket the ICMP header as it was sent.
     pub quoted: [u8; 8],
+    /// How many of these bytes there are.
+    pub quoted_len: usize,
 }
 
 /// A connected datagram socket.

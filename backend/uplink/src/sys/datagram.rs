@@ -138,7 +138,8 @@ pub fn next_error(fd: BorrowedFd<'_>) -> io::Result<DatagramError> {
     if got < 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut error = DatagramError { icmp: None, mtu: 0, offender: None, to: from_kernel(&to), quoted };
+    let mut error =
+        DatagramError { icmp: None, mtu: 0, offender: None, to: from_kernel(&to), quoted, quoted_len: got as usize };
     // SAFETY: the kernel has filled in the ancillary data and its length.
     let mut entry = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !entry.is_null() {
