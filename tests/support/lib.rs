@@ -8,6 +8,7 @@ mod console;
 pub mod datagram;
 mod directory;
 mod dns;
+pub mod fragments;
 pub mod frames;
 mod guest;
 mod initramfs;

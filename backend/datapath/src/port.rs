@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::datagram::fragments::Kept;
 use crate::flow::challenge::Challenges;
 use crate::flow::usage::Usage;
 use crate::queues::Queues;
@@ -7,6 +8,7 @@ use crate::ring::Ring;
 use crate::service::resolver::Resolver;
 use crate::spec::PortSpec;
 use crate::stats::{Counter, Way};
+use std::ops::Range;
 use std::sync::Arc;
 use vonic_frame::{DropReason, Offloads, VNET_HEADER_LEN, VnetHeader};
 use vonic_queue::{Burst, MemoryMap, copy_payload};
@@ -119,6 +121,10 @@ pub struct Port {
     pub advertise_at: Option<Instant>,
     /// How often that has been tried.
     pub advertise_tries: u32,
+    /// Datagrams that were sent to the guest in fragments.
+    pub fragmented: u32,
+    /// Fragments of the guest's that wait for others.
+    pub(crate) kept: Kept,
 }
 
 impl Port {
@@ -136,6 +142,8 @@ impl Port {
             tap: TapState::default(),
             advertise_at: None,
             advertise_tries: 0,
+            fragmented: 0,
+            kept: Kept::default(),
         }
     }
 
@@ -153,6 +161,7 @@ impl Port {
     /// Drops the session: rings and memory.
     pub fn disconnect(&mut self) {
         self.queues.disconnect();
+        self.kept = Kept::default();
         self.rx_burst.clear();
         self.map = None;
     }
@@ -166,8 +175,29 @@ impl Port {
     /// not `least`. They are of the receive queue aimed at. Chains that can hold no frame at all are completed empty, so that they are not looked at again.
     pub fn reserve(&mut self, least: u32, most: u32) -> u32 {
         self.rx_burst.clear();
+        let room = self.fetch_room(most);
+        if room >= least && !self.rx_burst.is_empty() {
+            return room;
+        }
+        let full = if self.negotiated.mergeable { RX_CHAINS } else { 1 };
+        if self.rx_burst.len() >= full && room < SMALLEST_FRAME {
+            self.discard();
+        }
+        0
+    }
+
+    /// Reserves chains for one more frame, of `bytes` with the virtio-net header, behind those reserved already; `None` if there
+    /// are not enough.
+    pub fn reserve_next(&mut self, bytes: u32) -> Option<Range<usize>> {
+        let first = self.rx_burst.len();
+        (self.fetch_room(bytes) >= bytes).then(|| first..self.rx_burst.len())
+    }
+
+    /// Fetches chains of one frame, behind those fetched already, until they hold `most` bytes; returns how many they hold.
+    fn fetch_room(&mut self, most: u32) -> u32 {
+        let first = self.rx_burst.len();
         let (mut room, mut faults) = (0, 0);
-        while room < most && (self.negotiated.mergeable || self.rx_burst.is_empty()) && faults < FAULTS_A_FRAME {
+        while room < most && (self.negotiated.mergeable || self.rx_burst.len() == first) && faults < FAULTS_A_FRAME {
             if self.queues.rx().fetch(&mut self.rx_burst, 1) == 0 {
                 break;
             }
@@ -189,14 +219,7 @@ impl Port {
                 }
             }
         }
-        if room >= least && !self.rx_burst.is_empty() {
-            return room;
-        }
-        let full = if self.negotiated.mergeable { RX_CHAINS } else { 1 };
-        if self.rx_burst.len() >= full && room < SMALLEST_FRAME {
-            self.discard();
-        }
-        0
+        room
     }
 
     /// Completes reserved chains that are too small, with nothing in them.
@@ -210,7 +233,12 @@ impl Port {
 
     /// Gives reserved chains back.
     pub fn release(&mut self) {
-        self.queues.rx().unfetch(self.rx_burst.len() as u16);
+        self.release_behind(0);
+    }
+
+    /// Gives reserved chains back, but for the first `used`, which are completed.
+    pub fn release_behind(&mut self, used: usize) {
+        self.queues.rx().unfetch((self.rx_burst.len() - used) as u16);
         self.rx_burst.clear();
     }
 
@@ -221,25 +249,41 @@ impl Port {
 
     /// As [`Port::complete`], where a frame's headers end `headers_len` bytes behind its start, and not with `headers`.
     pub fn complete_segmented(&mut self, vnet: &VnetHeader, headers_len: u16, headers: &[u8], payload_len: u32) {
+        let used = self.write_frame(0..self.rx_burst.len(), (vnet, headers_len), headers, payload_len);
+        self.release_behind(used);
+    }
+
+    /// As [`Port::complete`], for one of several frames, in `chains`; returns the end of those that it took. Others stay
+    /// reserved: frames are completed in the order of their chains, and [`Port::release_behind`] comes last.
+    pub fn complete_in(&mut self, chains: Range<usize>, vnet: &VnetHeader, headers: &[u8], payload_len: u32) -> usize {
+        self.write_frame(chains, (vnet, headers.len() as u16), headers, payload_len)
+    }
+
+    fn write_frame(
+        &mut self,
+        chains: Range<usize>,
+        (vnet, headers_len): (&VnetHeader, u16),
+        headers: &[u8],
+        payload_len: u32,
+    ) -> usize {
         let header_len = self.negotiated.header_len;
         let total = header_len + headers.len() as u32 + payload_len;
-        let mut chains = 0;
+        let mut end = chains.start;
         let mut left = total;
-        for chain in self.rx_burst.chains() {
+        for chain in &self.rx_burst.chains()[chains.clone()] {
             let used = left.min(chain.len);
             self.queues.rx().push_used(chain.head, used);
             left -= used;
-            chains += 1;
+            end += 1;
             if left == 0 {
                 break;
             }
         }
-        let vnet = vnet.emit(headers_len, chains as u16);
-        self.rx_burst.write(0..chains, 0, &vnet[..header_len as usize]);
-        self.rx_burst.write(0..chains, header_len, headers);
-        self.queues.rx().unfetch((self.rx_burst.len() - chains) as u16);
-        self.rx_burst.clear();
+        let vnet = vnet.emit(headers_len, (end - chains.start) as u16);
+        self.rx_burst.write(chains.start..end, 0, &vnet[..header_len as usize]);
+        self.rx_burst.write(chains.start..end, header_len, headers);
         self.spec.stats.frame(Way::HostToGuest, total - header_len);
+        end
     }
 
     /// Puts one frame into the guest's ring; the guest sees it at the next flush.

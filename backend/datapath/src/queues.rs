@@ -5,7 +5,9 @@ use crate::port::feature;
 use crate::ring::Ring;
 use crate::steering;
 use std::sync::Arc;
+use std::time::Duration;
 use vonic_queue::{Direction, MemoryMap};
+use vonic_tcp::Instant;
 
 /// Pairs of queues that one port can have.
 pub const QUEUE_PAIRS_MAX: u16 = 2;
@@ -13,6 +15,9 @@ pub const QUEUE_PAIRS_MAX: u16 = 2;
 pub const PAIRS: usize = QUEUE_PAIRS_MAX as usize;
 /// Both queues of each pair, and the control queue.
 const RINGS: usize = 2 * PAIRS + 1;
+
+/// How long a datagram that is longer than the guest's MTU waits for buffers for all its fragments, while the guest posts none.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the queue `index` carries, by the acknowledged feature bits and the pairs offered (virtio 1.3 §5.1.2): receive and
 /// transmit queues in turn, then the control queue, whose place depends on MQ. `None`: there is no such queue.
@@ -41,6 +46,16 @@ pub enum Waiter {
     Forward(usize),
 }
 
+/// Somebody whose next datagram takes more buffers than there are.
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    waiter: Waiter,
+    /// So many are too few.
+    too_few: u16,
+    /// Until when it waits for more.
+    until: Instant,
+}
+
 /// A port's queues, by index.
 pub struct Queues {
     rings: [Ring; RINGS],
@@ -53,6 +68,8 @@ pub struct Queues {
     aim: usize,
     /// Who waits for buffers of each pair.
     starved: [Vec<Waiter>; PAIRS],
+    /// Who waits for more of them.
+    short: [Vec<Short>; PAIRS],
 }
 
 impl Queues {
@@ -66,6 +83,7 @@ impl Queues {
             asked: 1,
             aim: 0,
             starved: [const { Vec::new() }; PAIRS].map(|_: Vec<Waiter>| Vec::with_capacity(64)),
+            short: Default::default(),
         }
     }
 
@@ -173,6 +191,31 @@ impl Queues {
     /// Takes somebody who waits no more from the lists.
     pub fn unlist(&mut self, waiter: Waiter) {
         self.starved.iter_mut().for_each(|waiting| waiting.retain(|other| *other != waiter));
+        self.short.iter_mut().for_each(|waiting| waiting.retain(|other| other.waiter != waiter));
+    }
+
+    /// Has somebody wait until there are more buffers than now in the receive queue aimed at, for some time.
+    pub fn wait_for_more(&mut self, waiter: Waiter, now: Instant) {
+        let too_few = self.rx().available();
+        let waiting = &mut self.short[self.aim];
+        if waiting.iter().all(|other| other.waiter != waiter) {
+            waiting.push(Short { waiter, too_few, until: now + PATIENCE });
+        }
+    }
+
+    /// Takes somebody who has waited for more buffers of a pair, and there are more now; or, which is said by `true`, who has
+    /// waited long enough.
+    pub fn got_more(&mut self, pair: usize, now: Instant) -> Option<(Waiter, bool)> {
+        let available = self.rings[2 * pair].available();
+        let ends = |short: &Short| short.until <= now || short.too_few < available;
+        let at = self.short[pair].iter().position(ends)?;
+        let short = self.short[pair].remove(at);
+        Some((short.waiter, short.too_few >= available))
+    }
+
+    /// Until when flows wait for more buffers.
+    pub fn short_until(&self) -> Option<Instant> {
+        self.short.iter().flatten().map(|short| short.until).min()
     }
 
     /// Takes those who wait for buffers of a pair: one for each buffer that there is, since more would find none; all of
@@ -193,7 +236,7 @@ impl Queues {
     pub fn is_polled(&self, tap: bool) -> bool {
         let waits = |index: usize| match index {
             i if i >= 2 * self.pairs || !i.is_multiple_of(2) => true,
-            i => tap || !self.starved[i / 2].is_empty(),
+            i => tap || !self.starved[i / 2].is_empty() || !self.short[i / 2].is_empty(),
         };
         self.rings.iter().enumerate().any(|(index, ring)| ring.is_polled() && waits(index))
     }
@@ -225,6 +268,7 @@ impl Queues {
         self.rings.iter_mut().for_each(Ring::stop);
         self.forget();
         self.starved.iter_mut().for_each(Vec::clear);
+        self.short.iter_mut().for_each(Vec::clear);
         self.settle();
     }
 
@@ -253,7 +297,8 @@ impl Queues {
         for pair in 0..self.pairs {
             work |= self.tx(pair).arm();
             let rx = &mut self.rings[2 * pair];
-            match tap.filter(|_| pair == self.aim) {
+            let short = self.short[pair].iter().map(|short| short.too_few);
+            match tap.filter(|_| pair == self.aim).into_iter().chain(short).min() {
                 _ if !self.starved[pair].is_empty() => work |= rx.arm(),
                 Some(too_few) => work |= rx.arm_behind(too_few),
                 None => rx.disarm(),

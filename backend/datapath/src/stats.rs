@@ -59,6 +59,8 @@ pub enum CopyPath {
     GuestToGuest,
     /// What a service echoes, such as ICMP echo data: 1.
     Service,
+    /// Fragments of a guest's that wait for others of their datagram: at most 1.
+    Coalesce,
     /// Guest to a tap: 0.
     GuestToUplink,
     /// Tap to guest: 0.
@@ -67,11 +69,12 @@ pub enum CopyPath {
 
 impl CopyPath {
     /// Every path, in the order of the counter array.
-    pub const ALL: [CopyPath; 6] = [
+    pub const ALL: [CopyPath; 7] = [
         CopyPath::GuestToHost,
         CopyPath::HostToGuest,
         CopyPath::GuestToGuest,
         CopyPath::Service,
+        CopyPath::Coalesce,
         CopyPath::GuestToUplink,
         CopyPath::UplinkToGuest,
     ];
@@ -83,6 +86,7 @@ impl CopyPath {
             CopyPath::HostToGuest => "host_to_guest",
             CopyPath::GuestToGuest => "guest_to_guest",
             CopyPath::Service => "service",
+            CopyPath::Coalesce => "coalesce",
             CopyPath::GuestToUplink => "guest_to_uplink",
             CopyPath::UplinkToGuest => "uplink_to_guest",
         }

@@ -26,7 +26,7 @@ impl HeaderBytes {
     }
 
     /// Adds bytes at the end, as many as there is room for.
-    pub(crate) fn append(&mut self, bytes: &[u8]) {
+    pub fn append(&mut self, bytes: &[u8]) {
         let len = bytes.len().min(HEADER_MAX - self.len);
         self.bytes[self.len..self.len + len].copy_from_slice(&bytes[..len]);
         self.len += len;

@@ -45,17 +45,26 @@ impl EchoRequest {
     /// # Errors
     /// `Truncated`; `BadHeader` for a code other than 0.
     pub fn read(head: &[u8], ip: &Ip) -> Result<Option<EchoRequest>, DropReason> {
-        let Transport::Icmp(icmp) = ip.transport else { return Ok(None) };
-        let names = names(ip.dst);
-        if (ip.protocol, icmp.kind) != (names.protocol, names.request) {
-            return Ok(None);
-        }
-        if icmp.code != 0 {
-            return Err(DropReason::BadHeader);
-        }
+        let Transport::Icmp(_) = ip.transport else { return Ok(None) };
         let start = usize::from(ip.transport_offset);
         let header = head.get(start..).and_then(|b| b.first_chunk()).ok_or(DropReason::Truncated)?;
-        Ok(Some(EchoRequest { header: *header, dont_fragment: ip.dont_fragment(head) }))
+        EchoRequest::new(ip.dst, *header, ip.dont_fragment(head))
+    }
+
+    /// The request to `to` that begins with `header`. `None`: it is something else.
+    ///
+    /// # Errors
+    /// `BadHeader` for a code other than 0.
+    pub fn new(
+        to: IpAddr,
+        header: [u8; ECHO_HEADER_LEN],
+        dont_fragment: bool,
+    ) -> Result<Option<EchoRequest>, DropReason> {
+        match (header[0] == names(to).request, header[1]) {
+            (false, _) => Ok(None),
+            (true, 0) => Ok(Some(EchoRequest { header, dont_fragment })),
+            (true, _) => Err(DropReason::BadHeader),
+        }
     }
 
     /// The identifier, by which the guest tells its pings apart.
@@ -82,6 +91,14 @@ pub fn echo_reply_sequence(from: IpAddr, header: &[u8; ECHO_HEADER_LEN]) -> Opti
 
 /// Writes the headers of an echo reply with `len` bytes of data behind them, whose folded sum is `sum`.
 pub fn echo_reply(envelope: &Envelope, id: u16, sequence: u16, (len, sum): (u32, u16)) -> HeaderBytes {
+    let mut out = HeaderBytes::new(&[]);
+    network_headers(&mut out, envelope, names(envelope.src).protocol, ECHO_HEADER_LEN as u32 + len);
+    out.append(&echo_reply_header(envelope, id, sequence, (len, sum)));
+    out
+}
+
+/// An echo reply's own header, with `len` bytes of data behind it, whose folded sum is `sum`.
+pub fn echo_reply_header(envelope: &Envelope, id: u16, sequence: u16, (len, sum): (u32, u16)) -> [u8; ECHO_HEADER_LEN] {
     let names = names(envelope.src);
     let total = ECHO_HEADER_LEN as u32 + len;
     let mut message = [names.reply, 0, 0, 0, 0, 0, 0, 0];
@@ -89,10 +106,7 @@ pub fn echo_reply(envelope: &Envelope, id: u16, sequence: u16, (len, sum): (u32,
     message[6..8].copy_from_slice(&sequence.to_be_bytes());
     let sum = icmp_sum(envelope.src, envelope.dst, total).bytes(&message).word(sum).finish();
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut out = HeaderBytes::new(&[]);
-    network_headers(&mut out, envelope, names.protocol, total);
-    out.append(&message);
-    out
+    message
 }
 
 /// An ICMP error, in the numbers of its family.
@@ -159,19 +173,30 @@ pub struct Culprit {
     protocol: u8,
     /// Its first eight bytes behind the IP header (RFC 792).
     first: [u8; 8],
+    /// Some more of them, as many as are known.
+    more: [u8; 8],
+    more_len: usize,
     /// Bytes behind the IP header.
     len: u32,
 }
 
 impl Culprit {
+    /// With more of its bytes behind the first eight, of which at most eight are taken: some traceroutes know their probes by
+    /// those, and a router quotes as much as fits (RFC 1812 §4.3.2.3, RFC 4443 §3.3).
+    pub fn with(mut self, more: &[u8]) -> Culprit {
+        self.more_len = more.len().min(self.more.len());
+        self.more[..self.more_len].copy_from_slice(&more[..self.more_len]);
+        self
+    }
+
     /// An echo request of `len` bytes with its header, which was `header`.
     pub fn echo((guest, remote): (IpAddr, IpAddr), header: [u8; ECHO_HEADER_LEN], len: u32) -> Culprit {
-        Culprit { guest, remote, protocol: names(remote).protocol, first: header, len }
+        Culprit { guest, remote, protocol: names(remote).protocol, first: header, more: [0; 8], more_len: 0, len }
     }
 
     /// A UDP datagram of `len` bytes with its header, which was `header`.
     pub fn udp((guest, remote): (IpAddr, IpAddr), header: [u8; 8], len: u32) -> Culprit {
-        Culprit { guest, remote, protocol: PROTOCOL_UDP, first: header, len }
+        Culprit { guest, remote, protocol: PROTOCOL_UDP, first: header, more: [0; 8], more_len: 0, len }
     }
 
     /// A TCP segment with this sequence number, its payload not counted.
@@ -180,7 +205,15 @@ impl Culprit {
         first[..2].copy_from_slice(&guest.port().to_be_bytes());
         first[2..4].copy_from_slice(&remote.port().to_be_bytes());
         first[4..].copy_from_slice(&seq.to_be_bytes());
-        Culprit { guest: guest.ip(), remote: remote.ip(), protocol: PROTOCOL_TCP, first, len: 20 }
+        Culprit {
+            guest: guest.ip(),
+            remote: remote.ip(),
+            protocol: PROTOCOL_TCP,
+            first,
+            more: [0; 8],
+            more_len: 0,
+            len: 20,
+        }
     }
 }
 
@@ -191,6 +224,7 @@ pub fn icmp_error(envelope: &Envelope, error: &IcmpError, about: &Culprit) -> He
     let quoted = Envelope { src: about.guest, dst: about.remote, ..*envelope };
     network_headers(&mut inner, &quoted, about.protocol, about.len);
     inner.append(&about.first);
+    inner.append(&about.more[..about.more_len]);
     let quoted = inner.as_slice().get(ETHERNET_LEN..).unwrap_or_default();
     let mut header = [error.kind, error.code, 0, 0, 0, 0, 0, 0];
     header[4..8].copy_from_slice(&error.word.to_be_bytes());
@@ -274,6 +308,13 @@ mod tests {
         assert_eq!(frame[38..42], [0, 0, 5, 120]);
         assert_eq!((&frame[54..58], &frame[58..62]), (&[192, 0, 2, 2][..], &[198, 51, 100, 2][..]));
         assert_eq!((&frame[44..46], &frame[62..]), (&[0, 84][..], &request[..]));
+        for (more, quoted) in [(&[1, 2, 3][..], &[1, 2, 3][..]), (&[7; 20], &[7; 8])] {
+            let frame =
+                icmp_error(&router, &IcmpError::too_big(ends.1, 1400), &Culprit::echo(ends, request, 64).with(more));
+            let frame = frame.as_slice();
+            assert_eq!(&frame[70..], quoted);
+            assert!(Sum::default().bytes(&frame[34..]).is_valid());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From the first bytes of a frame to checked headers.
 use crate::ipv6::parse_ipv6;
 use crate::wire::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN};
-use crate::{DropReason, MacAddr};
+use crate::{DropReason, Fragment, MacAddr};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// How many leading bytes of a frame are copied out of guest memory and looked at.
@@ -96,7 +96,7 @@ pub enum Transport {
     /// ICMP of the packet's own family (RFC 792, RFC 4443).
     Icmp(Icmp),
     /// A fragment: no transport header is looked at.
-    Fragment,
+    Fragment(Fragment),
     /// Another protocol.
     Other,
 }
@@ -194,11 +194,9 @@ fn parse_ipv4(bytes: &[u8], len: u32) -> Result<Ip, DropReason> {
         return Err(DropReason::BadChecksum);
     }
     let transport_len = total_len - header_len as u32;
-    // More-fragments flag, or an offset (RFC 791 §3.1).
-    let transport = if ip.fragment.get() & 0x3fff != 0 {
-        Transport::Fragment
-    } else {
-        parse_transport(bytes, (PROTOCOL_ICMP, ip.protocol), transport_offset, transport_len)?
+    let transport = match Fragment::from_ipv4(ip.id.get(), ip.fragment.get()) {
+        Some(fragment) => Transport::Fragment(fragment),
+        None => parse_transport(bytes, (PROTOCOL_ICMP, ip.protocol), transport_offset, transport_len)?,
     };
     Ok(Ip {
         src: Ipv4Addr::from(ip.src).into(),
@@ -376,7 +374,7 @@ mod tests {
     fn fragments_are_seen_first_and_later() {
         for (at, value) in [(6, 0x20), (7, 1)] {
             let Content::Ip(ip) = parse(&with_ip_byte(tcp_frame(), at, value)).unwrap().content else { panic!() };
-            assert_eq!(ip.transport, Transport::Fragment);
+            assert!(matches!(ip.transport, Transport::Fragment(_)));
         }
     }
 

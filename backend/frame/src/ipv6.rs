@@ -1,19 +1,17 @@
 //! IPv6 headers, with what may stand between them and the transport (RFC 8200).
+use crate::fragment::{FRAGMENT_HEADER as FRAGMENT, FRAGMENT_HEADER_LEN};
 use crate::frame::parse_transport;
 use crate::wire::{Ipv6, Ipv6Extension};
-use crate::{DropReason, ETHERNET_LEN, Ip, PROTOCOL_ICMP6, Transport};
+use crate::{DropReason, ETHERNET_LEN, Fragment, Ip, PROTOCOL_ICMP6, Transport};
 use std::net::Ipv6Addr;
 
 /// Extension headers of one packet that are walked over; real ones have one or two.
 const EXTENSIONS: usize = 4;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 /// Where in a routing header the number of addresses still to be visited stands.
 const SEGMENTS_LEFT: usize = 3;
-/// Bytes of a fragment header (RFC 8200 §4.5).
-const FRAGMENT_LEN: usize = 8;
 
 /// Reads an IPv6 packet's headers. Jumbograms (RFC 2675), whose payload length is 0, are longer than any frame here.
 ///
@@ -29,7 +27,7 @@ pub(crate) fn parse_ipv6(bytes: &[u8], len: u32) -> Result<Ip, DropReason> {
     if end > len as usize {
         return Err(DropReason::Truncated);
     }
-    let (mut protocol, mut offset, mut fragment) = (ip.next_header, start, false);
+    let (mut protocol, mut offset, mut fragment) = (ip.next_header, start, None);
     for walked in 0.. {
         let header_len = match protocol {
             // Hop-by-hop options stand first or nowhere (RFC 8200 §4.1).
@@ -43,24 +41,25 @@ pub(crate) fn parse_ipv6(bytes: &[u8], len: u32) -> Result<Ip, DropReason> {
                 let extension = Ipv6Extension::at(bytes, offset).ok_or(DropReason::Truncated)?;
                 8 * (usize::from(extension.len) + 1)
             }
-            FRAGMENT => FRAGMENT_LEN,
+            FRAGMENT => FRAGMENT_HEADER_LEN,
             _ => break,
         };
         let extension = Ipv6Extension::at(bytes, offset).ok_or(DropReason::Truncated)?;
-        fragment |= protocol == FRAGMENT;
+        if protocol == FRAGMENT {
+            fragment = Some(Fragment::from_ipv6(bytes, offset).ok_or(DropReason::Truncated)?);
+        }
         (protocol, offset) = (extension.next_header, offset + header_len);
         if offset > end || offset > bytes.len() {
             return Err(DropReason::Truncated);
         }
-        if fragment {
+        if fragment.is_some() {
             break;
         }
     }
     let transport_len = (end - offset) as u32;
-    let transport = if fragment {
-        Transport::Fragment
-    } else {
-        parse_transport(bytes, (PROTOCOL_ICMP6, protocol), offset, transport_len)?
+    let transport = match fragment {
+        Some(fragment) => Transport::Fragment(fragment),
+        None => parse_transport(bytes, (PROTOCOL_ICMP6, protocol), offset, transport_len)?,
     };
     Ok(Ip {
         src: Ipv6Addr::from(ip.src).into(),
@@ -141,7 +140,7 @@ mod tests {
         assert_eq!((ip.protocol, ip.transport_offset, ip.transport_len), (6, 78, 20));
         assert!(matches!(ip.transport, Transport::Tcp(_)));
         let ip = parse(&with(&[(DESTINATION, &[0; 6]), (FRAGMENT, &[0; 6])])).unwrap();
-        assert_eq!((ip.protocol, ip.transport), (6, Transport::Fragment));
+        assert_eq!((ip.protocol, ip.transport), (6, Transport::Fragment(Fragment { id: 0, offset: 0, more: false })));
     }
 
     #[test]

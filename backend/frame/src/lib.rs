@@ -7,6 +7,7 @@ mod build;
 mod checksum;
 mod domain;
 mod echo;
+mod fragment;
 mod frame;
 mod ipv6;
 mod mac;
@@ -25,9 +26,10 @@ pub use build::{
 pub use checksum::Sum;
 pub use domain::{encode_domains, is_domain, is_label};
 pub use echo::{
-    Culprit, ECHO_HEADER_LEN, EchoRequest, IcmpError, echo_reply, echo_reply_sequence, echo_request, icmp_error,
-    icmp_sum, restore_echo_id,
+    Culprit, ECHO_HEADER_LEN, EchoRequest, IcmpError, echo_reply, echo_reply_header, echo_reply_sequence, echo_request,
+    icmp_error, icmp_sum, restore_echo_id,
 };
+pub use fragment::{Fragment, fragment_capacity, fragment_header_len, fragment_headers};
 pub use frame::{
     Arp, Content, ETHERNET_LEN, Frame, HEADER_MAX, Icmp, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP,
     Tcp, Transport, Udp,

@@ -40,6 +40,7 @@ layout! { Ipv6 {
     version_class_flow: U32, payload_len: U16, next_header: u8, hop_limit: u8, src: [u8; 16], dst: [u8; 16],
 } }
 layout! { Ipv6Extension { next_header: u8, len: u8, } }
+layout! { Ipv6Fragment { next_header: u8, reserved: u8, offset_flags: U16, id: U32, } }
 layout! { Tcp {
     src: U16, dst: U16, seq: U32, ack: U32, data_offset: u8, flags: u8, window: U16, checksum: U16, urgent: U16,
 } }

@@ -146,6 +146,11 @@ impl Burst {
         IoVecs::new(self.iovecs.as_mut_slice(), front.len() + bytes - cut + behind.len())
     }
 
+    /// Appends iovecs over [offset, offset + len) of the chains to `out`, as many as fit; returns their bytes.
+    pub(crate) fn append_iovecs(&self, chains: Range<usize>, offset: u32, len: u32, out: &mut IoVecBuffer) -> usize {
+        self.segments.iovecs(self.span(chains), offset.into(), len.into(), out)
+    }
+
     /// One's-complement sum (RFC 1071) of [offset, offset + len) of the chains: not inverted, folded to 16 bits, of
     /// big-endian words counted from the range's start. The bytes `12 34` sum up to 0x1234, a single `12` to 0x1200.
     pub fn sum(&self, chains: Range<usize>, offset: u32, len: u32) -> u16 {

@@ -14,6 +14,7 @@
 mod burst;
 mod chain;
 mod error;
+mod gather;
 mod handover;
 mod iovec;
 mod payload;
@@ -22,8 +23,9 @@ mod sys;
 
 pub use burst::{Burst, Chain};
 pub use error::QueueError;
+pub use gather::{Gather, Gathering, Part};
 pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
-pub use payload::copy_payload;
+pub use payload::{copy_payload, keep_payload};
 pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
 pub use sys::{MemoryMap, survive_truncation};

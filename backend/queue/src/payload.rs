@@ -1,4 +1,4 @@
-//! The one place where vonic copies payload.
+//! The one place where vonic copies payload: from guest to guest, and a datagram's fragments that wait for others.
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +18,14 @@ pub fn copy_payload(
     copied: &AtomicU64,
 ) -> u32 {
     let done = src.copy_to(src_chain, src_offset, dst, dst_chains, dst_offset, len);
+    copied.fetch_add(u64::from(done), Ordering::Relaxed);
+    done
+}
+
+/// Copies bytes of one chain from `src_offset` on to memory of the host, as many as `to` takes; returns the bytes copied and adds
+/// them to `copied`.
+pub fn keep_payload(src: &Burst, src_chain: usize, src_offset: u32, to: &mut [u8], copied: &AtomicU64) -> u32 {
+    let done = src.read(src_chain, src_offset, to) as u32;
     copied.fetch_add(u64::from(done), Ordering::Relaxed);
     done
 }

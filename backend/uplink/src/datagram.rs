@@ -48,6 +48,8 @@ pub struct DatagramError {
     pub to: Option<SocketAddr>,
     /// The first bytes of the payload that it is about: of a ping socket the ICMP header as it was sent.
     pub quoted: [u8; 8],
+    /// How many of these bytes there are.
+    pub quoted_len: usize,
 }
 
 /// A connected datagram socket.
@@ -105,7 +107,23 @@ impl DatagramSocket {
     /// # Errors
     /// The system's: `WouldBlock` if there is none; or one that an earlier datagram met.
     pub fn receive(&self, vecs: &IoVecs<'_>) -> io::Result<Received> {
-        sys::receive(self.fd.as_fd(), vecs)
+        sys::receive(self.fd.as_fd(), vecs, false)
+    }
+
+    /// As [`DatagramSocket::receive`], and the datagram stays in the socket's queue.
+    ///
+    /// # Errors
+    /// As [`DatagramSocket::receive`].
+    pub fn peek(&self, vecs: &IoVecs<'_>) -> io::Result<Received> {
+        sys::receive(self.fd.as_fd(), vecs, true)
+    }
+
+    /// Bytes of payload of the next datagram, of a UDP socket; a ping socket does not tell.
+    ///
+    /// # Errors
+    /// As [`DatagramSocket::receive`].
+    pub fn next_len(&self) -> io::Result<u32> {
+        sys::next_len(self.fd.as_fd())
     }
 
     /// Throws one datagram away; false if there is none.

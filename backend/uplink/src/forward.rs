@@ -66,6 +66,14 @@ impl UdpListener {
         sys::receive(self.fd.as_fd(), vecs)
     }
 
+    /// Bytes of payload of the next datagram.
+    ///
+    /// # Errors
+    /// As [`UdpListener::receive`].
+    pub fn next_len(&self) -> io::Result<u32> {
+        datagram::next_len(self.fd.as_fd())
+    }
+
     /// Throws one datagram away; false if there is none.
     pub fn skip(&self) -> bool {
         datagram::skip(self.fd.as_fd()).is_ok()

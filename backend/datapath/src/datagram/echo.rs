@@ -20,23 +20,51 @@ pub fn read(port: PortId, inbound: &Inbound<'_, '_>, ip: &Ip) -> Result<Option<O
     if inbound.vnet.partial.is_some() {
         return Err(DropReason::BadVnetHeader);
     }
-    if ip.ttl == 0 {
-        return Err(DropReason::BadHeader);
-    }
     let (chains, start) = (inbound.chain..inbound.chain + 1, inbound.start + u32::from(ip.transport_offset));
     let sum = inbound.burst.sum(chains, start, ip.transport_len);
+    let place = Place { chain: inbound.chain, payload: start + ECHO_HEADER_LEN as u32 };
+    outgoing(port, &request, (ip.src, ip.dst, ip.ttl), (ip.transport_len, sum), place).map(Some)
+}
+
+/// The echo request that a guest sent in fragments; with its header, which is `header`, it has `len` bytes of the folded sum
+/// `sum`.
+///
+/// # Errors
+/// `Unsupported` for other messages; `BadChecksum`, `BadHeader`.
+pub fn read_whole(
+    port: PortId,
+    header: [u8; ECHO_HEADER_LEN],
+    way: (IpAddr, IpAddr, u8),
+    all: (u32, u16),
+    place: Place,
+) -> Result<Outgoing, DropReason> {
+    // Who fragments by himself lets others do so.
+    let request = EchoRequest::new(way.1, header, false)?.ok_or(DropReason::Unsupported)?;
+    outgoing(port, &request, way, all, place)
+}
+
+fn outgoing(
+    port: PortId,
+    request: &EchoRequest,
+    (src, dst, ttl): (IpAddr, IpAddr, u8),
+    (len, sum): (u32, u16),
+    place: Place,
+) -> Result<Outgoing, DropReason> {
+    if ttl == 0 {
+        return Err(DropReason::BadHeader);
+    }
     // The kernel will write a new one, which would hide that this one is wrong.
-    if !icmp_sum(ip.src, ip.dst, ip.transport_len).word(sum).is_valid() {
+    if !icmp_sum(src, dst, len).word(sum).is_valid() {
         return Err(DropReason::BadChecksum);
     }
-    let guest = SocketAddr::new(ip.src, request.id());
-    Ok(Some(Outgoing {
-        key: Key { kind: Kind::Echo, port, guest, remote: SocketAddr::new(ip.dst, 0) },
-        hops: Hops { ttl: ip.ttl, dont_fragment: request.dont_fragment },
-        quote: Quote { header: request.header, len: ip.transport_len },
-        place: Place { chain: inbound.chain, payload: start + ECHO_HEADER_LEN as u32 },
-        len: ip.transport_len - ECHO_HEADER_LEN as u32,
-    }))
+    let guest = SocketAddr::new(src, request.id());
+    Ok(Outgoing {
+        key: Key { kind: Kind::Echo, port, guest, remote: SocketAddr::new(dst, 0) },
+        hops: Hops { ttl, dont_fragment: request.dont_fragment },
+        quote: Quote { header: request.header, len },
+        place,
+        len: len - ECHO_HEADER_LEN as u32,
+    })
 }
 
 /// The header in front of a request's data as the kernel takes it; `as_sent` is the guest's.

@@ -22,11 +22,11 @@ impl Worker {
         match why {
             Unopened::Dropped(reason) => Err(reason),
             Unopened::NotPermitted => {
-                self.tell(&datagram.key, None, &unreachable(13), datagram.quote);
+                self.tell(&datagram.key, None, &unreachable(13), datagram.quote, &[]);
                 Err(DropReason::NotPermitted)
             }
             Unopened::Refused => {
-                self.tell(&datagram.key, None, &unreachable(3), datagram.quote);
+                self.tell(&datagram.key, None, &unreachable(3), datagram.quote, &[]);
                 Err(DropReason::NoConnection)
             }
             Unopened::Failed(error) => self.tell_unsent(datagram, &error, None),
@@ -52,7 +52,7 @@ impl Worker {
                 IcmpError::too_big(to, mtu.unwrap_or_default())
             }
         };
-        self.tell(&datagram.key, None, &told, datagram.quote);
+        self.tell(&datagram.key, None, &told, datagram.quote, &[]);
         Ok(())
     }
 
@@ -103,22 +103,24 @@ impl Worker {
         let host = flow.host;
         if let Some(told) = self.resolver_failed(&key, host, (kind, code)) {
             if let Some(message) = told {
-                self.tell(&key, None, &message, quote);
+                self.tell(&key, None, &message, quote, &[]);
             }
             return true;
         }
+        let mut payload = &error.quoted[..error.quoted_len.min(error.quoted.len())];
         if key.kind == Kind::Echo {
             quote.header = restore_echo_id(error.quoted, key.guest.port());
+            payload = &[];
         }
         if let Some(message) = IcmpError::of_world(host.ip(), kind, code, error.mtu) {
-            self.tell(&key, error.offender, &message, quote);
+            self.tell(&key, error.offender, &message, quote, payload);
         }
         true
     }
 
     /// Sends the guest an ICMP error about its datagram, from the router or host that found it; from the gateway where that is
-    /// vonic itself, or an address that the guest must not see.
-    fn tell(&mut self, key: &Key, from: Option<IpAddr>, error: &IcmpError, about: Quote) {
+    /// vonic itself, or an address that the guest must not see. `payload`: what is known of its datagram's.
+    fn tell(&mut self, key: &Key, from: Option<IpAddr>, error: &IcmpError, about: Quote, payload: &[u8]) {
         let foreign = from.filter(|from| is_foreign(&self.world(), *from));
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
@@ -130,7 +132,7 @@ impl Worker {
             Kind::Echo => Culprit::echo(ends, about.header, about.len),
             Kind::Udp => Culprit::udp(ends, about.header, about.len),
         };
-        let frame = icmp_error(&envelope, error, &culprit);
+        let frame = icmp_error(&envelope, error, &culprit.with(payload));
         match port.deliver(&VnetHeader::default(), frame.as_slice(), None) {
             Ok(()) => key.kind.told(&port.spec.stats),
             Err(reason) => port.dropped_to_guest(reason),

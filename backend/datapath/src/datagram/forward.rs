@@ -1,8 +1,9 @@
 //! From a forward's socket to the guest. One socket serves all peers, so a datagram is received into the guest's buffers first;
 //! its flow is found, or begun, by who sent it and by where it was sent to (ADR 0011).
-use super::pump::{Landing, Next, reserve};
+use super::landing::{Landing, reserve};
+use super::pump::Next;
 use super::table::DatagramId;
-use super::{Key, Kind, udp};
+use super::{HEADER_LEN, Key, Kind, udp};
 use crate::flow::policy::is_guests;
 use crate::queues::Waiter;
 use crate::spec::{ForwardSocket, PortId};
@@ -41,6 +42,10 @@ impl Worker {
                     }
                     return;
                 }
+                Next::Short => {
+                    let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
+                    return port.queues.wait_for_more(Waiter::Forward(index), self.now);
+                }
             }
         }
         self.accept_later(port, index, self.now, false);
@@ -69,12 +74,16 @@ impl Worker {
         // Who sent it is not known yet: all that comes by one socket takes one queue.
         let nobody = SocketAddr::new(inlet.guest.ip(), 0);
         port.queues.aim(|| hash_of_flow(nobody, inlet.guest));
-        let landing = match reserve(port, inlet.guest.ip(), || inlet.listener.skip()) {
+        let fragmenter = &mut self.fragmenter;
+        let len = match inlet.listener.next_len() {
+            Ok(len) => len + HEADER_LEN as u32,
+            Err(error) => return Next::after(&error),
+        };
+        let landing = match reserve(port, fragmenter, (inlet.guest.ip(), len), || inlet.listener.skip()) {
             Ok(landing) => landing,
             Err(next) => return next,
         };
-        let chains = 0..port.rx_burst.len();
-        let arrived = match inlet.listener.receive(&port.rx_burst.iovecs(chains, landing.before, landing.len())) {
+        let arrived = match inlet.listener.receive(&landing.iovecs(port, fragmenter, &mut [])) {
             Ok(arrived) => arrived,
             Err(error) => {
                 port.release();
@@ -87,7 +96,7 @@ impl Worker {
             self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()).map(|n| n.spec.gateway_mac);
         match (flow, gateway) {
             (Ok((id, key)), Some(gateway)) => {
-                udp::complete(&key, port, gateway, (landing.before, arrived.len));
+                udp::complete(&key, port, gateway, (landing, &mut self.fragmenter), arrived.len);
                 self.datagram_received(id, arrived.len);
                 Next::Got(arrived.len)
             }

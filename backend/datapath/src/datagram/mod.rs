@@ -8,9 +8,13 @@ pub mod class;
 pub mod echo;
 pub mod errors;
 pub mod forward;
+pub(crate) mod fragmenter;
+pub(crate) mod fragments;
+pub mod landing;
 pub mod names;
 pub mod open;
 pub mod pump;
+pub(crate) mod reassembly;
 pub mod send;
 pub mod table;
 pub mod udp;
@@ -186,6 +190,8 @@ pub struct Datagram {
     pub received: Tally,
     /// The guest's last datagram.
     pub last: Quote,
+    /// The length of the guest's longest one, behind its IP header.
+    pub longest: u32,
     /// What the way to the other end was last found to take in bytes, with the IP header; 0: not known.
     pub mtu: u32,
     /// Errors may wait at the socket.
@@ -205,6 +211,7 @@ impl Datagram {
             sent: Tally::default(),
             received: Tally::default(),
             last: Quote::default(),
+            longest: 0,
             mtu: 0,
             failed: false,
             starved: false,

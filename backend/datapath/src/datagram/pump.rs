@@ -1,4 +1,6 @@
 //! From the host's sockets to the guest: what has come is received straight into the guest's buffers, one frame each.
+use super::fragmenter::{Fragmenter, Headers};
+use super::landing::{Landing, longest_whole, reserve};
 use super::table::DatagramId;
 use super::{Datagram, Far, HEADER_LEN, Kind, udp};
 use crate::port::Port;
@@ -6,9 +8,8 @@ use crate::queues::Waiter;
 use crate::steering::hash_of_flow;
 use crate::worker::Worker;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
 use vmm_sys_util::epoll::EventSet;
-use vonic_frame::{DropReason, ETHERNET_LEN, MacAddr, VnetHeader, echo_reply, echo_reply_sequence, ip_header_len};
+use vonic_frame::{DropReason, MacAddr, PROTOCOL_ICMP, PROTOCOL_ICMP6, echo_reply, echo_reply_sequence};
 use vonic_uplink::{DatagramSocket, Received};
 
 /// Datagrams that one flow may bring in one round; then it is the next one's turn.
@@ -27,6 +28,8 @@ pub enum Next {
     Failed,
     /// No buffers: wait for the guest. What has come stays in the kernel's queue.
     Starved,
+    /// Not as many buffers as the next datagram takes: wait for more than there are.
+    Short,
 }
 
 impl Next {
@@ -35,49 +38,6 @@ impl Next {
         let empty = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
         if empty { Next::Empty } else { Next::Failed }
     }
-}
-
-/// Buffers of the guest's, reserved for one datagram.
-#[derive(Clone, Copy)]
-pub struct Landing {
-    /// Where its payload begins: bytes of the headers in front of it.
-    pub before: u32,
-    /// Bytes up to the end of the buffers, or of the largest frame.
-    room: u32,
-    largest: u32,
-}
-
-impl Landing {
-    /// Bytes of payload that there is room for.
-    pub fn len(self) -> u32 {
-        self.room - self.before
-    }
-
-    /// Why a datagram that was longer is dropped.
-    pub fn too_long(self) -> DropReason {
-        if self.room < self.largest { DropReason::NoRoom } else { DropReason::Oversized }
-    }
-}
-
-/// Reserves buffers in the receive queue aimed at, as many as a datagram to `guest` can fill; `skip` throws away the one that
-/// they are for, where what is posted holds no frame at all.
-pub fn reserve(port: &mut Port, guest: IpAddr, skip: impl FnOnce() -> bool) -> Result<Landing, Next> {
-    let headers = ETHERNET_LEN + usize::from(ip_header_len(guest)) + HEADER_LEN;
-    let before = port.negotiated.header_len + headers as u32;
-    let largest = port.negotiated.header_len + ETHERNET_LEN as u32 + u32::from(port.spec.mtu);
-    let room = port.reserve(before, largest.max(before)).min(largest);
-    if room >= before {
-        return Ok(Landing { before, room, largest });
-    }
-    port.release();
-    if port.rx().available() == 0 || !port.rx().is_live() {
-        return Err(Next::Starved);
-    }
-    if !skip() {
-        return Err(Next::Empty);
-    }
-    port.dropped_to_guest(DropReason::NoRoom);
-    Err(Next::Lost)
 }
 
 impl Worker {
@@ -98,7 +58,7 @@ impl Worker {
             let Some(flow) = self.datagrams.get_mut(id) else { return };
             let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
             let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
-            match receive(flow, port, network.spec.gateway_mac) {
+            match receive(flow, port, network.spec.gateway_mac, &mut self.fragmenter) {
                 Next::Got(bytes) => self.datagram_received(id, bytes),
                 Next::Lost => {}
                 Next::Empty => return,
@@ -109,56 +69,71 @@ impl Worker {
                     }
                     return;
                 }
+                Next::Short => {
+                    flow.starved = true;
+                    return port.queues.wait_for_more(Waiter::Datagrams(id), self.now);
+                }
             }
         }
         self.datagrams.make_ready(id);
     }
 }
 
-/// Receives one datagram behind the place of the headers, then writes the headers.
-fn receive(flow: &Datagram, port: &mut Port, gateway: MacAddr) -> Next {
-    // What comes by a forward's socket is nobody's before it was received.
-    let Far::Own(socket) = &flow.far else { return Next::Empty };
-    port.queues.aim(|| hash_of_flow(flow.key.remote, flow.key.guest));
-    let landing = match reserve(port, flow.key.guest.ip(), || socket.skip()) {
-        Ok(landing) => landing,
-        Err(next) => return next,
-    };
-    let received = match flow.key.kind {
-        Kind::Echo => receive_echo(flow, port, gateway, socket, landing),
-        Kind::Udp => receive_udp(flow, port, gateway, socket, landing),
-    };
-    match received {
-        Ok(Ok(bytes)) => Next::Got(bytes),
-        Ok(Err(reason)) => {
-            port.release();
-            port.dropped_to_guest(reason);
-            Next::Lost
-        }
-        Err(error) => {
-            port.release();
-            Next::after(&error)
-        }
+/// How many bytes behind the IP header the next datagram has, as far as that matters; 0: not known.
+fn length_of_next(flow: &Datagram, socket: &DatagramSocket) -> io::Result<u32> {
+    match flow.key.kind {
+        // Whether it fits into one frame is seen by looking; then it is as long as its request, if it is no lie.
+        Kind::Echo => Ok(0),
+        Kind::Udp => Ok(socket.next_len()? + HEADER_LEN as u32),
     }
 }
 
-/// Bytes of payload that the guest got, or why the datagram was dropped; or the error of the call.
-type Outcome = io::Result<Result<u32, DropReason>>;
+/// Receives one datagram behind the place of the headers, then writes the headers.
+fn receive(flow: &Datagram, port: &mut Port, gateway: MacAddr, fragmenter: &mut Fragmenter) -> Next {
+    // What comes by a forward's socket is nobody's before it was received.
+    let Far::Own(socket) = &flow.far else { return Next::Empty };
+    port.queues.aim(|| hash_of_flow(flow.key.remote, flow.key.guest));
+    let received = length_of_next(flow, socket).and_then(|len| {
+        let guest = flow.key.guest.ip();
+        let landing = match reserve(port, fragmenter, (guest, len), || socket.skip()) {
+            Ok(landing) => landing,
+            Err(next) => return Ok(Err(next)),
+        };
+        let received = match flow.key.kind {
+            Kind::Echo => receive_echo(flow, port, gateway, socket, (landing, fragmenter)),
+            Kind::Udp => receive_udp(flow, port, gateway, socket, (landing, fragmenter)),
+        };
+        received.inspect_err(|_| port.release())
+    });
+    match received {
+        Ok(Ok(bytes)) => Next::Got(bytes),
+        Ok(Err(next)) => next,
+        Err(error) => Next::after(&error),
+    }
+}
+
+/// Gives the reserved buffers back in place of a datagram that the guest does not get.
+fn lose(port: &mut Port, reason: DropReason) -> Outcome {
+    port.release();
+    port.dropped_to_guest(reason);
+    Ok(Err(Next::Lost))
+}
+
+/// Bytes of payload that the guest got, or what became of the datagram; or the error of the call.
+type Outcome = io::Result<Result<u32, Next>>;
 
 fn receive_udp(
     flow: &Datagram,
     port: &mut Port,
     gateway: MacAddr,
     socket: &DatagramSocket,
-    landing: Landing,
+    (landing, fragmenter): (Landing, &mut Fragmenter),
 ) -> Outcome {
-    let chains = 0..port.rx_burst.len();
-    let Received { len, truncated, .. } =
-        socket.receive(&port.rx_burst.iovecs(chains, landing.before, landing.len()))?;
+    let Received { len, truncated, .. } = socket.receive(&landing.iovecs(port, fragmenter, &mut []))?;
     if truncated {
-        return Ok(Err(landing.too_long()));
+        return lose(port, landing.too_long());
     }
-    udp::complete(&flow.key, port, gateway, (landing.before, len));
+    udp::complete(&flow.key, port, gateway, (landing, fragmenter), len);
     Ok(Ok(len))
 }
 
@@ -167,25 +142,39 @@ fn receive_echo(
     port: &mut Port,
     gateway: MacAddr,
     socket: &DatagramSocket,
-    landing: Landing,
+    (mut landing, fragmenter): (Landing, &mut Fragmenter),
 ) -> Outcome {
+    let guest = flow.key.guest.ip();
     let mut header = [0u8; HEADER_LEN];
-    let chains = 0..port.rx_burst.len();
-    let vecs = port.rx_burst.iovecs_behind(&mut header, HEADER_LEN, chains.clone(), landing.before, landing.len());
-    let received = socket.receive(&vecs)?;
-    let Some(len) = received.len.checked_sub(HEADER_LEN as u32) else { return Ok(Err(DropReason::BadHeader)) };
-    let Some(sequence) = echo_reply_sequence(flow.host.ip(), &header) else { return Ok(Err(DropReason::BadHeader)) };
+    // A ping socket does not tell how long a datagram is, only that it was longer than its room.
+    if flow.longest > longest_whole(port, guest)
+        && landing.is_whole_frame()
+        && socket.peek(&landing.iovecs(port, fragmenter, &mut header))?.truncated
+    {
+        port.release();
+        landing = match reserve(port, fragmenter, (guest, flow.longest), || socket.skip()) {
+            Ok(landing) => landing,
+            Err(next) => return Ok(Err(next)),
+        };
+    }
+    let received = socket.receive(&landing.iovecs(port, fragmenter, &mut header))?;
+    let Some(len) = received.len.checked_sub(HEADER_LEN as u32) else { return lose(port, DropReason::BadHeader) };
+    let Some(sequence) = echo_reply_sequence(flow.host.ip(), &header) else {
+        return lose(port, DropReason::BadHeader);
+    };
     if received.from != flow.host.ip() {
         // A ping socket takes replies from anybody.
-        return Ok(Err(DropReason::NoConnection));
+        return lose(port, DropReason::NoConnection);
     }
     if received.truncated {
-        return Ok(Err(landing.too_long()));
+        return lose(port, landing.too_long());
     }
-    let sum = port.rx_burst.sum(chains, landing.before, len);
     let envelope = flow.key.envelope(gateway, port.spec.mac);
+    let sum = landing.sum(port, fragmenter, len);
     let headers = echo_reply(&envelope, flow.key.guest.port(), sequence, (len, sum));
-    port.complete(&VnetHeader::default(), headers.as_slice(), len);
+    let protocol = if guest.is_ipv4() { PROTOCOL_ICMP } else { PROTOCOL_ICMP6 };
+    let at = headers.as_slice().len() - HEADER_LEN;
+    landing.complete(port, fragmenter, &Headers { envelope, protocol, headers, at }, len);
     port.spec.stats.icmp.replies.add(1);
     Ok(Ok(len))
 }

@@ -1,11 +1,11 @@
 //! From the guest to the host: its datagrams, straight from its buffers.
+use super::reassembly::Payload;
 use super::table::DatagramId;
 use super::{Datagram, HEADER_LEN, Key, Kind, Quote, echo};
 use crate::flow::guest_side::Place;
 use crate::worker::Worker;
 use std::io;
 use vonic_frame::DropReason;
-use vonic_queue::Burst;
 use vonic_uplink::Hops;
 
 /// A guest's datagram for an address beyond the gateway, its checksum found right.
@@ -16,7 +16,7 @@ pub struct Outgoing {
     pub hops: Hops,
     /// As an ICMP error would quote it.
     pub quote: Quote,
-    /// Where its payload lies.
+    /// Where its payload lies in its frame; without meaning where it came in fragments.
     pub place: Place,
     /// Bytes of payload.
     pub len: u32,
@@ -24,15 +24,15 @@ pub struct Outgoing {
 
 impl Worker {
     /// Takes one datagram that a guest sent to the gateway's MAC.
-    pub(crate) fn guest_datagram(&mut self, datagram: &Outgoing, burst: &mut Burst) -> Result<(), DropReason> {
+    pub(crate) fn guest_datagram(&mut self, datagram: &Outgoing, payload: &mut Payload<'_>) -> Result<(), DropReason> {
         let id = match self.datagram_flow(datagram.key) {
             Ok(id) => id,
             Err(unopened) => return self.tell_unopened(datagram, unopened),
         };
-        let mut result = self.try_send(id, datagram, burst);
+        let mut result = self.try_send(id, datagram, payload);
         if result.is_err() && self.tell_errors(id) {
             // It was an earlier datagram's, and is told now.
-            result = self.try_send(id, datagram, burst);
+            result = self.try_send(id, datagram, payload);
         }
         match result {
             Ok(()) => {
@@ -43,8 +43,8 @@ impl Worker {
         }
     }
 
-    fn try_send(&mut self, id: DatagramId, datagram: &Outgoing, burst: &mut Burst) -> io::Result<()> {
-        self.datagrams.get_mut(id).map_or(Ok(()), |flow| send(flow, datagram, burst))
+    fn try_send(&mut self, id: DatagramId, datagram: &Outgoing, payload: &mut Payload<'_>) -> io::Result<()> {
+        self.datagrams.get_mut(id).map_or(Ok(()), |flow| send(flow, datagram, payload))
     }
 
     fn datagram_sent(&mut self, id: DatagramId, datagram: &Outgoing) {
@@ -65,19 +65,15 @@ impl Worker {
 }
 
 /// Gives a datagram's payload to the flow's socket, an echo's behind a new header.
-fn send(flow: &mut Datagram, datagram: &Outgoing, burst: &mut Burst) -> io::Result<()> {
+fn send(flow: &mut Datagram, datagram: &Outgoing, payload: &mut Payload<'_>) -> io::Result<()> {
     flow.last = datagram.quote;
-    let (chains, at) = (datagram.place.chain..datagram.place.chain + 1, datagram.place.payload);
-    let mut header;
-    let (vecs, wanted) = match datagram.key.kind {
-        Kind::Echo => {
-            header = echo::header(flow.host.ip(), &datagram.quote.header);
-            let vecs = burst.iovecs_behind(&mut header, HEADER_LEN, chains, at, datagram.len);
-            (vecs, datagram.len + HEADER_LEN as u32)
-        }
-        Kind::Udp => (burst.iovecs(chains, at, datagram.len), datagram.len),
-    };
-    if vecs.len_bytes() != wanted as usize {
+    flow.longest = flow.longest.max(datagram.quote.len);
+    let mut header = echo::header(flow.host.ip(), &datagram.quote.header);
+    // UDP's is the kernel's affair.
+    let header_len = if datagram.key.kind == Kind::Echo { HEADER_LEN } else { 0 };
+    let wanted = header_len + datagram.len as usize;
+    let vecs = payload.iovecs(&mut header[..header_len], datagram.place, datagram.len);
+    if vecs.len_bytes() != wanted {
         // A chain of more pieces than one call takes.
         return Err(io::ErrorKind::WouldBlock.into());
     }

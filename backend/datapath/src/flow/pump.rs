@@ -1,11 +1,10 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
-use crate::flow::admission::{AcceptLater, accept_later};
 use crate::flow::guest_side::{envelope, fields, send_control};
 use crate::flow::host_side::conclude;
 use crate::flow::peer::pass_on;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
-use crate::queues::{PAIRS, Waiter};
+use crate::queues::Waiter;
 use crate::steering::hash_of_flow;
 use crate::worker::Worker;
 use crate::worker::events::Token;
@@ -98,34 +97,6 @@ impl Worker {
         if let Some(port) = Worker::port_mut(&mut self.ports, port_id) {
             port.queues.starved().push(Waiter::Flow(id));
             port.spec.stats.tcp.starved.add(1);
-        }
-    }
-
-    /// Wakes connections and datagram flows that wait for buffers of a port: one for each buffer that there is, since more would find none.
-    pub(crate) fn feed(&mut self, port: u32) {
-        let id = port;
-        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
-        for pair in 0..PAIRS {
-            for waiter in port.queues.fed(pair) {
-                match waiter {
-                    Waiter::Flow(id) => {
-                        if let Some(flow) = self.flows.get_mut(id) {
-                            flow.starved = false;
-                            self.flows.make_ready(id);
-                        }
-                    }
-                    Waiter::Datagrams(id) => {
-                        if let Some(flow) = self.datagrams.get_mut(id) {
-                            flow.starved = false;
-                            self.datagrams.make_ready(id);
-                        }
-                    }
-                    Waiter::Forward(index) => {
-                        accept_later(&mut self.accept_later, AcceptLater::soon(id, index, self.now));
-                        self.woken = true;
-                    }
-                }
-            }
         }
     }
 }

@@ -33,7 +33,7 @@ fn check_arp(network: &Network, port: &PortSpec, arp: &Arp) -> Result<(), DropRe
 
 fn check_ip(network: &Network, port: &PortSpec, ip: &Ip) -> Result<(), DropReason> {
     if let Transport::Udp(udp) = ip.transport {
-        if udp.src_port == DHCP_SERVER || udp.dst_port == DHCP_CLIENT {
+        if plays_dhcp_server(ip.src, udp.src_port, udp.dst_port) {
             return Err(DropReason::RogueServer);
         }
         if ip.src == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && is_dhcp_request(ip) {
@@ -44,6 +44,11 @@ fn check_ip(network: &Network, port: &PortSpec, ip: &Ip) -> Result<(), DropReaso
         src if owns(network, port, src) => Ok(()),
         _ => Err(DropReason::SpoofedAddress),
     }
+}
+
+/// Whether a datagram with these ports, from `src`, is a server's of IPv4's DHCP.
+pub fn plays_dhcp_server(src: IpAddr, src_port: u16, dst_port: u16) -> bool {
+    src.is_ipv4() && (src_port == DHCP_SERVER || dst_port == DHCP_CLIENT)
 }
 
 /// Whether this is a DHCP client's message.

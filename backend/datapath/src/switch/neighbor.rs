@@ -10,9 +10,6 @@ const DHCP6_SERVER: u16 = 547;
 const MLD_REPORTS: [u8; 3] = [131, 132, 143];
 /// Types of neighbour discovery (RFC 4861 §4).
 const NDP: std::ops::RangeInclusive<u8> = 133..=137;
-/// Bytes of a fragment header, and where its offset stands, above three other bits (RFC 8200 §4.5).
-const FRAGMENT_LEN: usize = 8;
-const FRAGMENT_OFFSET: usize = 2;
 
 /// Checks the source of an IPv6 packet, whose frame's leading bytes are `head`, and takes claims.
 ///
@@ -24,7 +21,7 @@ pub fn check(network: &mut Network, port: &PortSpec, head: &[u8], ip: &Ip) -> Re
         Transport::Udp(udp) if udp.src_port == DHCP6_SERVER || udp.dst_port == DHCP6_CLIENT => {
             return Err(DropReason::RogueServer);
         }
-        Transport::Fragment => check_fragment(head, ip)?,
+        Transport::Fragment(fragment) if fragment.offset == 0 => check_fragment(head, ip)?,
         Transport::Icmp(icmp) => {
             if let Some(ndp) = Ndp::read(head, ip)? {
                 return check_ndp(network, port, src, &ndp);
@@ -44,9 +41,6 @@ pub fn check(network: &mut Network, port: &PortSpec, head: &[u8], ip: &Ip) -> Re
 fn check_fragment(head: &[u8], ip: &Ip) -> Result<(), DropReason> {
     let start = usize::from(ip.transport_offset);
     let word = |at: usize| head.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
-    if word(start - FRAGMENT_LEN + FRAGMENT_OFFSET).is_none_or(|offset| offset >> 3 != 0) {
-        return Ok(());
-    }
     match ip.protocol {
         PROTOCOL_ICMP6 if head.get(start).is_none_or(|kind| NDP.contains(kind)) => Err(DropReason::BadHeader),
         PROTOCOL_UDP if word(start).is_none_or(|port| port == DHCP6_SERVER) => Err(DropReason::RogueServer),

@@ -1,5 +1,6 @@
 //! Frames from a guest: fetched in bursts, their headers copied once, checked, and sent on their way.
 use crate::bridged::{Outbound, guest_to_uplink};
+use crate::datagram::reassembly::Payload;
 use crate::datagram::{echo, udp};
 use crate::flow::guest_side::{self, Place};
 use crate::flow::refusal;
@@ -50,7 +51,8 @@ impl Worker {
     /// Takes one burst of each of a port's queues; true if there was one.
     pub(crate) fn guest_burst(&mut self, id: PortId) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
-        if !port.queues.has_frames() {
+        let now = self.now;
+        if !port.queues.has_frames() && port.kept.due().is_none_or(|due| due > now) {
             return false;
         }
         let Some(mut bursts) = self.bursts.take() else { return false };
@@ -75,6 +77,7 @@ impl Worker {
         }
         self.late.chains.clear();
         self.late.ending = false;
+        self.reassemble(id, &bursts);
         self.complete_bursts(id, &mut bursts);
         self.bursts = Some(bursts);
         busy > 0
@@ -158,13 +161,16 @@ impl Worker {
                             return self.guest_refuses(&refused);
                         }
                         let echo = echo::read(id, &inbound, &ip)?.ok_or(DropReason::Unsupported)?;
-                        self.guest_datagram(&echo, burst)
+                        self.guest_datagram(&echo, &mut Payload::Frame(burst))
                     }
                     Transport::Udp(header) => {
                         let datagram = udp::read(id, &inbound, &ip, &header)?;
-                        self.guest_datagram(&datagram, burst)
+                        self.guest_datagram(&datagram, &mut Payload::Frame(burst))
                     }
-                    Transport::Fragment => Err(DropReason::Fragment),
+                    Transport::Fragment(fragment) => {
+                        let reassembly = self.reassembly.as_mut().ok_or(DropReason::Fragment)?;
+                        reassembly.take(self.late.pair, &inbound, (&ip, &fragment))
+                    }
                     Transport::Other => Err(DropReason::Unsupported),
                 }
             }

@@ -8,11 +8,14 @@ mod clock;
 mod commands;
 mod control_queue;
 pub(crate) mod events;
+mod feed;
 mod ingress;
 mod listing;
 
 use crate::command::{Command, Notice};
 use crate::datagram::Datagram;
+use crate::datagram::fragmenter::Fragmenter;
+use crate::datagram::reassembly::Reassembly;
 use crate::datagram::table::DatagramTable;
 use crate::flow::admission::AcceptLater;
 use crate::flow::peer::Questions;
@@ -119,6 +122,10 @@ pub struct Worker {
     /// Frames of the guest whose turn it is, one burst for each of its transmit queues.
     pub(crate) bursts: Option<Box<[Burst; PAIRS]>>,
     pub(crate) late: Late,
+    /// The fragments among those frames.
+    pub(crate) reassembly: Option<Box<Reassembly>>,
+    /// Room for the fragments of one datagram to a guest.
+    pub(crate) fragmenter: Fragmenter,
     /// Something happened that epoll does not know of.
     pub(crate) woken: bool,
     commands: Consumer<Command>,
@@ -161,6 +168,8 @@ impl Worker {
             secret: RandomState::new(),
             bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(BURST, 4096)))),
             late: Late::new(),
+            reassembly: Some(Box::new(Reassembly::new())),
+            fragmenter: Fragmenter::new(),
             woken: false,
             commands,
             wake: Arc::clone(&wake),
@@ -295,7 +304,9 @@ impl Worker {
         if worked || polling || self.flows.ready_len() > 0 || self.datagrams.ready_len() > 0 || self.arm() {
             return 0;
         }
-        let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due());
+        let ports = self.ports.iter().flatten();
+        let held = ports.flat_map(|port| port.kept.due().into_iter().chain(port.queues.short_until()));
+        let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due()).chain(held);
         let due = due.chain(self.questions.next_due());
         let next = due.chain(self.accept_later.iter().map(|later| later.at)).chain(self.advertise_at).min();
         let due = next.map(|at| {

@@ -55,7 +55,7 @@ pub fn report_errors(fd: BorrowedFd<'_>, family: Family) -> io::Result<()> {
     }
 }
 
-/// Time to live, and who fragments: nobody, or this host and routers (ip(7)). In IPv6 it is the guest itself or nobody.
+/// Time to live, and who fragments: nobody, or this host and, in IPv4, routers (ip(7), ipv6(7)).
 pub fn set_hops(fd: BorrowedFd<'_>, family: Family, hops: Hops) -> io::Result<()> {
     match family {
         Family::V4 => {
@@ -65,8 +65,9 @@ pub fn set_hops(fd: BorrowedFd<'_>, family: Family, hops: Hops) -> io::Result<()
         }
         Family::V6 => {
             set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops.ttl.into())?;
-            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
-            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)
+            let discover = if hops.dont_fragment { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_WANT };
+            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover)?;
+            set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, hops.dont_fragment.into())
         }
     }
 }
@@ -84,18 +85,27 @@ pub fn path_mtu(fd: BorrowedFd<'_>, family: Family) -> io::Result<u32> {
     Ok(value.unsigned_abs())
 }
 
-/// recvmsg(2) straight into guest memory.
-pub fn receive(fd: BorrowedFd<'_>, vecs: &IoVecs<'_>) -> io::Result<Received> {
+/// recvmsg(2) straight into guest memory; `peek`: the datagram stays in the queue.
+pub fn receive(fd: BorrowedFd<'_>, vecs: &IoVecs<'_>, peek: bool) -> io::Result<Received> {
     // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut from: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut message = header(vecs.as_slice());
     message.msg_name = (&raw mut from).cast();
     message.msg_namelen = size_of::<libc::sockaddr_storage>() as socklen_t;
+    let flags = libc::MSG_DONTWAIT | if peek { libc::MSG_PEEK } else { 0 };
     // SAFETY: IoVecs holds checked, writable ranges that stay mapped while it is borrowed, and the name has its full length.
-    let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
     let len = u32::try_from(got).map_err(|_| io::Error::last_os_error())?;
     let from = from_kernel(&from).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
     Ok(Received { len, from: from.ip(), truncated: message.msg_flags & libc::MSG_TRUNC != 0 })
+}
+
+/// Bytes of the oldest datagram of a UDP socket's receive queue, which stays there (MSG_TRUNC, recv(2)).
+pub fn next_len(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let (nowhere, flags): (*mut c_void, _) = (std::ptr::null_mut(), libc::MSG_PEEK | libc::MSG_TRUNC);
+    // SAFETY: a buffer of no bytes.
+    let got = unsafe { libc::recv(fd.as_raw_fd(), nowhere, 0, flags | libc::MSG_DONTWAIT) };
+    u32::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
 /// Drops the oldest datagram of the receive queue.
@@ -128,7 +138,8 @@ pub fn next_error(fd: BorrowedFd<'_>) -> io::Result<DatagramError> {
     if got < 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut error = DatagramError { icmp: None, mtu: 0, offender: None, to: from_kernel(&to), quoted };
+    let mut error =
+        DatagramError { icmp: None, mtu: 0, offender: None, to: from_kernel(&to), quoted, quoted_len: got as usize };
     // SAFETY: the kernel has filled in the ancillary data and its length.
     let mut entry = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !entry.is_null() {
