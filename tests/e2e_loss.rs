@@ -11,10 +11,12 @@ const HERE: &str = "198.51.100.1";
 const THERE: &str = "198.51.100.2";
 const CABLE: &str = "wan0";
 /// One in a hundred that come in by the cable. What is dropped on its way out would be known to its sender.
-const LOSS: &str = "table inet loss { chain in {
-    type filter hook input priority 0;
-    iifname wan0 meta l4proto tcp numgen random mod 100 < 1 counter drop;
-} }
+const LOSS: &str = "table inet loss {
+    chain in {
+        type filter hook input priority 0;
+        iifname wan0 meta l4proto tcp numgen random mod 100 < 1 counter drop;
+    }
+}
 ";
 /// The same for what a guest sends and gets, and so for vonic's leg: frames wait for 1 ms, but 1 in 50 overtakes what was there before.
 const NETEM: &str = "netem delay 1ms loss 1% duplicate 1% reorder 2%";
