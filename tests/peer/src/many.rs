@@ -108,17 +108,19 @@ impl Held {
     /// # Errors
     /// Of the socket, or a byte that nobody asked for; with the number of the connection.
     pub fn close(self) -> io::Result<()> {
-        let ends = |stream: &mut TcpStream| {
-            stream.shutdown(Shutdown::Write)?;
-            match stream.read(&mut [0])? {
-                0 => Ok(()),
-                _ => Err(io::Error::new(ErrorKind::InvalidData, "more bytes than were sent")),
+        for (wave, streams) in self.streams.chunks(WAVE).enumerate() {
+            let numbered = || (wave * WAVE..).zip(streams);
+            for (number, stream) in numbered() {
+                stream.shutdown(Shutdown::Write).map_err(|error| told(number, &error))?;
             }
-        };
-        self.streams
-            .into_iter()
-            .enumerate()
-            .try_for_each(|(number, mut stream)| ends(&mut stream).map_err(|error| told(number, &error)))
+            for (number, mut stream) in numbered() {
+                match stream.read(&mut [0]).map_err(|error| told(number, &error))? {
+                    0 => {}
+                    _ => return Err(told(number, &"more bytes than were sent")),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How many there are.
