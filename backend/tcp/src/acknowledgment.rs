@@ -7,6 +7,32 @@ use crate::{Effect, Event, Flags, Instant, Leg, Options, Segment, Seq, State, ti
 /// So many duplicate ACKs stand for a loss, not for a change of order (RFC 5681 §3.2).
 const DUPLICATE_THRESHOLD: u8 = 3;
 
+/// A window that was closed over bytes on their way. A kernel whose memory for the socket is used up does so, and promises the same
+/// window again with its next ACK: whoever believed that each time would repeat the bytes as fast as the guest can drop them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    /// The first byte that was not taken.
+    una: Seq,
+    /// The largest window that was said to be there for it.
+    window: u32,
+    /// It was refused more than once.
+    again: bool,
+}
+
+impl Refusal {
+    fn after(before: Option<Refusal>, una: Seq, window: u32) -> Refusal {
+        match before.filter(|before| before.una == una) {
+            Some(before) => Refusal { una, window: window.max(before.window), again: true },
+            None => Refusal { una, window, again: false },
+        }
+    }
+
+    /// Whether such a window is not to be believed, and probed like a closed one: no larger, and nothing was taken since.
+    fn doubts(&self, una: Seq, window: u32) -> bool {
+        self.again && self.una == una && window <= self.window
+    }
+}
+
 impl Leg {
     /// Fifth. Returns whether the segment is to be looked at further.
     pub(crate) fn check_ack(
@@ -180,10 +206,14 @@ impl Leg {
     }
 
     fn take_window(&mut self, segment: &Segment) {
-        self.snd.wnd = self.scaled_window(segment);
-        self.snd.max_wnd = self.snd.max_wnd.max(self.snd.wnd);
+        let before = self.snd.wnd;
+        let said = self.scaled_window(segment);
+        self.snd.max_wnd = self.snd.max_wnd.max(said);
+        let doubtful = self.snd.refusal.is_some_and(|refusal| refusal.doubts(self.snd.una, said));
+        self.snd.wnd = if doubtful { 0 } else { said };
         if self.snd.wnd == 0 && self.snd.nxt.gt(self.data_una()) {
             // Closed over bytes on their way: the guest may have dropped them. They go again when it opens.
+            self.snd.refusal = Some(Refusal::after(self.snd.refusal, self.snd.una, before));
             self.snd.nxt = self.data_una();
             self.snd.board.clear();
             self.snd.readable = true;

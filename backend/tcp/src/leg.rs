@@ -2,7 +2,8 @@
 
 use crate::{
     Config, Header, Instant, Keepalive, MAX_WINDOW_SCALE, Options, SackBlocks, Segment, Seq, State,
-    challenge::Challenges, rto::Rto, sack::Scoreboard, timer::Timer, timestamps::Clock, window::Receive,
+    acknowledgment::Refusal, challenge::Challenges, rto::Rto, sack::Scoreboard, timer::Timer, timestamps::Clock,
+    window::Receive,
 };
 
 /// The peer's MSS over IPv4 if its SYN has none (RFC 9293 §3.7.1, MUST-15).
@@ -67,6 +68,8 @@ pub(crate) struct Send {
     pub(crate) wnd: u32,
     /// MAX.SND.WND of RFC 9293 §3.8.6.2.1 and RFC 5961 §5.2.
     pub(crate) max_wnd: u32,
+    /// What it was worth when the guest last closed it.
+    pub(crate) refusal: Option<Refusal>,
     pub(crate) wl1: Seq,
     pub(crate) wl2: Seq,
     /// Snd.Wind.Shift
@@ -152,6 +155,7 @@ impl Leg {
                 sack: config.sack,
                 board: Scoreboard::new(),
                 repeated: iss,
+                refusal: None,
             },
             rcv: Receive::new(config),
             rto: Rto::new(),

@@ -4,16 +4,19 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use vonic_peer::many;
 use vonic_peer::packet::{self, Wire};
 use vonic_peer::stream::{self, Operation, Session, Summary};
 
 const USAGE: &str = "usage:
   vonic-peer serve ADDRESS:PORT                  answer sessions for ever; one line per session
   vonic-peer send|recv|both ADDRESS:PORT BYTES SEED [STREAMS]
-  vonic-peer connections ADDRESS:PORT COUNT      short connections in sequence
+  vonic-peer connections ADDRESS:PORT COUNT [recv]   short connections in sequence: the client ends them, with recv the server
   vonic-peer application ADDRESS:PORT            applications that do as they are told over a control connection each
+  vonic-peer echo ADDRESS:PORT                   send back what comes, on any number of connections
+  vonic-peer hold ADDRESS:PORT COUNT FILE        to echo: connections that stay open until FILE exists, with an exchange before and after
   vonic-peer inject INTERFACE HEX[,HEX...] [COUNT]   send raw frames, one after the other
   vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
   vonic-peer sniff INTERFACE FILE                count received frames by destination, and those to groups by source, until FILE exists
@@ -28,7 +31,10 @@ fn main() -> ExitCode {
     let outcome = match words[..] {
         ["serve", address] => serve(address),
         ["application", address] => application(address),
-        ["connections", address, count] => connections(address, count),
+        ["connections", address, count] => connections(address, count, Operation::Echo),
+        ["connections", address, count, "recv"] => connections(address, count, Operation::Source),
+        ["echo", address] => echo(address),
+        ["hold", address, count, file] => hold(address, count, file),
         ["inject", interface, hex] => inject(interface, hex, "1"),
         ["inject", interface, hex, count] => inject(interface, hex, count),
         ["flood", interface, hex, seconds] => flood(interface, hex, seconds),
@@ -59,14 +65,6 @@ fn timeout() -> Result<Duration, String> {
 
 fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// Listens, and says where.
-fn listen(address: &str) -> Result<TcpListener, String> {
-    let address: SocketAddr = parse("ADDRESS:PORT", address)?;
-    let listener = TcpListener::bind(address).map_err(|error| format!("{address}: {error}"))?;
-    println!("{{\"listening\":{}}}", quote(&listener.local_addr().map_err(|error| error.to_string())?.to_string()));
-    Ok(listener)
 }
 
 fn serve(address: &str) -> Outcome {
@@ -101,9 +99,46 @@ fn transfer(operation: &str, address: &str, bytes: &str, seed: &str, streams: &s
     Ok(report(&summary))
 }
 
-fn connections(address: &str, count: &str) -> Outcome {
-    let summary = stream::in_sequence(parse("ADDRESS:PORT", address)?, parse("COUNT", count)?, 1, timeout()?);
-    Ok(report(&summary))
+fn connections(address: &str, count: &str, operation: Operation) -> Outcome {
+    let (address, count) = (parse("ADDRESS:PORT", address)?, parse("COUNT", count)?);
+    Ok(report(&stream::in_sequence(address, operation, count, timeout()?)))
+}
+
+fn listen(address: &str) -> Result<TcpListener, String> {
+    let address: SocketAddr = parse("ADDRESS:PORT", address)?;
+    let listener = TcpListener::bind(address).map_err(|error| format!("{address}: {error}"))?;
+    let local = listener.local_addr().map_err(|error| error.to_string())?;
+    println!("{{\"listening\":{}}}", quote(&local.to_string()));
+    Ok(listener)
+}
+
+fn echo(address: &str) -> Outcome {
+    many::echo(&listen(address)?).map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+/// A line for each stage, with the time that it took.
+fn hold(address: &str, count: &str, file: &str) -> Outcome {
+    let (address, count) = (parse("ADDRESS:PORT", address)?, parse("COUNT", count)?);
+    let stage = |name: &str, began: Instant| {
+        println!("{{\"stage\":\"{name}\",\"connections\":{count},\"seconds\":{:.6}}}", began.elapsed().as_secs_f64());
+    };
+    let run = || {
+        let mut began = Instant::now();
+        let mut held = many::Held::open(address, count, timeout().map_err(std::io::Error::other)?)?;
+        stage("open", began);
+        while !std::path::Path::new(file).exists() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        began = Instant::now();
+        held.exchange()?;
+        stage("again", began);
+        began = Instant::now();
+        held.close()?;
+        stage("closed", began);
+        Ok(())
+    };
+    run().map(|()| true).map_err(|error: std::io::Error| error.to_string())
 }
 
 fn report(summary: &Summary) -> bool {

@@ -258,12 +258,13 @@ pub fn parallel(address: SocketAddr, session: &Session, streams: u64, timeout: D
     Summary { bytes: connections * session.bytes, connections, elapsed: start.elapsed(), failures }
 }
 
-/// `count` short connections, one after the other: connect, 64 bytes there and back, close. Stops at the first failure.
-pub fn in_sequence(address: SocketAddr, count: u64, seed: u64, timeout: Duration) -> Summary {
+/// `count` short connections, one after the other, of 64 bytes each. Stops at the first failure. Who ends a connection first, and by
+/// that holds it in TIME-WAIT, is the client with [`Operation::Echo`], the server with [`Operation::Source`].
+pub fn in_sequence(address: SocketAddr, operation: Operation, count: u64, timeout: Duration) -> Summary {
     let start = Instant::now();
     let mut summary = Summary { bytes: 0, connections: 0, elapsed: Duration::ZERO, failures: Vec::new() };
     for index in 0..count {
-        let session = Session { operation: Operation::Echo, bytes: 64, seed: seed.wrapping_add(index) };
+        let session = Session { operation, bytes: 64, seed: index + 1 };
         if let Err(error) = client(address, &session, timeout) {
             summary.failures.push(error);
             break;
@@ -298,7 +299,9 @@ mod tests {
             assert_eq!(served.session, Some(session));
             served.result.unwrap();
         }
-        assert_eq!(in_sequence(address, 20, 1, Duration::from_secs(10)).connections, 20);
+        for operation in [Operation::Echo, Operation::Source] {
+            assert_eq!(in_sequence(address, operation, 20, Duration::from_secs(10)).connections, 20);
+        }
         let session = Session { operation: Operation::Both, bytes: 65_537, seed: 3 };
         assert_eq!(parallel(address, &session, 8, Duration::from_secs(10)).connections, 8);
     }

@@ -1,9 +1,9 @@
-//! AF_PACKET sockets: packet(7); and what the standard library does not know of TCP sockets.
+//! AF_PACKET sockets: packet(7); epoll(7); the limit of open files; what the standard library does not know of TCP sockets.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -103,5 +103,56 @@ pub(crate) fn wait_readable(socket: &impl AsRawFd, limit: Duration) -> io::Resul
     match check(unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as libc::c_int) })? {
         0 => Err(io::ErrorKind::TimedOut.into()),
         _ => Ok(()),
+    }
+}
+
+/// Lets this process have `count` files open, as far as it may: root lifts its hard limit, too.
+pub(crate) fn raise_files(count: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: limit is live and writable.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur >= count {
+        return Ok(());
+    }
+    let whole = libc::rlimit { rlim_cur: count, rlim_max: limit.rlim_max.max(count) };
+    // SAFETY: whole lives through the call.
+    if check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const whole) }).is_ok() {
+        return Ok(());
+    }
+    limit.rlim_cur = limit.rlim_max.min(count);
+    // SAFETY: limit lives through the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
+/// An epoll instance for input, level-triggered.
+#[derive(Debug)]
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Epoll> {
+        // SAFETY: no memory is passed.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: fd was just opened and nobody else owns it.
+        Ok(Epoll(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Watches a descriptor until it is closed.
+    pub(crate) fn add(&self, fd: RawFd) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: fd as u64 };
+        // SAFETY: event lives through the call.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+    }
+
+    /// Waits until there is something; the descriptors that have it.
+    pub(crate) fn wait(&self, ready: &mut Vec<RawFd>) -> io::Result<()> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
+        // SAFETY: events is live and writable, of the length given.
+        let got = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, -1) };
+        if got < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+        }
+        ready.extend(events[..got as usize].iter().map(|event| event.u64 as RawFd));
+        Ok(())
     }
 }

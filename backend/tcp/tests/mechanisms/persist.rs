@@ -100,6 +100,51 @@ fn a_window_closed_over_bytes_on_their_way_rewinds() {
     assert_eq!(rig.frames(), [(2000, 3000)]);
 }
 
+/// What Linux answers once a socket's memory is full: a window of 0 to bytes that it drops, and to the next ones the window that it had
+/// promised (tcp_data_queue, ICSK_ACK_NOMEM). The leg has stopped to believe it.
+fn refused() -> Rig {
+    let mut rig = Rig::established();
+    rig.window = 6000;
+    rig.ack(0);
+    rig.host_sends(9000);
+    let mut fed = 0;
+    while !rig.frames().is_empty() {
+        fed += 1;
+        assert!(fed < 10, "fed and refused as fast as both can");
+        for window in [0, 6000] {
+            rig.window = window;
+            rig.ack(0);
+        }
+    }
+    rig
+}
+
+#[test]
+fn a_window_that_twice_refused_what_it_had_asked_for_is_probed_like_a_closed_one() {
+    let mut rig = refused();
+    let mut expected = rig.until_deadline();
+    for _ in 0..20 {
+        assert_eq!(rig.until_deadline(), expected);
+        assert_eq!(rig.expire(), None);
+        assert_eq!(rig.frames(), [(0, 1)]);
+        rig.ack(0);
+        assert_eq!(rig.frames(), []);
+        expected = (expected * 2).min(MAX_RTO);
+    }
+    rig.expire();
+    rig.drain();
+    rig.ack(1);
+    assert_eq!(rig.frames(), [(1, 6000)], "the probe was taken");
+}
+
+#[test]
+fn a_window_that_refused_bytes_is_used_at_once_when_it_opens_further() {
+    let mut rig = refused();
+    rig.window = 7000;
+    rig.ack(0);
+    assert_eq!(rig.frames(), [(0, 7000)]);
+}
+
 #[test]
 fn a_shrunk_window_holds_back_new_payload_only() {
     let mut rig = Rig::established();
