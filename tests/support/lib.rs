@@ -17,6 +17,7 @@ mod member;
 pub mod mock;
 mod netns;
 mod process;
+mod programs;
 mod qmp;
 mod server;
 mod skip;
