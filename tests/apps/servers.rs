@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vonic_tests::*;
 
-use super::clients::{Figure, number, typed};
+use super::clients::{Figure, IPERF3_SUMS, iperf3_rates, number, typed};
 use super::{Ground, Place, SMALL, SSH, check, digest};
 
 /// The guest's web server under load, every byte of every answer compared; and a large file of it.
@@ -43,11 +43,9 @@ pub fn iperf3_server(ground: &mut Ground, place: &Place) -> Figure {
     let (at, url, amount) = (place.forwards(), place.forwards_url(), ground.amount.iperf3);
     let mut figures = Vec::new();
     for direction in ["", "-R"] {
-        let command = format!("python3 apps.py iperf -c {at} -p 5301 {amount} -P 8 {direction}");
-        let report: Value = serde_json::from_str(&ground.world(&command, seconds(60))?)?;
-        let rate = number(&report["mbit"], "sum_received")?;
-        check(rate > 1.0, || report.to_string())?;
-        figures.push(format!("8{direction} {rate:.0}"));
+        let command = format!("iperf3 -c {at} -p 5301 {amount} -P 8 {direction} {IPERF3_SUMS}");
+        let said = ground.world(&command, seconds(90))?;
+        figures.push(format!("8{direction} {}", iperf3_rates(&said)?));
     }
     let bytes = (ground.amount.file / 8).to_string();
     let arguments = ["both", &format!("{url}:7007"), &bytes, "8", "8"];

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 use crate::initramfs::Entry;
 use crate::lab::Lab;
 
-/// What a Python program of the tests may import.
-const PYTHON: &str = "import sys,base64,hashlib,json,os,pty,re,select,socket,struct,subprocess,threading,time\n\
+/// Prints the files of what a Python program of the tests may import; Debian's sitecustomize is not needed, and is a link.
+const PYTHON: &str = "import sys,base64,hashlib,json,os,pty,select,socket,struct,threading,time\n\
     for m in list(sys.modules.values()):\n    \
-        print(*(p for p in (getattr(m,'__file__',0),getattr(m,'__cached__',0)) if p), sep='\\n')";
+        print(*(p for p in (getattr(m,'__file__',0),getattr(m,'__cached__',0)) if p and 'sitecustomize' not in p), sep='\\n')";
 /// By whom a guest's programs are run: sshd and ssh ask for it, and for the shell.
 const PASSWD: &str = "root:x:0:0:root:/run:/bin/sh\n";
 /// The files of `programs`, found by their names as a shell would, and of all that they need.
@@ -22,7 +22,7 @@ pub(crate) fn lab_programs(lab: &Lab, programs: &[String]) -> Result<Vec<Entry>>
         paths.insert(in_lab(lab, &["which", program])?.trim().to_string());
     }
     if programs.iter().any(|program| program == "python3") {
-        paths.extend(in_lab(lab, &["python3", "-c", PYTHON])?.lines().map(ToString::to_string));
+        paths.extend(in_lab(lab, &["python3", "-c", PYTHON])?.split_ascii_whitespace().map(ToString::to_string));
     }
     let linked: Vec<&str> =
         paths.iter().map(String::as_str).filter(|path| !path.ends_with(".py") && !path.ends_with(".pyc")).collect();
@@ -46,7 +46,11 @@ pub(crate) fn lab_programs(lab: &Lab, programs: &[String]) -> Result<Vec<Entry>>
 
 /// What a command of the lab prints; none of those used here writes anything.
 fn in_lab(lab: &Lab, command: &[&str]) -> Result<String> {
-    let output = Command::new("chroot").arg(lab.root()).args(command).output().context("running chroot")?;
+    let output = Command::new("chroot")
+        .arg(lab.root())
+        .args(command)
+        .env("PATH", "/usr/sbin:/usr/bin")
+        .output().context("running chroot")?;
     if !output.status.success() {
         bail!("{command:?} in the lab: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -1,6 +1,6 @@
 """What the applications of tests/e2e_apps.rs need besides themselves, in the world and in guests. Every answer is a known text: the bytes 0 to 250
 again and again, whose length is prime, so that nothing of a power of two that is lost, doubled or moved goes unseen."""
-import base64, hashlib, json, os, pty, select, socket, struct, subprocess, sys, threading, time
+import base64, hashlib, json, os, pty, select, socket, struct, sys, threading, time
 
 RAMP = bytes(range(251))
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -179,17 +179,6 @@ def world():
 # --- clients
 
 
-def dns_digest(number):
-    """What `dig +short` prints of tN.test, digested without blanks and quotes."""
-    print(hashlib.sha256("".join(sorted(dns_text(int(number)))).encode()).hexdigest())
-
-
-def dig(*arguments):
-    shown = subprocess.run(["dig", "+short", *arguments], stdout=subprocess.PIPE, text=True, timeout=60).stdout
-    texts = sorted(line.replace('" "', "").strip('"') for line in shown.splitlines())
-    print(len(texts), hashlib.sha256("".join(texts).encode()).hexdigest())
-
-
 def type_keys(count, *command):
     """Types into a command's terminal as a person does, one key after the echo of the last; how long the echoes took."""
     child, terminal = pty.fork()
@@ -223,18 +212,6 @@ def type_keys(count, *command):
     status = os.waitpid(child, 0)[1]
     took.sort()
     print(json.dumps({"keys": len(took), "median_ms": took[len(took) // 2], "worst_ms": took[-1], "status": status}))
-
-
-def iperf(*arguments):
-    """iperf3's rates in Mbit/s, by direction."""
-    shown = subprocess.run(["iperf3", "-J", *arguments], stdout=subprocess.PIPE, text=True, timeout=120, env={"TMPDIR": "/run", **os.environ}).stdout
-    report = json.loads(shown)
-    if "error" in report:
-        sys.exit(report["error"])
-    end = report["end"]
-    rates = {key: end[key]["bits_per_second"] / 1e6 for key in end if key.startswith("sum_received")}
-    again = {key: end[key]["retransmits"] for key in end if key.startswith("sum_sent") and "retransmits" in end[key]}
-    print(json.dumps({"mbit": rates, "retransmits": again}))
 
 
 def write(path, length):
