@@ -132,7 +132,7 @@ fn connections_are_shown() {
     let table = bed.vonicd.vonic_text(&["conns", "--vm", "a"]).unwrap();
     assert_eq!(
         row(&table, "VM"),
-        ["VM", "OPENED BY", "GUEST", "REMOTE", "STATE", "GUEST TO HOST", "HOST TO GUEST", "AGE"]
+        ["VM", "PROTOCOL", "OPENED BY", "GUEST", "REMOTE", "STATE", "GUEST TO HOST", "HOST TO GUEST", "AGE"]
     );
     for (who, guest) in [("guest", "192.0.2.2:4000"), ("world", "192.0.2.2:1")] {
         let line = table.lines().find(|line| line.contains(&format!("{who} "))).unwrap();

@@ -45,8 +45,8 @@ web2           -                                         waiting            0 B 
 ";
     assert_eq!(good(&service, "vm list"), expected);
     let expected = "\
-VM    OPENED BY  GUEST            REMOTE            STATE        GUEST TO HOST  HOST TO GUEST    AGE
-web2  world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B        2.0 KiB  1m 1s
+VM    PROTOCOL  OPENED BY  GUEST            REMOTE            STATE        GUEST TO HOST  HOST TO GUEST    AGE
+web2  tcp       world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED           10 B        2.0 KiB  1m 1s
 ";
     assert_eq!(good(&service, "conns --vm web2"), expected);
     assert_eq!(good(&service, "conns").lines().count(), 3);

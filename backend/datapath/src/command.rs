@@ -103,18 +103,20 @@ pub struct RingCommand {
     pub done: Option<Done>,
 }
 
-/// One connection, as `vonic conns` shows it.
+/// One connection, or flow of UDP, as `vonic conns` shows it.
 #[derive(Clone, Debug)]
 pub struct ConnectionView {
     /// Which port.
     pub port: PortId,
+    /// The protocol's name.
+    pub protocol: &'static str,
     /// Whether the guest opened it.
     pub guest_opens: bool,
     /// The guest's address and port.
     pub guest: SocketAddr,
     /// The other end, as the guest sees it.
     pub remote: SocketAddr,
-    /// The leg's state, by its RFC 9293 name.
+    /// The leg's state, by its RFC 9293 name; of a flow of UDP what it is like: unanswered, query, one-shot, stream.
     pub state: &'static str,
     /// Bytes that the host's socket took.
     pub bytes_guest_to_host: u64,

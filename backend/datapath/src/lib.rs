@@ -25,7 +25,8 @@ pub use flow::policy::ServicePlace;
 pub use port::{Negotiated, feature};
 pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
 pub use spec::{
-    Action, EgressRule, Family, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec, Uplink,
+    Action, EgressRule, Family, ForwardSocket, ForwardSpec, HostView, Limits, NetworkId, NetworkSpec, PortId, PortSpec,
+    Uplink,
 };
-pub use stats::{CopyPath, Counter, IcmpStats, PortStats, TcpStats, Way};
+pub use stats::{CopyPath, Counter, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

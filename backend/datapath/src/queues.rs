@@ -37,6 +37,8 @@ pub enum Waiter {
     Flow(FlowId),
     /// A flow of datagrams. It leaves the list when it ends.
     Datagrams(DatagramId),
+    /// The socket of the port's forward with this index. The forwards may have changed since.
+    Forward(usize),
 }
 
 /// A port's queues, by index.

@@ -1,9 +1,10 @@
 //! What the control side tells a worker about networks and ports: plain data, already checked.
 use crate::PortStats;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use vonic_frame::{MacAddr, Subnet};
-use vonic_uplink::{Listener, Tap};
+use vonic_frame::{MacAddr, PROTOCOL_TCP, PROTOCOL_UDP, Subnet};
+use vonic_uplink::{Listener, Tap, UdpListener};
 
 /// A port's number: its index in every table of the worker.
 pub type PortId = u32;
@@ -15,7 +16,7 @@ pub type NetworkId = u32;
 pub enum Uplink {
     /// Not at all.
     None,
-    /// TCP is terminated on host sockets.
+    /// TCP, UDP and pings are terminated on host sockets.
     Sockets,
     /// Each guest has a tap at a bridge of the host. vonic plays no gateway: the bridge's network has its own.
     Tap,
@@ -101,15 +102,45 @@ pub struct Limits {
     pub pending: u32,
     /// Connects in progress to one address and port.
     pub pending_per_destination: u32,
-    /// New connections in a second.
+    /// Flows of UDP at once.
+    pub udp_flows: u32,
+    /// New connections, and flows of datagrams, in a second.
     pub new_per_second: u32,
 }
 
-/// One forward: connections to `listener` are opened to the guest's `guest_port`.
+/// The socket of a forward.
+#[derive(Clone, Debug)]
+pub enum ForwardSocket {
+    /// For connections.
+    Tcp(Arc<Listener>),
+    /// For datagrams.
+    Udp(Arc<UdpListener>),
+}
+
+impl ForwardSocket {
+    /// Where it listens, with the IP protocol's number; `None` if the system does not say.
+    pub fn local(&self) -> Option<(u8, SocketAddr)> {
+        match self {
+            ForwardSocket::Tcp(listener) => Some((PROTOCOL_TCP, listener.local().ok()?)),
+            ForwardSocket::Udp(listener) => Some((PROTOCOL_UDP, listener.local())),
+        }
+    }
+}
+
+impl AsRawFd for ForwardSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            ForwardSocket::Tcp(listener) => listener.as_raw_fd(),
+            ForwardSocket::Udp(listener) => listener.as_raw_fd(),
+        }
+    }
+}
+
+/// One forward: what comes to `socket` goes to the guest's `guest_port`.
 #[derive(Debug)]
 pub struct ForwardSpec {
-    /// The listening socket.
-    pub listener: Arc<Listener>,
+    /// The socket.
+    pub socket: ForwardSocket,
     /// The guest's port.
     pub guest_port: u16,
 }

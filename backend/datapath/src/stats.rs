@@ -154,6 +154,29 @@ counters! {
     open,
 }
 
+counters! {
+    /// Counters of one port's UDP beyond its network. A flow is one address and port of the guest's towards one of the world's.
+    UdpStats:
+    /// Datagrams that the host's sockets took.
+    datagrams_guest_to_host,
+    /// Datagrams that the guest got.
+    datagrams_host_to_guest,
+    /// Their bytes, without headers.
+    bytes_guest_to_host,
+    /// Their bytes, without headers.
+    bytes_host_to_guest,
+    /// ICMP errors that the guest got about its datagrams.
+    errors,
+    /// Flows that the guest opened.
+    guest_opened,
+    /// Flows that the world opened, by forwards.
+    world_opened,
+    /// Flows that made room for newer ones.
+    evicted,
+    /// Flows now (a gauge).
+    open,
+}
+
 /// All counters of one port.
 #[derive(Debug, Default)]
 pub struct PortStats {
@@ -165,6 +188,8 @@ pub struct PortStats {
     pub tcp: TcpStats,
     /// ICMP echo to the world.
     pub icmp: IcmpStats,
+    /// UDP beyond the network.
+    pub udp: UdpStats,
 }
 
 impl PortStats {

@@ -174,20 +174,42 @@ pub const fn ip_header_len(address: IpAddr) -> u16 {
     }
 }
 
+/// Bytes of a UDP header, and where the checksum stands in it.
+pub const UDP_HEADER_LEN: usize = wire::Udp::LEN;
+/// See [`UDP_HEADER_LEN`].
+pub const UDP_CHECKSUM: usize = 6;
+
+/// Writes Ethernet, IP and UDP headers for `len` bytes of payload, at most 65,507 of them (IPv6: 65,527); returns them and the
+/// UDP header's offset.
+pub fn udp_headers(envelope: &Envelope, ports: (u16, u16), len: u32, checksum: Checksum) -> (HeaderBytes, u16) {
+    let transport_len = wire::Udp::LEN as u32 + len;
+    let mut out = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
+    let offset = network_headers(&mut out, envelope, PROTOCOL_UDP, transport_len);
+    let len = (transport_len as u16).into();
+    wire::Udp { src: ports.0.into(), dst: ports.1.into(), len, checksum: 0.into() }.put(&mut out.bytes, offset);
+    out.len = offset + wire::Udp::LEN;
+    let pseudo = Sum::default().pseudo(envelope.src, envelope.dst, PROTOCOL_UDP, transport_len);
+    let field = match checksum {
+        Checksum::Partial => pseudo.fold(),
+        // 0 would say that there is none (RFC 768).
+        Checksum::Full(payload) => match pseudo.bytes(&out.bytes[offset..out.len]).word(payload).finish() {
+            0 => 0xffff,
+            sum => sum,
+        },
+    };
+    out.set_u16(offset + UDP_CHECKSUM, field);
+    (out, offset as u16)
+}
+
 /// Writes a whole UDP frame with its payload; returns its length, or `None` if it does not fit `out`.
 pub fn udp_frame(envelope: &Envelope, ports: (u16, u16), payload: &[u8], out: &mut [u8]) -> Option<usize> {
-    let transport_len = wire::Udp::LEN + payload.len();
-    let mut headers = HeaderBytes { bytes: [0; HEADER_MAX], len: 0 };
-    let offset = network_headers(&mut headers, envelope, PROTOCOL_UDP, transport_len as u32);
-    let len = u16::try_from(transport_len).ok()?.into();
-    wire::Udp { src: ports.0.into(), dst: ports.1.into(), len, checksum: 0.into() }.put(&mut headers.bytes, offset);
-    headers.len = offset + wire::Udp::LEN;
-    let sum = Sum::default().pseudo(envelope.src, envelope.dst, PROTOCOL_UDP, transport_len as u32);
-    let sum = sum.bytes(&headers.bytes[offset..headers.len]).bytes(payload).finish();
-    headers.set_u16(offset + 6, if sum == 0 { 0xffff } else { sum });
-    out.get_mut(..headers.len)?.copy_from_slice(headers.as_slice());
-    out.get_mut(headers.len..headers.len + payload.len())?.copy_from_slice(payload);
-    Some(headers.len + payload.len())
+    let len = u16::try_from(payload.len()).ok()?;
+    let sum = Checksum::Full(Sum::default().bytes(payload).fold());
+    let (headers, _) = udp_headers(envelope, ports, len.into(), sum);
+    let headers = headers.as_slice();
+    out.get_mut(..headers.len())?.copy_from_slice(headers);
+    out.get_mut(headers.len()..headers.len() + payload.len())?.copy_from_slice(payload);
+    Some(headers.len() + payload.len())
 }
 
 /// Writes the headers of the answer to an ICMP echo request whose ICMP header is `request` and whose message, with that

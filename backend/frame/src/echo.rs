@@ -1,13 +1,12 @@
 //! ICMP echo beyond the gateway, and ICMP errors, for both families (RFC 792, RFC 4443).
 use crate::build::{HeaderBytes, network_headers};
-use crate::{DropReason, ETHERNET_LEN, Envelope, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, Sum, Transport};
+use crate::{
+    DropReason, ETHERNET_LEN, Envelope, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_TCP, PROTOCOL_UDP, Sum, Transport,
+};
 use std::net::{IpAddr, SocketAddr};
 
 /// Bytes of an echo message's header: type, code, checksum, identifier, sequence number.
 pub const ECHO_HEADER_LEN: usize = 8;
-/// Where flags and fragment offset stand in a frame with an IPv4 header (RFC 791 §3.1), and the flag "don't fragment".
-const IPV4_FLAGS: usize = ETHERNET_LEN + 6;
-const DONT_FRAGMENT: u8 = 0x40;
 
 /// The numbers by which a family's ICMP names things.
 struct Names {
@@ -56,8 +55,7 @@ impl EchoRequest {
         }
         let start = usize::from(ip.transport_offset);
         let header = head.get(start..).and_then(|b| b.first_chunk()).ok_or(DropReason::Truncated)?;
-        let flags = head.get(IPV4_FLAGS).ok_or(DropReason::Truncated)?;
-        Ok(Some(EchoRequest { header: *header, dont_fragment: ip.dst.is_ipv6() || flags & DONT_FRAGMENT != 0 }))
+        Ok(Some(EchoRequest { header: *header, dont_fragment: ip.dont_fragment(head) }))
     }
 
     /// The identifier, by which the guest tells its pings apart.
@@ -109,8 +107,8 @@ pub struct IcmpError {
 }
 
 impl IcmpError {
-    /// An error of a router or host, if it is one that a guest is told about its echo request.
-    pub fn about_echo(to: IpAddr, kind: u8, code: u8, mtu: u32) -> Option<IcmpError> {
+    /// An error of a router or host, if it is one that a guest is told about its datagram.
+    pub fn of_world(to: IpAddr, kind: u8, code: u8, mtu: u32) -> Option<IcmpError> {
         let told = match to {
             IpAddr::V4(_) => matches!(kind, 3 | 11),
             IpAddr::V6(_) => matches!(kind, 1..=3),
@@ -120,11 +118,12 @@ impl IcmpError {
         told.then_some(if is_too_big { too_big } else { IcmpError { kind, code, word: 0 } })
     }
 
-    /// The destination cannot be reached; `code` is RFC 792's: 0 net, 1 host, 13 prohibited (RFC 1812 §5.2.7.1).
+    /// The destination cannot be reached; `code` is RFC 792's: 0 net, 1 host, 3 port, 13 prohibited (RFC 1812 §5.2.7.1).
     pub fn unreachable(to: IpAddr, code: u8) -> IcmpError {
         match (to, code) {
             (IpAddr::V4(_), code) => IcmpError { kind: 3, code, word: 0 },
-            // RFC 4443 §3.1: 0 no route, 1 prohibited, 3 address unreachable.
+            // RFC 4443 §3.1: 0 no route, 1 prohibited, 3 address unreachable, 4 port unreachable.
+            (IpAddr::V6(_), 3) => IcmpError { kind: 1, code: 4, word: 0 },
             (IpAddr::V6(_), 13) => IcmpError { kind: 1, code: 1, word: 0 },
             (IpAddr::V6(_), 1) => IcmpError { kind: 1, code: 3, word: 0 },
             (IpAddr::V6(_), _) => IcmpError { kind: 1, code: 0, word: 0 },
@@ -168,6 +167,11 @@ impl Culprit {
     /// An echo request of `len` bytes with its header, which was `header`.
     pub fn echo((guest, remote): (IpAddr, IpAddr), header: [u8; ECHO_HEADER_LEN], len: u32) -> Culprit {
         Culprit { guest, remote, protocol: names(remote).protocol, first: header, len }
+    }
+
+    /// A UDP datagram of `len` bytes with its header, which was `header`.
+    pub fn udp((guest, remote): (IpAddr, IpAddr), header: [u8; 8], len: u32) -> Culprit {
+        Culprit { guest, remote, protocol: PROTOCOL_UDP, first: header, len }
     }
 
     /// A TCP segment with this sequence number, its payload not counted.
@@ -293,11 +297,13 @@ mod tests {
     #[test]
     fn errors_are_told_by_the_numbers_of_their_family() {
         let [v4, v6] = ["198.51.100.2", "2001:db8::2"].map(|a| a.parse::<IpAddr>().unwrap());
-        assert_eq!(IcmpError::about_echo(v4, 5, 0, 0), None, "a redirect is none of the guest's");
-        assert_eq!(IcmpError::about_echo(v4, 11, 0, 0), Some(IcmpError { kind: 11, code: 0, word: 0 }));
-        assert_eq!(IcmpError::about_echo(v4, 3, 4, 1300), Some(IcmpError { kind: 3, code: 4, word: 1300 }));
-        assert_eq!(IcmpError::about_echo(v6, 2, 0, 1300), Some(IcmpError { kind: 2, code: 0, word: 1300 }));
-        assert_eq!(IcmpError::about_echo(v6, 11, 0, 0), None);
+        assert_eq!(IcmpError::of_world(v4, 5, 0, 0), None, "a redirect is none of the guest's");
+        assert_eq!(IcmpError::of_world(v4, 11, 0, 0), Some(IcmpError { kind: 11, code: 0, word: 0 }));
+        assert_eq!(IcmpError::of_world(v4, 3, 4, 1300), Some(IcmpError { kind: 3, code: 4, word: 1300 }));
+        assert_eq!(IcmpError::of_world(v6, 2, 0, 1300), Some(IcmpError { kind: 2, code: 0, word: 1300 }));
+        assert_eq!(IcmpError::of_world(v6, 11, 0, 0), None);
+        assert_eq!(IcmpError::unreachable(v4, 3), IcmpError { kind: 3, code: 3, word: 0 });
+        assert_eq!(IcmpError::unreachable(v6, 3), IcmpError { kind: 1, code: 4, word: 0 });
         assert_eq!(IcmpError::unreachable(v6, 13), IcmpError { kind: 1, code: 1, word: 0 });
     }
 

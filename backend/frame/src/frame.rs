@@ -17,6 +17,10 @@ pub const PROTOCOL_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
 
+/// Where flags and fragment offset stand in a frame with an IPv4 header (RFC 791 §3.1), and the flag "don't fragment".
+const IPV4_FLAGS: usize = ETHERNET_LEN + 6;
+const DONT_FRAGMENT: u8 = 0x40;
+
 /// A frame's checked headers. Offsets are from the Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -73,6 +77,13 @@ pub struct Ip {
     pub transport_len: u32,
     /// The transport header, if this is no fragment.
     pub transport: Transport,
+}
+
+impl Ip {
+    /// Whether no router may fragment the packet, of whose frame `head` are the leading bytes: never in IPv6 (RFC 8200 §5).
+    pub fn dont_fragment(&self, head: &[u8]) -> bool {
+        self.dst.is_ipv6() || head.get(IPV4_FLAGS).is_some_and(|flags| flags & DONT_FRAGMENT != 0)
+    }
 }
 
 /// A transport header.

@@ -11,14 +11,15 @@ mod ipv6;
 mod mac;
 mod ndp;
 mod reason;
+mod refusal;
 mod segment;
 mod subnet;
 mod vnet;
 mod wire;
 
 pub use build::{
-    Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, arp_frame, icmp_echo_reply, ip_header_len, tcp_headers,
-    udp_frame,
+    Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, UDP_CHECKSUM, UDP_HEADER_LEN, arp_frame, icmp_echo_reply,
+    ip_header_len, tcp_headers, udp_frame, udp_headers,
 };
 pub use checksum::Sum;
 pub use echo::{
@@ -34,6 +35,7 @@ pub use ndp::{
     ALL_NODES, Ndp, NdpMessage, RouterAdvertisement, neighbor_advertisement, router_advertisement, solicited_node,
 };
 pub use reason::DropReason;
+pub use refusal::refused_datagram;
 pub use segment::Segmenter;
 pub use subnet::Subnet;
 pub use vnet::{Gso, GsoKind, Offloads, PartialChecksum, VNET_HEADER_LEN, VnetHeader};

@@ -40,10 +40,12 @@ pub struct Received {
 pub struct DatagramError {
     /// ICMP type and code; `None`: no router or host said so, but this host's own kernel.
     pub icmp: Option<(u8, u8)>,
-    /// The MTU of the next hop, where the error is about it.
+    /// The MTU of the next hop, where the error is about it; also if this host's own kernel said so.
     pub mtu: u32,
     /// Who said so, if it is known.
     pub offender: Option<IpAddr>,
+    /// Where the datagram was sent, if it is known.
+    pub to: Option<SocketAddr>,
     /// The first bytes of the payload that it is about: of a ping socket the ICMP header as it was sent.
     pub quoted: [u8; 8],
 }
@@ -70,6 +72,18 @@ impl DatagramSocket {
         })?;
         sys::report_errors(fd.as_fd(), family).map_err(OpenError::Failed)?;
         crate::sys::tcp::connect(fd.as_fd(), &SocketAddr::new(to, 0)).map_err(OpenError::Failed)?;
+        Ok(DatagramSocket { fd, family, hops: None })
+    }
+
+    /// A UDP socket that is connected to `to` (udp(7)): it sends there, and receives from there and from nobody else.
+    ///
+    /// # Errors
+    /// The system's; see [`classify`](crate::classify).
+    pub fn udp(to: SocketAddr) -> io::Result<DatagramSocket> {
+        let family = sys::Family::of(to.ip());
+        let fd = sys::udp_socket(family)?;
+        sys::report_errors(fd.as_fd(), family)?;
+        crate::sys::tcp::connect(fd.as_fd(), &to)?;
         Ok(DatagramSocket { fd, family, hops: None })
     }
 

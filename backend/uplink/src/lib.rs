@@ -4,12 +4,14 @@
 #![deny(unsafe_code)]
 
 mod datagram;
+mod forward;
 mod link;
 mod socket;
 mod sys;
 mod tap;
 
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
+pub use forward::{Arrived, Local, UdpListener};
 pub use link::LinkWatch;
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};

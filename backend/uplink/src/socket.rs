@@ -264,7 +264,7 @@ pub mod classify {
     pub enum SendError {
         /// The host is short of room or descriptors: the datagram is lost, as on any busy link.
         Busy,
-        /// ICMP destination unreachable, with this code (RFC 792).
+        /// ICMP destination unreachable, with this code (RFC 792): 3 is the port.
         Unreachable(u8),
         /// It does not fit an MTU on its way and may not be fragmented.
         TooBig,
@@ -274,6 +274,8 @@ pub mod classify {
     pub fn send_error(error: &io::Error) -> SendError {
         match (error.raw_os_error(), connect_error(error)) {
             (Some(libc::EMSGSIZE), _) => SendError::TooBig,
+            // A port unreachable, of an earlier datagram (udp(7)).
+            (Some(libc::ECONNREFUSED), _) => SendError::Unreachable(3),
             (_, ConnectError::Unreachable(code)) => SendError::Unreachable(code),
             (_, ConnectError::Exhausted) | (None, _) => SendError::Busy,
             _ => SendError::Unreachable(1),

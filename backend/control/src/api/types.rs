@@ -137,6 +137,9 @@ pub struct VmDetail {
     /// Counters of ICMP echo to the world, by name.
     #[serde(default)]
     pub icmp: BTreeMap<String, u64>,
+    /// Counters of UDP beyond the network, by name.
+    #[serde(default)]
+    pub udp: BTreeMap<String, u64>,
     /// What the operator should change on this host, for all its VMs.
     #[serde(default)]
     pub hints: Vec<String>,
@@ -171,18 +174,21 @@ pub struct RingRow {
     pub state: String,
 }
 
-/// One TCP connection.
+/// One TCP connection, or flow of UDP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionRow {
     /// The VM's name.
     pub vm: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
     /// Who opened it.
     pub direction: Opener,
     /// The guest's address and port.
     pub guest: String,
     /// The other side's address and port.
     pub remote: String,
-    /// The guest leg's state, by its name in RFC 9293 §3.3.2.
+    /// The guest leg's state, by its name in RFC 9293 §3.3.2; of a flow of UDP what it is like: `unanswered`, `query`, `one-shot` or
+    /// `stream`.
     pub state: String,
     /// Payload that the guest sent and the host's socket took.
     pub bytes_guest_to_host: u64,
@@ -220,6 +226,9 @@ pub struct VmStats {
     /// Counters of ICMP echo to the world, by name.
     #[serde(default)]
     pub icmp: BTreeMap<String, u64>,
+    /// Counters of UDP beyond the network, by name.
+    #[serde(default)]
+    pub udp: BTreeMap<String, u64>,
     /// Ports of the VM's forwards that could not be opened (a gauge).
     #[serde(default)]
     pub forwards_failed: usize,

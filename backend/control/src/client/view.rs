@@ -100,7 +100,8 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
     counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
-    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)?;
+    counters(&["UDP", ">COUNT"], &vm.udp, out)
 }
 
 fn uplink(uplink: &UplinkRow) -> String {
@@ -216,11 +217,13 @@ fn words(name: &str) -> String {
 
 /// `conns`.
 pub(super) fn connections(rows: &Vec<ConnectionRow>, out: &mut dyn Write) -> io::Result<()> {
-    let headings = &["VM", "OPENED BY", "GUEST", "REMOTE", "STATE", ">GUEST TO HOST", ">HOST TO GUEST", ">AGE"];
+    let headings =
+        &["VM", "PROTOCOL", "OPENED BY", "GUEST", "REMOTE", "STATE", ">GUEST TO HOST", ">HOST TO GUEST", ">AGE"];
     let mut table = Table::new(headings);
     for row in rows {
         table.row([
             row.vm.clone(),
+            row.protocol.clone(),
             match row.direction {
                 Opener::GuestOpens => "guest",
                 Opener::WorldOpens => "world",
@@ -273,7 +276,8 @@ pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
     drops(&vm.drops_by_reason, out)?;
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
     counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
-    counters(&["ICMP", ">COUNT"], &vm.icmp, out)
+    counters(&["ICMP", ">COUNT"], &vm.icmp, out)?;
+    counters(&["UDP", ">COUNT"], &vm.udp, out)
 }
 
 /// `reload`.

@@ -2,7 +2,7 @@
 //! what vonic does not do; the values that mean "as now" are accepted.
 use toml::de::DeValue;
 
-use super::keys::{FORWARD, LIMITS, NETWORK, SERVICE, Section, VM};
+use super::keys::{FORWARD, NETWORK, SERVICE, Section, VM};
 
 /// One thing to come.
 pub(super) struct Later {
@@ -23,8 +23,6 @@ pub(super) static LATER: &[Later] = &[
     later(&NETWORK, "uplink", packet, "packet: uplinks", r#"write uplink = "sockets" or "tap:BRIDGE""#),
     later(&VM, "failover", off, "connections without failover", "write failover = true"),
     later(&VM, "ack", |v| is_text(v, "peer"), "acknowledging by the peer", r#"write ack = "kernel""#),
-    later(&LIMITS, "udp_flows", any, "UDP", "leave udp_flows out"),
-    later(&FORWARD, "proto", |v| is_text(v, "udp"), "forwarding UDP", r#"write proto = "tcp""#),
     later(&FORWARD, "failover", off, "connections without failover", "write failover = true"),
 ];
 

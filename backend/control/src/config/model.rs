@@ -198,18 +198,20 @@ pub struct Limits {
     pub pending: u32,
     /// The same towards one destination address and port.
     pub pending_per_destination: u32,
-    /// New connections per second.
+    /// Flows of UDP, whoever opened them.
+    pub udp_flows: u32,
+    /// New connections, and flows of datagrams, per second.
     pub new_per_second: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 16384, pending: 512, pending_per_destination: 64, new_per_second: 2000 }
+        Limits { connections: 16384, pending: 512, pending_per_destination: 64, udp_flows: 4096, new_per_second: 2000 }
     }
 }
 
 /// A transport or control protocol over IP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP, RFC 9293.
@@ -233,7 +235,7 @@ impl fmt::Display for Protocol {
 /// A listener on the host. The `n`th port of `listen` goes to the guest's `port + n`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Forward {
-    /// The protocol; TCP in this version.
+    /// The protocol: TCP or UDP.
     pub proto: Protocol,
     /// Where the host listens.
     #[serde(serialize_with = "as_text")]

@@ -140,6 +140,7 @@ fn read_limits(limits: &mut Limits, table: &mut Table<'_, '_>) {
     read("connections", &mut limits.connections);
     read("pending", &mut limits.pending);
     read("pending_per_destination", &mut limits.pending_per_destination);
+    read("udp_flows", &mut limits.udp_flows);
     read("new_per_second", &mut limits.new_per_second);
 }
 
@@ -147,7 +148,7 @@ fn read_limits(limits: &mut Limits, table: &mut Table<'_, '_>) {
 fn read_forwards(root: &mut Table<'_, '_>) -> Vec<(Option<usize>, Forward)> {
     let mut forwards = Vec::new();
     for mut table in root.tables("forward", &FORWARD) {
-        let proto = table.require("proto", choice(&[("tcp", Protocol::Tcp)]));
+        let proto = table.require("proto", choice(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]));
         let listen = table.require("listen", |value| listen::listen(text(value)?).map_err(Wrong::Value));
         let port = table.require("port", number(1..=u16::MAX));
         table.read("failover", flag);

@@ -85,6 +85,7 @@ impl Registry {
 fn connection(vm: &str, view: &ConnectionView) -> ConnectionRow {
     ConnectionRow {
         vm: vm.into(),
+        protocol: view.protocol.into(),
         direction: if view.guest_opens { Opener::GuestOpens } else { Opener::WorldOpens },
         guest: view.guest.to_string(),
         remote: view.remote.to_string(),
@@ -167,6 +168,7 @@ fn detail(entry: &Entry, socket: PathBuf, uplink: UplinkRow, hints: Vec<String>)
         last_error: entry.last_error.clone(),
         tcp: counters(entry.stats.tcp.all()),
         icmp: counters(entry.stats.icmp.all()),
+        udp: counters(entry.stats.udp.all()),
         hints,
         guest: entry.guest.report().map(|report| agents::detail(report, entry.vm.mac)),
     }
@@ -182,6 +184,7 @@ fn vm_stats(entry: &Entry) -> VmStats {
         connections: stats.tcp.open.get(),
         tcp: counters(stats.tcp.all()),
         icmp: counters(stats.icmp.all()),
+        udp: counters(stats.udp.all()),
         forwards_failed: entry.forward_errors.len(),
     }
 }

@@ -1,19 +1,41 @@
 //! Listening sockets of forwards, kept over reloads: a forward that stays is never closed.
-use crate::config::{Family, Forward, ListenHost, Vm};
+use crate::config::{Family, Forward, ListenHost, Protocol, Vm};
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use vonic_datapath::ForwardSpec;
-use vonic_uplink::Listener;
+use vonic_datapath::{ForwardSocket, ForwardSpec};
+use vonic_uplink::{Listener, UdpListener};
 
-/// Where a listener listens: address and, for an interface, its name.
-pub(super) type Place = (SocketAddr, Option<String>);
+/// Where a listener listens: protocol, address and, for an interface, its name.
+pub(super) type Place = (Protocol, SocketAddr, Option<String>);
 
 /// The listeners in use.
 #[derive(Default)]
 pub struct Forwards {
-    open: HashMap<Place, Weak<Listener>>,
+    open: HashMap<Place, Open>,
+}
+
+/// A listener that lives as long as somebody uses it.
+enum Open {
+    Tcp(Weak<Listener>),
+    Udp(Weak<UdpListener>),
+}
+
+impl Open {
+    fn new(socket: &ForwardSocket) -> Open {
+        match socket {
+            ForwardSocket::Tcp(listener) => Open::Tcp(Arc::downgrade(listener)),
+            ForwardSocket::Udp(listener) => Open::Udp(Arc::downgrade(listener)),
+        }
+    }
+
+    fn upgrade(&self) -> Option<ForwardSocket> {
+        match self {
+            Open::Tcp(listener) => listener.upgrade().map(ForwardSocket::Tcp),
+            Open::Udp(listener) => listener.upgrade().map(ForwardSocket::Udp),
+        }
+    }
 }
 
 impl Forwards {
@@ -22,21 +44,21 @@ impl Forwards {
     /// # Errors
     /// One message for each port that cannot be listened on, beside what could be opened.
     pub fn open(&mut self, vm: &Vm) -> (Vec<ForwardSpec>, Vec<String>) {
-        self.open.retain(|_, listener| listener.strong_count() > 0);
+        self.open.retain(|_, open| open.upgrade().is_some());
         let mut specs = Vec::new();
         let mut errors = Vec::new();
         for forward in &vm.forwards {
             let mut listens = false;
             for (place, guest_port) in ports(vm, forward) {
-                let port = place.0.port();
+                let port = place.1.port();
                 match self.listener(place) {
-                    Ok(listener) => {
+                    Ok(socket) => {
                         listens = true;
-                        specs.push(ForwardSpec { listener, guest_port });
+                        specs.push(ForwardSpec { socket, guest_port });
                     }
                     // Not asked for by name: a host without IPv6 has none of its addresses.
                     Err(error) if listens && is_familys_lack(&error) => {}
-                    Err(error) => errors.push(explain(&forward.listen.to_string(), port, &error)),
+                    Err(error) => errors.push(explain(forward, port, &error)),
                 }
             }
         }
@@ -44,26 +66,33 @@ impl Forwards {
     }
 
     /// The listeners in use at `wanted` places.
-    pub fn hold(&self, wanted: &HashSet<Place>) -> Vec<Arc<Listener>> {
+    pub fn hold(&self, wanted: &HashSet<Place>) -> Vec<ForwardSocket> {
         wanted.iter().filter_map(|place| self.open.get(place)?.upgrade()).collect()
     }
 
     /// A VM's forwards in use at `wanted` places; nothing is opened.
     pub fn kept(&self, vm: &Vm, wanted: &HashSet<Place>) -> Vec<ForwardSpec> {
         let kept = |(place, guest_port): (Place, u16)| {
-            let listener = self.open.get(&place).filter(|_| wanted.contains(&place))?.upgrade()?;
-            Some(ForwardSpec { listener, guest_port })
+            let socket = self.open.get(&place).filter(|_| wanted.contains(&place))?.upgrade()?;
+            Some(ForwardSpec { socket, guest_port })
         };
         vm.forwards.iter().flat_map(|forward| ports(vm, forward)).filter_map(kept).collect()
     }
 
-    fn listener(&mut self, place: Place) -> std::io::Result<Arc<Listener>> {
-        if let Some(listener) = self.open.get(&place).and_then(Weak::upgrade) {
-            return Ok(listener);
+    fn listener(&mut self, place: Place) -> std::io::Result<ForwardSocket> {
+        if let Some(socket) = self.open.get(&place).and_then(Open::upgrade) {
+            return Ok(socket);
         }
-        let listener = Arc::new(Listener::bind(place.0, place.1.as_deref())?);
-        self.open.insert(place, Arc::downgrade(&listener));
-        Ok(listener)
+        let (protocol, address, interface) = &place;
+        let socket = match protocol {
+            Protocol::Udp => ForwardSocket::Udp(Arc::new(UdpListener::bind(*address, interface.as_deref())?)),
+            // ICMP has no ports: no file has such a forward.
+            Protocol::Tcp | Protocol::Icmp => {
+                ForwardSocket::Tcp(Arc::new(Listener::bind(*address, interface.as_deref())?))
+            }
+        };
+        self.open.insert(place, Open::new(&socket));
+        Ok(socket)
     }
 }
 
@@ -85,11 +114,12 @@ fn ports(vm: &Vm, forward: &Forward) -> impl Iterator<Item = (Place, u16)> {
 }
 
 fn place(forward: &Forward, family: Family, port: u16) -> Place {
-    match &forward.listen.host {
-        ListenHost::Address(address) => (SocketAddr::new(*address, port), None),
-        ListenHost::Interface(name) => (SocketAddr::new(family.any(), port), Some(name.clone())),
-        ListenHost::Any => (SocketAddr::new(family.any(), port), None),
-    }
+    let (address, interface) = match &forward.listen.host {
+        ListenHost::Address(address) => (*address, None),
+        ListenHost::Interface(name) => (family.any(), Some(name.clone())),
+        ListenHost::Any => (family.any(), None),
+    };
+    (forward.proto, SocketAddr::new(address, port), interface)
 }
 
 /// Whether a host answers so that lacks a family of addresses, as Linux does with ipv6.disable=1.
@@ -100,14 +130,14 @@ fn is_familys_lack(error: &std::io::Error) -> bool {
 /// Where the kernel says from which port on anybody may listen (ip(7)).
 const UNPRIVILEGED: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
-fn explain(listen: &str, port: u16, error: &std::io::Error) -> String {
+fn explain(forward: &Forward, port: u16, error: &std::io::Error) -> String {
     let mend = match error.kind() {
         ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port".into(),
         ErrorKind::PermissionDenied => privilege(port, unprivileged_start()),
         ErrorKind::AddrNotAvailable => "the host does not have this address: write one of its own".into(),
         _ => "check the address or the interface's name".into(),
     };
-    format!("forward {listen}: cannot listen on port {port}: {error}; {mend}")
+    format!("forward {}: cannot listen on {} port {port}: {error}; {mend}", forward.listen, forward.proto)
 }
 
 /// The first port that needs no privilege in this network namespace; 1024 unless the administrator has moved it.
@@ -132,15 +162,20 @@ fn privilege(port: u16, start: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Listen;
 
     #[test]
     fn a_refused_port_comes_with_what_to_do() {
         let error = || std::io::Error::from(ErrorKind::PermissionDenied);
+        let listen = Listen { host: ListenHost::Any, ports: 80..=81 };
+        let forward = |proto| Forward { proto, listen: listen.clone(), port: 1 };
         let low = privilege(80, 1024);
         for words in ["from 1024 on", "net.ipv4.ip_unprivileged_port_start=80", "setcap cap_net_bind_service=ep /"] {
             assert!(low.contains(words), "{words:?} is not in {low}");
         }
         assert!(!privilege(8080, 1024).contains("setcap"));
-        assert!(explain("*:80-81", 81, &error()).starts_with("forward *:80-81: cannot listen on port 81: "));
+        let said = |proto| explain(&forward(proto), 81, &error());
+        assert!(said(Protocol::Tcp).starts_with("forward *:80-81: cannot listen on tcp port 81: "));
+        assert!(said(Protocol::Udp).starts_with("forward *:80-81: cannot listen on udp port 81: "));
     }
 }

@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    Command, CopyPath, EgressRule, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId, PortSpec, PortStats,
-    WorkerHandle,
+    Command, CopyPath, EgressRule, ForwardSocket, ForwardSpec, Limits, NetworkId, NetworkSpec, Notice, PortId,
+    PortSpec, PortStats, WorkerHandle,
 };
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
 use vonic_front::{API, EngineLink, ToMaster};
 use vonic_queue::handover;
-use vonic_uplink::Listener;
 
 /// Only the owner speaks to vonicd's sockets; who else may is the administrator's decision.
 const SOCKET_MODE: u32 = 0o600;
@@ -244,7 +243,7 @@ impl Registry {
 
     /// Closes listeners that the new configuration has not: one that it has instead may overlap them, as `*:80` does
     /// `127.0.0.1:80`. Returns those that stay, so that none is closed while it changes hands.
-    pub(super) fn release_listeners(&mut self, new: &Config) -> Vec<Arc<Listener>> {
+    pub(super) fn release_listeners(&mut self, new: &Config) -> Vec<ForwardSocket> {
         let wanted = forwards::places(new.vms.values());
         let held = self.forwards.hold(&wanted);
         let releases = |e: &&Entry| !forwards::places([&e.vm]).is_subset(&wanted);
@@ -273,6 +272,7 @@ impl Registry {
             connections: vm.limits.connections,
             pending: vm.limits.pending,
             pending_per_destination: vm.limits.pending_per_destination,
+            udp_flows: vm.limits.udp_flows,
             new_per_second: vm.limits.new_per_second,
         };
         PortSpec {

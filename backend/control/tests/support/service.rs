@@ -110,6 +110,7 @@ pub fn detail() -> VmDetail {
         last_error: None,
         tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),
         icmp: BTreeMap::from([("replies".to_string(), 4)]),
+        udp: BTreeMap::from([("errors".to_string(), 5)]),
         hints: vec!["guests cannot ping the world".into()],
         guest: Some(guest()),
     }
@@ -133,6 +134,7 @@ fn guest() -> GuestReport {
 pub fn connections() -> Vec<ConnectionRow> {
     let connection = |vm: &str, direction| ConnectionRow {
         vm: vm.into(),
+        protocol: "tcp".into(),
         direction,
         guest: "192.0.2.2:40000".into(),
         remote: "198.51.100.7:443".into(),

@@ -1,42 +1,99 @@
-//! Terminated datagram flows: a guest's datagrams from one of its ends to one destination, and a host socket of their own.
+//! Terminated datagram flows: a guest's datagrams between one of its ends and one end in the world, and how they leave the host.
 //!
-//! There is no connection to open or close: a flow begins with a guest's datagram and ends when the guest has been silent for
-//! a time, or sooner to make room. `table` holds the flows, `open` begins and ends them, `pump` brings what their sockets
-//! receive to the guest, and each kind of datagram has a file of its own: `echo` (ICMP).
+//! There is no connection to open or close: a flow begins with a datagram, the guest's or by a `forward` the world's, and ends
+//! when there was silence for a time, or sooner to make room. `table` holds the flows, `class` says how long each may be silent,
+//! `open` begins and ends them, `send` gives a guest's datagram to the host, `pump` brings what their sockets receive to the
+//! guest, `errors` tells it what became of what it sent, and what the kinds of datagrams differ in is in `echo` (ICMP) and `udp`.
+pub mod class;
 pub mod echo;
+pub mod errors;
+pub mod forward;
 pub mod open;
 pub mod pump;
+pub mod send;
 pub mod table;
+pub mod udp;
 
-use crate::spec::PortId;
+use crate::spec::{Limits, PortId};
+use crate::stats::PortStats;
+use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
-use vonic_frame::{Envelope, MacAddr};
-use vonic_uplink::DatagramSocket;
+use std::sync::Arc;
+use vonic_frame::{Envelope, MacAddr, PROTOCOL_ICMP, PROTOCOL_UDP};
+use vonic_queue::IoVecs;
+use vonic_tcp::Instant;
+use vonic_uplink::{DatagramSocket, Hops, Local, UdpListener};
+
+/// Bytes of a datagram's own header, ICMP's or UDP's: both have eight (RFC 792, RFC 768).
+pub const HEADER_LEN: usize = 8;
 
 /// What kind of datagrams a flow carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// ICMP echo. A flow is one identifier of the guest's towards one address.
     Echo,
+    /// UDP.
+    Udp,
 }
 
 impl Kind {
-    /// Every kind, in the order of the table's lists.
-    pub const ALL: [Kind; 1] = [Kind::Echo];
+    /// Every kind.
+    pub const ALL: [Kind; 2] = [Kind::Echo, Kind::Udp];
 
-    /// How long the guest may be silent: half a minute after its last ping nobody waits for a reply.
-    pub const fn idle(self) -> Duration {
+    /// How many flows one guest has at most; a new one takes the place of the least used.
+    pub const fn most(self, limits: &Limits) -> u32 {
         match self {
-            Kind::Echo => Duration::from_secs(30),
+            Kind::Echo => 64,
+            Kind::Udp => limits.udp_flows,
         }
     }
 
-    /// How many flows one guest has at most; the one that has been silent for the longest time makes room for a new one.
-    pub const fn most(self) -> u32 {
+    /// The number by which rules know it: ICMP is one protocol to them, in either family.
+    pub const fn protocol(self) -> u8 {
         match self {
-            Kind::Echo => 64,
+            Kind::Echo => PROTOCOL_ICMP,
+            Kind::Udp => PROTOCOL_UDP,
         }
+    }
+
+    /// Counts a flow that begins.
+    fn opened(self, stats: &PortStats, by_guest: bool) {
+        match self {
+            Kind::Echo => {
+                stats.icmp.opened.add(1);
+                stats.icmp.open.add(1);
+            }
+            Kind::Udp => {
+                if by_guest { &stats.udp.guest_opened } else { &stats.udp.world_opened }.add(1);
+                stats.udp.open.add(1);
+            }
+        }
+    }
+
+    /// Counts a flow that ends.
+    fn closed(self, stats: &PortStats) {
+        match self {
+            Kind::Echo => stats.icmp.one_closed(),
+            Kind::Udp => stats.udp.one_closed(),
+        }
+    }
+
+    /// Counts a flow that makes room for another one.
+    fn evicted(self, stats: &PortStats) {
+        match self {
+            Kind::Echo => &stats.icmp.evicted,
+            Kind::Udp => &stats.udp.evicted,
+        }
+        .add(1);
+    }
+
+    /// Counts an ICMP error that the guest gets.
+    fn told(self, stats: &PortStats) {
+        match self {
+            Kind::Echo => &stats.icmp.errors,
+            Kind::Udp => &stats.udp.errors,
+        }
+        .add(1);
     }
 }
 
@@ -60,18 +117,92 @@ impl Key {
     }
 }
 
+/// How a flow's datagrams leave the host.
+pub enum Far {
+    /// By a socket of the flow's own, connected.
+    Own(DatagramSocket),
+    /// By the socket of a forward, from the address that the peer had sent to.
+    Forward {
+        /// The socket, which all peers share.
+        listener: Arc<UdpListener>,
+        /// The address.
+        local: Local,
+    },
+}
+
+impl Far {
+    /// Sends one datagram to `to`, straight from guest memory.
+    fn send(&mut self, hops: Hops, vecs: &IoVecs<'_>, to: SocketAddr) -> io::Result<()> {
+        match self {
+            Far::Own(socket) => socket.send(hops, vecs),
+            Far::Forward { listener, local } => listener.send(hops, vecs, to, *local),
+        }
+    }
+}
+
+/// A guest's datagram, as an ICMP error about it has to quote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quote {
+    /// Its first eight bytes behind the IP header: a UDP header, or an echo's.
+    pub header: [u8; HEADER_LEN],
+    /// Bytes behind its IP header.
+    pub len: u32,
+}
+
+/// What went one way on a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+}
+
+impl Tally {
+    fn count(&mut self, bytes: u32) {
+        self.datagrams += 1;
+        self.bytes += u64::from(bytes);
+    }
+}
+
 /// One flow.
 pub struct Datagram {
     /// Its ends.
     pub key: Key,
-    /// The host's socket.
-    pub socket: DatagramSocket,
-    /// Where the host's socket leads.
+    /// How it leaves the host.
+    pub far: Far,
+    /// The other end, as the host sees it.
     pub host: SocketAddr,
-    /// Bytes of the guest's last datagram behind its IP header.
-    pub last_len: u32,
+    /// When it began.
+    pub opened: Instant,
+    /// What the guest has sent.
+    pub sent: Tally,
+    /// What the guest has got.
+    pub received: Tally,
+    /// The guest's last datagram.
+    pub last: Quote,
+    /// What the way to the other end was last found to take in bytes, with the IP header; 0: not known.
+    pub mtu: u32,
     /// Errors may wait at the socket.
     pub failed: bool,
     /// In the port's list of flows without buffers.
     pub starved: bool,
+}
+
+impl Datagram {
+    /// A flow on which nothing was said yet.
+    fn new(key: Key, far: Far, host: SocketAddr, now: Instant) -> Datagram {
+        Datagram {
+            key,
+            far,
+            host,
+            opened: now,
+            sent: Tally::default(),
+            received: Tally::default(),
+            last: Quote::default(),
+            mtu: 0,
+            failed: false,
+            starved: false,
+        }
+    }
 }

@@ -1,22 +1,25 @@
 //! How flows of datagrams begin and end.
 use super::table::DatagramId;
-use super::{Datagram, Key, Kind};
+use super::{Datagram, Far, Key, Kind};
 use crate::command::Notice;
 use crate::flow::policy::{self, Route, World};
 use crate::queues::Waiter;
-use crate::spec::PortId;
+use crate::spec::{ForwardSocket, PortId};
 use crate::worker::Worker;
 use crate::worker::events::Token;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use vonic_frame::{DropReason, PROTOCOL_ICMP};
-use vonic_uplink::{DatagramSocket, OpenError};
+use std::sync::Arc;
+use vonic_frame::DropReason;
+use vonic_uplink::{DatagramSocket, Local, OpenError, UdpListener};
 
 /// Why a guest's datagram has no flow.
 pub enum Unopened {
     /// It goes no further, and the guest hears nothing.
     Dropped(DropReason),
+    /// Nobody is there: the gateway has no such service.
+    Refused,
     /// The host lets vonic have no such socket.
     NotPermitted,
     /// What the host said of the destination.
@@ -32,35 +35,22 @@ impl From<DropReason> for Unopened {
 impl Worker {
     /// The flow of a guest's datagram: the one that there is, or a new one.
     pub(crate) fn datagram_flow(&mut self, key: Key) -> Result<DatagramId, Unopened> {
-        let Some(id) = self.datagrams.find(&key) else { return self.open_datagrams(key) };
-        self.datagrams.touch(id, self.now);
-        Ok(id)
+        self.datagrams.find(&key).map_or_else(|| self.open_datagrams(key), Ok)
     }
 
     fn open_datagrams(&mut self, key: Key) -> Result<DatagramId, Unopened> {
-        let host = self.datagram_route(&key)?;
-        let now = self.now;
-        let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
-        port.usage.admit_datagrams(&port.spec.limits, now)?;
-        self.make_room(&key);
-        if self.flows.len() + self.datagrams.len() >= self.connections_max {
-            return Err(DropReason::Limit.into());
-        }
-        let opened = match key.kind {
-            Kind::Echo => DatagramSocket::echo(host.ip()),
+        let host = match self.datagram_route(&key)? {
+            Route::To(host) => host,
+            Route::Service | Route::Refuse if key.kind == Kind::Udp => return Err(Unopened::Refused),
+            Route::Service | Route::Refuse => return Err(DropReason::Denied.into()),
         };
-        self.tell_permission(!matches!(opened, Err(OpenError::NotPermitted(_))));
-        let socket = opened.map_err(|error| match error {
-            OpenError::NotPermitted(_) => Unopened::NotPermitted,
-            OpenError::Failed(error) => Unopened::Failed(error),
-        })?;
+        self.admit_datagrams(&key, true)?;
+        let socket = match key.kind {
+            Kind::Echo => self.ping_socket(host)?,
+            Kind::Udp => DatagramSocket::udp(host).map_err(Unopened::Failed)?,
+        };
         let fd = socket.as_raw_fd();
-        let flow = Datagram { key, socket, host, last_len: 0, failed: false, starved: false };
-        let id = self.datagrams.insert(key, flow, now);
-        if let Some(port) = Worker::port_mut(&mut self.ports, key.port) {
-            port.spec.stats.icmp.opened.add(1);
-            port.spec.stats.icmp.open.add(1);
-        }
+        let id = self.begin_datagrams(Datagram::new(key, Far::Own(socket), host, self.now), true);
         let token = Token::Datagrams { id, generation: self.datagrams.generation(id) };
         self.poller.watch_input(fd, token).map_err(|error| {
             self.close_datagrams(id);
@@ -69,32 +59,88 @@ impl Worker {
         Ok(id)
     }
 
-    /// Where a flow leads now.
-    fn datagram_route(&self, key: &Key) -> Result<SocketAddr, DropReason> {
+    /// The flow of a datagram that has come from `peer` by a forward: the one that there is, or a new one. Answers go to where
+    /// the peer has spoken to last.
+    ///
+    /// # Errors
+    /// `Limit`; `Denied` where another peer is known to the guest by this name.
+    pub(crate) fn flow_from_world(
+        &mut self,
+        key: Key,
+        peer: SocketAddr,
+        listener: &Arc<UdpListener>,
+        local: Local,
+    ) -> Result<DatagramId, DropReason> {
+        let far = || Far::Forward { listener: Arc::clone(listener), local };
+        if let Some(id) = self.datagrams.find(&key) {
+            let Some(flow) = self.datagrams.get_mut(id) else { return Err(DropReason::NoConnection) };
+            if flow.is_forwarded() && flow.host != peer {
+                return Err(DropReason::Denied);
+            }
+            match &mut flow.far {
+                Far::Forward { listener: same, local: last } if Arc::ptr_eq(same, listener) => *last = local,
+                other => *other = far(),
+            }
+            flow.host = peer;
+            return Ok(id);
+        }
+        self.admit_datagrams(&key, false)?;
+        Ok(self.begin_datagrams(Datagram::new(key, far(), peer, self.now), false))
+    }
+
+    /// Whether a flow may begin; others make room for it.
+    fn admit_datagrams(&mut self, key: &Key, by_guest: bool) -> Result<(), DropReason> {
+        let now = self.now;
+        let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
+        port.usage.admit_datagrams(&port.spec.limits, by_guest, now)?;
+        let most = key.kind.most(&port.spec.limits);
+        while self.datagrams.count(key.port, key.kind) >= most {
+            let Some(id) = self.datagrams.oldest(key.port, key.kind) else { break };
+            self.close_datagrams(id);
+            if let Some(port) = Worker::port_mut(&mut self.ports, key.port) {
+                key.kind.evicted(&port.spec.stats);
+            }
+        }
+        let room = self.flows.len() + self.datagrams.len() < self.connections_max;
+        if room { Ok(()) } else { Err(DropReason::Limit) }
+    }
+
+    fn begin_datagrams(&mut self, flow: Datagram, by_guest: bool) -> DatagramId {
+        let key = flow.key;
+        if let Some(port) = Worker::port_mut(&mut self.ports, key.port) {
+            key.kind.opened(&port.spec.stats, by_guest);
+        }
+        let class = flow.class();
+        self.datagrams.insert(key, class, flow, self.now)
+    }
+
+    fn ping_socket(&mut self, host: SocketAddr) -> Result<DatagramSocket, Unopened> {
+        let opened = DatagramSocket::echo(host.ip());
+        self.tell_permission(!matches!(opened, Err(OpenError::NotPermitted(_))));
+        opened.map_err(|error| match error {
+            OpenError::NotPermitted(_) => Unopened::NotPermitted,
+            OpenError::Failed(error) => Unopened::Failed(error),
+        })
+    }
+
+    /// What the worker knows about addresses.
+    pub(crate) fn world(&self) -> World<'_> {
+        World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses }
+    }
+
+    /// Where a flow of the guest's leads now.
+    fn datagram_route(&self, key: &Key) -> Result<Route, DropReason> {
         let port = self.ports.get(key.port as usize).and_then(Option::as_ref).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let network = network.ok_or(DropReason::PortDown)?;
-        let world = World { host: &self.host, networks: &self.networks, listeners: &self.listen_addresses };
-        let protocol = match key.kind {
-            Kind::Echo => PROTOCOL_ICMP,
-        };
-        match policy::route(&world, network, &port.spec, protocol, key.remote)? {
-            Route::To(host) => Ok(host),
-            Route::Service | Route::Refuse => Err(DropReason::Denied),
-        }
+        policy::route(&self.world(), network, &port.spec, key.kind.protocol(), key.remote)
     }
 
-    /// The guest's flow that has been silent for the longest time goes, if it has as many as it may.
-    fn make_room(&mut self, key: &Key) {
-        if self.datagrams.count(key.port, key.kind) < key.kind.most() {
-            return;
-        }
-        if let Some(id) = self.datagrams.oldest(key.port, key.kind) {
-            self.close_datagrams(id);
-            if let Some(port) = Worker::port_mut(&mut self.ports, key.port) {
-                port.spec.stats.icmp.evicted.add(1);
-            }
-        }
+    /// What the guest of a port knows a peer in the world as.
+    pub(crate) fn seen_by_guest(&self, port: PortId, peer: SocketAddr) -> Option<SocketAddr> {
+        let port = self.ports.get(port as usize)?.as_ref()?;
+        let network = self.networks.get(port.spec.network as usize)?.as_ref()?;
+        policy::seen_by_guest(network, &port.spec, peer)
     }
 
     /// Tells the control side whenever the host's mind about ping sockets has changed.
@@ -111,7 +157,15 @@ impl Worker {
         if flow.starved {
             port.queues.unlist(Waiter::Datagrams(id));
         }
-        port.spec.stats.icmp.one_closed();
+        flow.key.kind.closed(&port.spec.stats);
+    }
+
+    /// Ends a flow of this name: its guest says that nobody is there any more. To whom the host's socket was connected, the host
+    /// will say the same.
+    pub(crate) fn close_refused(&mut self, key: &Key) {
+        if let Some(id) = self.datagrams.find(key) {
+            self.close_datagrams(id);
+        }
     }
 
     /// Ends a port's flows.
@@ -123,17 +177,40 @@ impl Worker {
         }
     }
 
-    /// Ends the flows whose guests have been silent for too long.
+    /// Ends the flows that have been silent for too long.
     pub(crate) fn expire_datagrams(&mut self) {
         while let Some(id) = self.datagrams.expired(self.now) {
             self.close_datagrams(id);
         }
     }
 
-    /// Ends the flows that could not be opened any more as they are: rules or the host's addresses have changed.
+    /// Ends the flows that could not be opened any more as they are: rules, forwards or the host's addresses have changed.
     pub(crate) fn check_datagrams(&mut self) {
-        let stale = |flow: &Datagram| self.datagram_route(&flow.key) != Ok(flow.host);
+        let stale = |flow: &Datagram| match &flow.far {
+            Far::Own(_) => self.datagram_route(&flow.key) != Ok(Route::To(flow.host)),
+            Far::Forward { listener, .. } => {
+                let port = self.ports.get(flow.key.port as usize).and_then(Option::as_ref);
+                let leads = port.is_some_and(|port| {
+                    port.spec.forwards.iter().any(|forward| {
+                        let same = matches!(&forward.socket, ForwardSocket::Udp(s) if Arc::ptr_eq(s, listener));
+                        same && forward.guest_port == flow.key.guest.port()
+                    })
+                });
+                !leads || self.seen_by_guest(flow.key.port, flow.host) != Some(flow.key.remote)
+            }
+        };
         let stale: Vec<DatagramId> = self.datagrams.iter().filter(|(_, flow)| stale(flow)).map(|(id, _)| id).collect();
         stale.into_iter().for_each(|id| self.close_datagrams(id));
+    }
+
+    /// The guest has got a datagram of a flow.
+    pub(crate) fn datagram_received(&mut self, id: DatagramId, bytes: u32) {
+        let now = self.now;
+        let Some(flow) = self.datagrams.get_mut(id) else { return };
+        flow.received.count(bytes);
+        let (class, lives) = (flow.class(), flow.lives_by_the_world());
+        if lives {
+            self.datagrams.touch(id, class, now);
+        }
     }
 }

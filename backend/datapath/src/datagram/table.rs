@@ -1,7 +1,8 @@
-//! All datagram flows of one worker: by number, by name, and for each guest and kind by the time of its last datagram.
+//! All datagram flows of one worker: by number, by name, and for each guest and class by the time of its last datagram.
 //!
-//! The silence that a flow may keep depends on its kind alone, so the flow that speaks last is the one that expires last: a
-//! list in the order of use tells both who expires next and who makes room.
+//! The silence that a flow may keep depends on its class alone, so of one class the flow that speaks last is the one that
+//! expires last: a list in the order of use tells both who expires next and who makes room.
+use super::class::Class;
 use super::{Key, Kind};
 use crate::flow::table::GENERATION_MASK;
 use crate::spec::PortId;
@@ -18,6 +19,7 @@ struct Slot<F> {
 
 struct Entry<F> {
     key: Key,
+    class: Class,
     flow: F,
     used: Instant,
     older: Option<DatagramId>,
@@ -25,7 +27,7 @@ struct Entry<F> {
     queued: bool,
 }
 
-/// The flows of one guest and kind.
+/// The flows of one guest and class.
 #[derive(Clone, Copy, Default)]
 struct List {
     oldest: Option<DatagramId>,
@@ -38,7 +40,7 @@ pub struct DatagramTable<F> {
     slots: Vec<Slot<F>>,
     free: Vec<DatagramId>,
     index: HashMap<Key, DatagramId>,
-    lists: Vec<[List; Kind::ALL.len()]>,
+    lists: Vec<[List; Class::ALL.len()]>,
     ready: VecDeque<DatagramId>,
 }
 
@@ -55,14 +57,15 @@ impl<F> Default for DatagramTable<F> {
 }
 
 impl<F> DatagramTable<F> {
-    /// Adds a flow whose guest has just sent its first datagram.
-    pub fn insert(&mut self, key: Key, flow: F, now: Instant) -> DatagramId {
+    /// Adds a flow that begins now.
+    pub fn insert(&mut self, key: Key, class: Class, flow: F, now: Instant) -> DatagramId {
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, entry: None });
             self.slots.len() as DatagramId - 1
         });
         self.index.insert(key, id);
-        self.slots[id as usize].entry = Some(Entry { key, flow, used: now, older: None, newer: None, queued: false });
+        let entry = Entry { key, class, flow, used: now, older: None, newer: None, queued: false };
+        self.slots[id as usize].entry = Some(entry);
         self.link(id);
         id
     }
@@ -100,12 +103,12 @@ impl<F> DatagramTable<F> {
 
     /// How many flows of a kind a guest has.
     pub fn count(&self, port: PortId, kind: Kind) -> u32 {
-        self.list(port, kind).len
+        Class::of(kind).iter().map(|class| self.list(port, *class).len).sum()
     }
 
-    /// The flow of a kind that its guest has used last longest ago.
+    /// The flow of a kind that makes room first: of the least worthy class, the one that was used last longest ago.
     pub fn oldest(&self, port: PortId, kind: Kind) -> Option<DatagramId> {
-        self.list(port, kind).oldest
+        Class::of(kind).iter().find_map(|class| self.list(port, *class).oldest)
     }
 
     /// Every flow with its number.
@@ -113,16 +116,22 @@ impl<F> DatagramTable<F> {
         self.slots.iter().enumerate().filter_map(|(i, s)| Some((i as DatagramId, &s.entry.as_ref()?.flow)))
     }
 
-    /// The guest has used the flow.
-    pub fn touch(&mut self, id: DatagramId, now: Instant) {
+    /// The flow was used, and is of this class now.
+    pub fn touch(&mut self, id: DatagramId, class: Class, now: Instant) {
+        let Some(entry) = self.entry(id) else { return };
+        entry.used = now;
+        if entry.newer.is_none() && entry.class == class {
+            // It was its list's last before.
+            return;
+        }
         self.unlink(id);
         if let Some(entry) = self.entry(id) {
-            entry.used = now;
-            self.link(id);
+            entry.class = class;
         }
+        self.link(id);
     }
 
-    /// A flow whose guest has been silent for too long.
+    /// A flow that has been silent for too long.
     pub fn expired(&mut self, now: Instant) -> Option<DatagramId> {
         self.ends().find(|(at, _)| *at <= now).map(|(_, id)| id)
     }
@@ -163,28 +172,28 @@ impl<F> DatagramTable<F> {
         self.slots.get_mut(id as usize)?.entry.as_mut()
     }
 
-    fn list(&self, port: PortId, kind: Kind) -> List {
-        self.lists.get(port as usize).map_or(List::default(), |lists| lists[kind as usize])
+    fn list(&self, port: PortId, class: Class) -> List {
+        self.lists.get(port as usize).map_or(List::default(), |lists| lists[class as usize])
     }
 
-    /// The next flow to expire of each guest and kind, and when.
+    /// The next flow to expire of each guest and class, and when.
     fn ends(&self) -> impl Iterator<Item = (Instant, DatagramId)> {
-        let oldest = |(list, kind): (&List, Kind)| {
+        let oldest = |(list, class): (&List, Class)| {
             let id = list.oldest?;
             let used = self.slots.get(id as usize)?.entry.as_ref()?.used;
-            Some((used + kind.idle(), id))
+            Some((used + class.idle(), id))
         };
-        self.lists.iter().flat_map(move |lists| lists.iter().zip(Kind::ALL).filter_map(oldest))
+        self.lists.iter().flat_map(move |lists| lists.iter().zip(Class::ALL).filter_map(oldest))
     }
 
-    /// Appends a flow to the list of its guest and kind.
+    /// Appends a flow to the list of its guest and class.
     fn link(&mut self, id: DatagramId) {
-        let Some(key) = self.entry(id).map(|entry| entry.key) else { return };
+        let Some((key, class)) = self.entry(id).map(|entry| (entry.key, entry.class)) else { return };
         let port = key.port as usize;
         if self.lists.len() <= port {
             self.lists.resize(port + 1, Default::default());
         }
-        let list = &mut self.lists[port][key.kind as usize];
+        let list = &mut self.lists[port][class as usize];
         list.len += 1;
         let before = list.newest.replace(id);
         match before {
@@ -203,14 +212,14 @@ impl<F> DatagramTable<F> {
     /// Takes a flow out of its list.
     fn unlink(&mut self, id: DatagramId) {
         let Some(entry) = self.entry(id) else { return };
-        let (older, newer, key) = (entry.older, entry.newer, entry.key);
+        let (older, newer, port, class) = (entry.older, entry.newer, entry.key.port, entry.class);
         if let Some(entry) = older.and_then(|older| self.entry(older)) {
             entry.newer = newer;
         }
         if let Some(entry) = newer.and_then(|newer| self.entry(newer)) {
             entry.older = older;
         }
-        let list = &mut self.lists[key.port as usize][key.kind as usize];
+        let list = &mut self.lists[port as usize][class as usize];
         list.len -= 1;
         if older.is_none() {
             list.oldest = newer;
@@ -236,7 +245,7 @@ mod tests {
     fn table(count: u16) -> DatagramTable<u16> {
         let mut table = DatagramTable::default();
         for id in 0..count {
-            table.insert(key(1, id), id, Instant(u64::from(id) * SECOND));
+            table.insert(key(1, id), Class::Echo, id, Instant(u64::from(id) * SECOND));
         }
         table
     }
@@ -245,7 +254,7 @@ mod tests {
     fn the_longest_silent_flow_is_the_oldest_and_expires_first() {
         let mut table = table(3);
         assert_eq!((table.len(), table.count(1, Kind::Echo), table.count(2, Kind::Echo)), (3, 3, 0));
-        table.touch(0, Instant(5 * SECOND));
+        table.touch(0, Class::Echo, Instant(5 * SECOND));
         assert_eq!(table.oldest(1, Kind::Echo), Some(1));
         assert_eq!(table.next_due(), Some(Instant(31 * SECOND)));
         assert_eq!(table.expired(Instant(31 * SECOND - 1)), None);
@@ -255,7 +264,7 @@ mod tests {
         }
         assert_eq!(gone, [1, 2]);
         assert_eq!((table.find(&key(1, 0)), table.find(&key(1, 1))), (Some(0), None));
-        table.insert(key(7, 9), 9, Instant(0));
+        table.insert(key(7, 9), Class::Echo, 9, Instant(0));
         assert_eq!(table.expired(Instant(34 * SECOND)), table.find(&key(7, 9)), "every guest has its own list");
     }
 
@@ -270,7 +279,7 @@ mod tests {
                 assert_eq!(table.oldest(1, Kind::Echo), left, "{order:?}");
             }
             assert_eq!((table.len(), table.count(1, Kind::Echo), table.next_due()), (0, 0, None));
-            table.insert(key(1, 5), 5, Instant(0));
+            table.insert(key(1, 5), Class::Echo, 5, Instant(0));
             assert_eq!(table.count(1, Kind::Echo), 1);
         }
     }
@@ -281,8 +290,46 @@ mod tests {
         [0, 1, 0].into_iter().for_each(|id| table.make_ready(id));
         let generation = table.generation(0);
         table.remove(0);
-        table.insert(key(1, 8), 8, Instant(0));
+        table.insert(key(1, 8), Class::Echo, 8, Instant(0));
         assert_ne!(table.generation(0), generation);
         assert_eq!((table.ready_len(), table.pop_ready(), table.pop_ready()), (2, Some(1), None));
+    }
+
+    /// Flows of UDP, by guest port, each of the class `classes` says.
+    fn of_classes(classes: &[Class]) -> DatagramTable<usize> {
+        let mut table = DatagramTable::default();
+        for (i, class) in classes.iter().enumerate() {
+            let key = Key { kind: Kind::Udp, ..key(1, i as u16) };
+            table.insert(key, *class, i, Instant(i as u64 * SECOND));
+        }
+        table
+    }
+
+    #[test]
+    fn each_class_has_its_own_silence() {
+        use Class::{OneShot, Query, Stream, Unanswered};
+        let mut table = of_classes(&[Stream, OneShot, Query, Unanswered, OneShot]);
+        assert_eq!((table.count(1, Kind::Udp), table.count(1, Kind::Echo)), (5, 0));
+        // The last one has become a stream, and the first was used again.
+        table.touch(4, Stream, Instant(20 * SECOND));
+        table.touch(0, Stream, Instant(21 * SECOND));
+        let mut ends = Vec::new();
+        while let Some(due) = table.next_due() {
+            assert_eq!(table.expired(Instant(due.0 - 1)), None);
+            let id = table.expired(due).unwrap();
+            ends.extend(table.remove(id).map(|flow| (due.0 / SECOND, flow)));
+        }
+        assert_eq!(ends, [(12, 2), (31, 1), (33, 3), (200, 4), (201, 0)]);
+    }
+
+    #[test]
+    fn what_nobody_has_answered_makes_room_first_and_a_stream_last() {
+        use Class::{OneShot, Query, Stream, Unanswered};
+        let mut table = of_classes(&[Stream, OneShot, Query, Unanswered, Stream, Unanswered, OneShot]);
+        let mut order = Vec::new();
+        while let Some(id) = table.oldest(1, Kind::Udp) {
+            order.extend(table.remove(id));
+        }
+        assert_eq!(order, [3, 5, 2, 1, 6, 0, 4]);
     }
 }

@@ -177,7 +177,7 @@ pub fn read<'h>(
     ip: &Ip,
     tcp: &Tcp,
 ) -> Result<(FlowKey, Segment<'h>), DropReason> {
-    check_sum(inbound, ip)?;
+    check_sum(inbound, ip, (PROTOCOL_TCP, TCP_CHECKSUM), ip.transport_len)?;
     let start = usize::from(ip.transport_offset);
     let options = inbound.head.get(start + 20..start + usize::from(tcp.header_len)).ok_or(DropReason::Truncated)?;
     let key = FlowKey {
@@ -196,14 +196,23 @@ pub fn read<'h>(
     Ok((key, segment))
 }
 
-/// A partial checksum needs no check: the segment never left this machine's memory. A complete one is summed up.
-fn check_sum(inbound: &Inbound<'_, '_>, ip: &Ip) -> Result<(), DropReason> {
+/// Checks the checksum of a transport of `len` bytes, whose field stands `offset` bytes behind its start. A partial one needs no
+/// check: the packet never left this machine's memory. A complete one is summed up.
+///
+/// # Errors
+/// `BadVnetHeader` where the partial checksum is another protocol's, `BadChecksum`.
+pub fn check_sum(
+    inbound: &Inbound<'_, '_>,
+    ip: &Ip,
+    (protocol, offset): (u8, usize),
+    len: u32,
+) -> Result<(), DropReason> {
     if let Some(partial) = inbound.vnet.partial {
-        let right = partial.start == ip.transport_offset && usize::from(partial.offset) == TCP_CHECKSUM;
+        let right = partial.start == ip.transport_offset && usize::from(partial.offset) == offset;
         return if right { Ok(()) } else { Err(DropReason::BadVnetHeader) };
     }
     let chains = inbound.chain..inbound.chain + 1;
-    let sum = inbound.burst.sum(chains, inbound.start + u32::from(ip.transport_offset), ip.transport_len);
-    let whole = Sum::default().pseudo(ip.src, ip.dst, PROTOCOL_TCP, ip.transport_len).word(sum);
+    let sum = inbound.burst.sum(chains, inbound.start + u32::from(ip.transport_offset), len);
+    let whole = Sum::default().pseudo(ip.src, ip.dst, protocol, len).word(sum);
     if whole.is_valid() { Ok(()) } else { Err(DropReason::BadChecksum) }
 }

@@ -4,12 +4,12 @@ use crate::flow::guest_side::envelope;
 use crate::flow::policy::{self, Route, ServicePlace, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::port::Port;
-use crate::service::address;
+use crate::spec::ForwardSocket;
 use crate::worker::events::Token;
 use crate::worker::{Notify, Worker};
 use std::hash::BuildHasher;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,7 +146,10 @@ impl Worker {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
             let Some(forward) = port.spec.forwards.get(index) else { return };
             let guest_port = forward.guest_port;
-            match forward.listener.accept() {
+            let ForwardSocket::Tcp(listener) = &forward.socket else {
+                return self.forward_datagrams(port_id, index);
+            };
+            match listener.accept() {
                 Ok(Some(accepted)) => self.open_from_world(port_id, guest_port, accepted),
                 Ok(None) => return,
                 Err(error) => {
@@ -162,10 +165,8 @@ impl Worker {
     }
 
     /// Edge-triggered: what still waits at a listener is taken in a later round.
-    fn accept_again(&mut self, port: u32, index: usize) {
-        if !self.accept_again.contains(&(port, index)) {
-            self.accept_again.push((port, index));
-        }
+    pub(crate) fn accept_again(&mut self, port: u32, index: usize) {
+        accept_again(&mut self.accept_again, (port, index));
     }
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
@@ -177,19 +178,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return socket.abort() };
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let (Some(network), Some(address)) = (network, port.spec.address(peer.ip())) else { return socket.abort() };
-        if address::is_ours(peer.ip()) {
-            // Nobody but vonic speaks from there.
-            return socket.abort();
-        }
-        let remote = if is_of_the_host(peer.ip()) || peer.ip() == address {
-            let family = network.spec.family(address);
-            match family.host_loopback.or(family.gateway) {
-                Some(host) => SocketAddr::new(host, peer.port()),
-                None => return socket.abort(),
-            }
-        } else {
-            peer
-        };
+        let Some(remote) = policy::seen_by_guest(network, &port.spec, peer) else { return socket.abort() };
         let key = FlowKey { port: port_id, guest: SocketAddr::new(address, guest_port), remote };
         if !port.queues.is_live() || !self.make_way(&key) {
             return socket.abort();
@@ -278,9 +267,11 @@ impl Worker {
     }
 }
 
-/// Whether a peer's address means nothing to a guest: the host's loopback, or an address on one of the host's own links.
-fn is_of_the_host(peer: IpAddr) -> bool {
-    peer.is_loopback() || matches!(peer, IpAddr::V6(v6) if v6.is_unicast_link_local())
+/// Has a listener looked at in the next round.
+pub fn accept_again(again: &mut Vec<(u32, usize)>, listener: (u32, usize)) {
+    if !again.contains(&listener) {
+        again.push(listener);
+    }
 }
 
 /// Connects a guest to vonic's own service, which knows it by the port on which it came.

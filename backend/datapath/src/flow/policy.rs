@@ -25,8 +25,8 @@ pub struct World<'a> {
     pub host: &'a HostView,
     /// Every network's subnet.
     pub networks: &'a [Option<Box<Network>>],
-    /// Addresses that vonic itself listens on: guests do not reach those by way of the host's loopback.
-    pub listeners: &'a [SocketAddr],
+    /// Where vonic itself listens, each with its IP protocol's number: guests do not reach that by way of the host's loopback.
+    pub listeners: &'a [(u8, SocketAddr)],
 }
 
 /// Finds where a connection, or a flow of datagrams, of this guest to `remote` leads. `protocol` is the IP protocol's number;
@@ -54,17 +54,15 @@ pub fn route(
     if Some(address) == network.spec.family(address).host_loopback {
         let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         let to = SocketAddr::new(loopback, remote.port());
-        // All of them listen for TCP.
-        let own = protocol == PROTOCOL_TCP
-            && world.listeners.iter().any(|l| l.port() == to.port() && (l.ip() == to.ip() || l.ip().is_unspecified()));
+        let reaches = |l: &SocketAddr| l.port() == to.port() && (l.ip() == to.ip() || l.ip().is_unspecified());
+        let own = world.listeners.iter().any(|(listens, at)| *listens == protocol && reaches(at));
         return if own { Err(DropReason::Denied) } else { Ok(Route::To(to)) };
     }
     if network.is_service(address) {
         return Ok(Route::Refuse);
     }
-    let guests = |n: &Network| n.spec.family(address).subnet.is_some_and(|s| s.contains(address));
     let never = is_never(address)
-        || world.networks.iter().flatten().any(|n| guests(n))
+        || is_guests(world, address)
         || (!network.spec.reach_host && world.host.addresses.contains(&address));
     if never { Err(DropReason::Denied) } else { Ok(Route::To(remote)) }
 }
@@ -84,10 +82,34 @@ fn is_never(address: IpAddr) -> bool {
 /// Whether an address that an ICMP error came from may be shown to guests as it is: a router's or a host's of the world, not
 /// one of this host's own, and none that would be taken for another guest's.
 pub fn is_foreign(world: &World<'_>, address: IpAddr) -> bool {
+    !is_never(address) && !world.host.addresses.contains(&address) && !is_guests(world, address)
+}
+
+/// Whether an address lies in a network of guests.
+pub fn is_guests(world: &World<'_>, address: IpAddr) -> bool {
     let guests = |n: &Network| n.spec.family(address).subnet.is_some_and(|s| s.contains(address));
-    !is_never(address)
-        && !world.host.addresses.contains(&address)
-        && !world.networks.iter().flatten().any(|n| guests(n))
+    world.networks.iter().flatten().any(|n| guests(n))
+}
+
+/// What a guest knows a peer as that has come by a forward: its real address; the host itself is known as the address by which
+/// guests reach it. `None`: nobody can answer to it.
+pub fn seen_by_guest(network: &Network, port: &PortSpec, peer: SocketAddr) -> Option<SocketAddr> {
+    let guest = port.address(peer.ip())?;
+    if address::is_ours(peer.ip()) {
+        // Nobody but vonic speaks from there.
+        return None;
+    }
+    if is_of_the_host(peer.ip()) || peer.ip() == guest {
+        let family = network.spec.family(guest);
+        let host = family.host_loopback.or(family.gateway)?;
+        return Some(SocketAddr::new(host, peer.port()));
+    }
+    Some(peer)
+}
+
+/// Whether a peer's address means nothing to a guest: the host's loopback, or an address on one of the host's own links.
+fn is_of_the_host(peer: IpAddr) -> bool {
+    peer.is_loopback() || matches!(peer, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// The first rule that matches decides; with rules and no match: deny; without rules: allow. ICMP is one protocol to them, in
@@ -183,12 +205,12 @@ impl Usage {
             .then(|| ServicePlace { _held: Arc::clone(&self.service) })
     }
 
-    /// Whether the guest may begin one more flow of datagrams now: its connects and these have one rate.
+    /// Whether the guest, or else the world, may begin one more flow of datagrams now: its connects and these have one rate.
     ///
     /// # Errors
     /// `Limit`.
-    pub fn admit_datagrams(&mut self, limits: &Limits, now: Instant) -> Result<(), DropReason> {
-        self.guest.take(limits, now)
+    pub fn admit_datagrams(&mut self, limits: &Limits, by_guest: bool, now: Instant) -> Result<(), DropReason> {
+        if by_guest { &mut self.guest } else { &mut self.world }.take(limits, now)
     }
 
     /// A handshake begins.
@@ -223,6 +245,7 @@ mod tests {
     use super::*;
     use crate::spec::{EgressRule, NetworkSpec};
     use crate::switch::tests::{member, network};
+    use vonic_frame::PROTOCOL_UDP;
 
     fn decide(change: impl Fn(&mut NetworkSpec), port: &PortSpec, to: &str) -> Result<Route, DropReason> {
         decide_of(PROTOCOL_TCP, change, port, to)
@@ -240,7 +263,9 @@ mod tests {
         other.spec.v4.subnet = Some(format!("198.51.100.0/{}", 24).parse().unwrap());
         let networks = [None, Some(Box::new(other))];
         let host = HostView { addresses: vec!["203.0.113.9".parse().unwrap()] };
-        let listeners = ["127.0.0.1:8080".parse().unwrap(), "0.0.0.0:8081".parse().unwrap()];
+        let listeners =
+            [(PROTOCOL_TCP, "127.0.0.1:8080"), (PROTOCOL_TCP, "0.0.0.0:8081"), (PROTOCOL_UDP, "0.0.0.0:8082")]
+                .map(|(protocol, at)| (protocol, at.parse().unwrap()));
         let world = World { host: &host, networks: &networks, listeners: &listeners };
         route(&world, &net, port, protocol, to.parse().unwrap())
     }
@@ -300,6 +325,12 @@ mod tests {
         assert_eq!(to("192.0.2.1:80"), Ok(Route::To("127.0.0.1:80".parse().unwrap())));
         assert_eq!(to("192.0.2.1:8080"), Err(DropReason::Denied));
         assert_eq!(to("192.0.2.1:8081"), Err(DropReason::Denied));
+        let loopback = |n: &mut NetworkSpec| n.v4.host_loopback = Some([192, 0, 2, 1].into());
+        for (protocol, open, own) in [(PROTOCOL_TCP, 8082, 8081), (PROTOCOL_UDP, 8081, 8082)] {
+            let to = |at| decide_of(protocol, loopback, &port, &format!("192.0.2.1:{at}"));
+            assert_eq!(to(own), Err(DropReason::Denied), "{protocol}");
+            assert_eq!(to(open), Ok(Route::To(SocketAddr::new([127, 0, 0, 1].into(), open))), "{protocol}");
+        }
     }
 
     #[test]
@@ -337,7 +368,8 @@ mod tests {
 
     #[test]
     fn the_rate_of_new_connections_is_a_bucket_of_one_second() {
-        let limits = Limits { connections: 1000, pending: 10, pending_per_destination: 10, new_per_second: 5 };
+        let limits =
+            Limits { connections: 1000, pending: 10, pending_per_destination: 10, udp_flows: 10, new_per_second: 5 };
         let mut usage = Usage::default();
         let to: SocketAddr = "203.0.113.7:80".parse().unwrap();
         let count =
@@ -357,7 +389,8 @@ mod tests {
 
     #[test]
     fn one_destination_cannot_take_all_pending_connects() {
-        let limits = Limits { connections: 1000, pending: 10, pending_per_destination: 2, new_per_second: 1000 };
+        let limits =
+            Limits { connections: 1000, pending: 10, pending_per_destination: 2, udp_flows: 10, new_per_second: 1000 };
         let mut usage = Usage::default();
         let [a, b]: [SocketAddr; 2] = ["203.0.113.7:80", "203.0.113.7:81"].map(|a| a.parse().unwrap());
         let mut open = |to| usage.admit(&limits, Some(to), Instant(0)).map(|()| usage.begin(Some(to)));

@@ -1,5 +1,6 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
 use crate::flow::guest_side::{envelope, fields, send_control};
+use crate::flow::open::accept_again;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::queues::{PAIRS, Waiter};
@@ -81,7 +82,7 @@ impl Worker {
             let flows = &mut self.flows;
             let waits = |waiter: &Waiter| match waiter {
                 Waiter::Flow(id) => flows.get_mut(*id).is_some_and(|f| f.starved && f.key.port == port),
-                Waiter::Datagrams(_) => true,
+                Waiter::Datagrams(_) | Waiter::Forward(_) => true,
             };
             if let Some(port) = Worker::port_mut(&mut self.ports, port) {
                 port.queues.starved().retain(waits);
@@ -96,7 +97,8 @@ impl Worker {
 
     /// Wakes connections and datagram flows that wait for buffers of a port: one for each buffer that there is, since more would find none.
     pub(crate) fn feed(&mut self, port: u32) {
-        let Some(port) = Worker::port_mut(&mut self.ports, port) else { return };
+        let id = port;
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         for pair in 0..PAIRS {
             for waiter in port.queues.fed(pair) {
                 match waiter {
@@ -111,6 +113,10 @@ impl Worker {
                             flow.starved = false;
                             self.datagrams.make_ready(id);
                         }
+                    }
+                    Waiter::Forward(index) => {
+                        accept_again(&mut self.accept_again, (id, index));
+                        self.woken = true;
                     }
                 }
             }

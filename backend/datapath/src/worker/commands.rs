@@ -1,6 +1,7 @@
 //! Orders from the control side, applied between two bursts.
 use crate::bridged;
 use crate::command::{Command, ConnectionView, RingCommand};
+use crate::datagram::Kind;
 use crate::flow::table::{FlowId, FlowKey};
 use crate::port::Port;
 use crate::queues::Queues;
@@ -11,6 +12,7 @@ use crate::worker::events::Token;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vonic_queue::{Direction, Done, MemoryMap};
+use vonic_tcp::Instant;
 use vonic_uplink::Tap;
 
 /// Places `value` at `index`, with room made for it.
@@ -119,13 +121,13 @@ impl Worker {
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
             for (i, forward) in port.spec.forwards.iter().enumerate() {
                 let token = Token::Listener { port: id, index: i as u16 };
-                if let Err(error) = self.poller.watch_input(forward.listener.as_raw_fd(), token) {
+                if let Err(error) = self.poller.watch_input(forward.socket.as_raw_fd(), token) {
                     (self.notify)(crate::Notice::WatchFailed { port: id, error });
                 }
             }
         }
         let forwards = self.ports.iter().flatten().flat_map(|p| &p.spec.forwards);
-        self.listen_addresses = forwards.filter_map(|f| f.listener.local().ok()).collect();
+        self.listen_addresses = forwards.filter_map(|f| f.socket.local()).collect();
     }
 
     fn detach(&mut self, id: PortId) {
@@ -231,9 +233,12 @@ impl Worker {
         for index in Queues::indices() {
             self.stop_ring(id, index);
         }
-        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-            port.disconnect();
-        }
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        port.disconnect();
+        // What waited for the guest's buffers is not for the next one.
+        let forwards = port.spec.forwards.len();
+        (0..forwards).for_each(|index| self.accept_again(id, index));
+        self.woken = true;
     }
 
     /// Every guest gets resets for its connections, and so does every peer.
@@ -261,16 +266,30 @@ impl Worker {
 
     fn connections(&self, port: Option<PortId>) -> Vec<ConnectionView> {
         let wanted = self.flows.iter().filter(|(_, f)| port.is_none_or(|p| p == f.key.port));
+        let age = |opened: Instant| self.now.0.saturating_sub(opened.0) / 1_000_000;
         let view = |f: &crate::flow::table::Flow| ConnectionView {
             port: f.key.port,
+            protocol: "tcp",
             guest_opens: f.guest_opens,
             guest: f.key.guest,
             remote: f.key.remote,
             state: f.leg.state().name(),
             bytes_guest_to_host: f.bytes_guest_to_host,
             bytes_host_to_guest: f.bytes_host_to_guest,
-            age_seconds: self.now.0.saturating_sub(f.opened.0) / 1_000_000,
+            age_seconds: age(f.opened),
         };
-        wanted.map(|(_, f)| view(f)).collect()
+        let datagrams = self.datagrams.iter().map(|(_, f)| f).filter(|f| f.key.kind == Kind::Udp);
+        let datagrams = datagrams.filter(|f| port.is_none_or(|p| p == f.key.port)).map(|f| ConnectionView {
+            port: f.key.port,
+            protocol: "udp",
+            guest_opens: !f.is_forwarded(),
+            guest: f.key.guest,
+            remote: f.key.remote,
+            state: f.class().name(),
+            bytes_guest_to_host: f.sent.bytes,
+            bytes_host_to_guest: f.received.bytes,
+            age_seconds: age(f.opened),
+        });
+        wanted.map(|(_, f)| view(f)).chain(datagrams).collect()
     }
 }

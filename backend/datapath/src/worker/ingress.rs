@@ -1,6 +1,6 @@
 //! Frames from a guest: fetched in bursts, their headers copied once, checked, and sent on their way.
 use crate::bridged::{Outbound, guest_to_uplink};
-use crate::datagram::echo;
+use crate::datagram::{echo, udp};
 use crate::flow::guest_side::{self, Place};
 use crate::offload::{Inbound, forward};
 use crate::port::{FRAME_MAX, Port};
@@ -11,9 +11,7 @@ use crate::stats::{CopyPath, Way};
 use crate::switch::{Destination, Network, filter, neighbor};
 use crate::worker::Worker;
 use std::sync::Arc;
-use vonic_frame::{
-    Content, DropReason, ECHO_HEADER_LEN, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Transport, VNET_HEADER_LEN, VnetHeader,
-};
+use vonic_frame::{Content, DropReason, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Transport, VNET_HEADER_LEN, VnetHeader};
 use vonic_queue::Burst;
 
 /// Frames taken of one queue in one round; then it is the next port's turn.
@@ -144,20 +142,26 @@ impl Worker {
                     return Ok(());
                 }
                 let Some(ip) = terminated(&inbound.frame)? else { return Ok(()) };
-                let transport = inbound.start + u32::from(ip.transport_offset);
                 match ip.transport {
                     Transport::Tcp(tcp) => {
                         let (key, segment) = guest_side::read(port, &inbound, &ip, &tcp)?;
-                        let payload = transport + u32::from(tcp.header_len);
+                        let payload = inbound.start + u32::from(ip.transport_offset) + u32::from(tcp.header_len);
                         self.guest_segment(key, &segment, burst, Place { chain: i, payload })
                     }
                     Transport::Icmp(_) => {
+                        if let Some(key) = udp::refused(id, &inbound, &ip) {
+                            self.close_refused(&key);
+                            return Ok(());
+                        }
                         let echo = echo::read(id, &inbound, &ip)?.ok_or(DropReason::Unsupported)?;
-                        let payload = transport + ECHO_HEADER_LEN as u32;
-                        self.guest_echo(&echo, burst, Place { chain: i, payload })
+                        self.guest_datagram(&echo, burst)
+                    }
+                    Transport::Udp(header) => {
+                        let datagram = udp::read(id, &inbound, &ip, &header)?;
+                        self.guest_datagram(&datagram, burst)
                     }
                     Transport::Fragment => Err(DropReason::Fragment),
-                    Transport::Udp(_) | Transport::Other => Err(DropReason::Unsupported),
+                    Transport::Other => Err(DropReason::Unsupported),
                 }
             }
         }

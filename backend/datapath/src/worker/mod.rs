@@ -99,7 +99,8 @@ pub struct Worker {
     pub(crate) poller: Poller,
     pub(crate) notify: Notify,
     pub(crate) host: HostView,
-    pub(crate) listen_addresses: Vec<SocketAddr>,
+    /// Where the forwards of all ports listen, with the IP protocol's number.
+    pub(crate) listen_addresses: Vec<(u8, SocketAddr)>,
     /// Listeners at which connections may still wait, and when they are looked at if not at once.
     pub(crate) accept_again: Vec<(PortId, usize)>,
     pub(crate) accept_at: Option<Instant>,
@@ -249,13 +250,16 @@ impl Worker {
             self.pump_datagrams(id);
             worked = true;
         }
-        self.flush();
         if self.accept_at.is_none_or(|at| at <= self.now) {
             self.accept_at = None;
-            for (port, index) in std::mem::take(&mut self.accept_again) {
+            worked |= !self.accept_again.is_empty();
+            for _ in 0..self.accept_again.len() {
+                // Who is not done yet stands in line again.
+                let (port, index) = self.accept_again.remove(0);
                 self.accept_from_world(port, index);
             }
         }
+        self.flush();
         worked
     }
 

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use vonic_queue::IoVecs;
 
-/// Bytes of ancillary data of one error: sock_extended_err and the offender's address take 44.
-const CONTROL: usize = 128;
+/// Bytes of ancillary data of one error: sock_extended_err and the offender's address take 44; a local address takes less.
+pub const CONTROL: usize = 128;
 
 /// An address family and its names of things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,21 @@ impl Family {
 
 /// A new non-blocking ping socket (icmp(7)).
 pub fn ping_socket(family: Family) -> io::Result<OwnedFd> {
-    let (domain, protocol) = match family {
-        Family::V4 => (libc::AF_INET, libc::IPPROTO_ICMP),
-        Family::V6 => (libc::AF_INET6, libc::IPPROTO_ICMPV6),
-    };
+    match family {
+        Family::V4 => socket(libc::AF_INET, libc::IPPROTO_ICMP),
+        Family::V6 => socket(libc::AF_INET6, libc::IPPROTO_ICMPV6),
+    }
+}
+
+/// A new non-blocking UDP socket (udp(7)).
+pub fn udp_socket(family: Family) -> io::Result<OwnedFd> {
+    match family {
+        Family::V4 => socket(libc::AF_INET, libc::IPPROTO_UDP),
+        Family::V6 => socket(libc::AF_INET6, libc::IPPROTO_UDP),
+    }
+}
+
+fn socket(domain: c_int, protocol: c_int) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers; a fresh descriptor is owned by nobody else.
     unsafe { check(libc::socket(domain, kind, protocol)).map(|fd| OwnedFd::from_raw_fd(fd)) }
@@ -97,23 +108,27 @@ pub fn skip(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Room for ancillary data, aligned as its headers ask for.
 #[repr(C, align(8))]
-struct Control([u8; CONTROL]);
+pub struct Control(pub [u8; CONTROL]);
 
 /// The oldest entry of the socket's error queue.
 pub fn next_error(fd: BorrowedFd<'_>) -> io::Result<DatagramError> {
     let mut quoted = [0u8; 8];
     let mut control = Control([0; CONTROL]);
+    // SAFETY: all-zero bytes are a valid sockaddr_storage.
+    let mut to: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let vec = [libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() }];
     let mut message = header(&vec);
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = CONTROL as _;
+    message.msg_name = (&raw mut to).cast();
+    message.msg_namelen = size_of::<libc::sockaddr_storage>() as socklen_t;
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-    // SAFETY: the one iovec and the ancillary room are valid for the call and have the lengths that are stated.
+    // SAFETY: the one iovec, the name and the ancillary room are valid for the call and have the lengths that are stated.
     let got = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
     if got < 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut error = DatagramError { icmp: None, mtu: 0, offender: None, quoted };
+    let mut error = DatagramError { icmp: None, mtu: 0, offender: None, to: from_kernel(&to), quoted };
     // SAFETY: the kernel has filled in the ancillary data and its length.
     let mut entry = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !entry.is_null() {
@@ -134,11 +149,11 @@ pub fn next_error(fd: BorrowedFd<'_>) -> io::Result<DatagramError> {
 unsafe fn explain(data: *const u8, error: &mut DatagramError) {
     // SAFETY: the caller's promise; ancillary data may lie unaligned.
     let told = unsafe { data.cast::<libc::sock_extended_err>().read_unaligned() };
+    error.mtu = told.ee_info;
     if !matches!(told.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6) {
         return;
     }
     error.icmp = Some((told.ee_type, told.ee_code));
-    error.mtu = told.ee_info;
     let place = data.wrapping_add(size_of::<libc::sock_extended_err>());
     // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut offender: libc::sockaddr_storage = unsafe { std::mem::zeroed() };

@@ -31,21 +31,7 @@ impl Listener {
         let fd = stream_socket(&address)?;
         prepare(&fd)?;
         set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        if address.is_ipv6() {
-            // IPv4 has listeners of its own: no peer comes by a mapped address.
-            set_option(fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
-        }
-        if let Some(name) = interface {
-            let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
-            // SAFETY: pointer and length describe the name's bytes.
-            let result = unsafe {
-                libc::setsockopt(fd.as_raw_fd(), level, option, name.as_ptr().cast(), name.len() as socklen_t)
-            };
-            check(result)?;
-        }
-        let (storage, len) = to_kernel(&address);
-        // SAFETY: the address outlives the call and `len` is its length.
-        unsafe { check(libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), len))? };
+        bind(fd.as_fd(), address, interface)?;
         // SAFETY: no pointers.
         unsafe { check(libc::listen(fd.as_raw_fd(), BACKLOG))? };
         Ok(Listener(fd))
@@ -93,7 +79,26 @@ impl AsRawFd for Listener {
     }
 }
 
-fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+/// Binds a socket to `address`, and to `interface` if one is given.
+pub fn bind(fd: BorrowedFd<'_>, address: SocketAddr, interface: Option<&str>) -> io::Result<()> {
+    if address.is_ipv6() {
+        // IPv4 has sockets of its own: no peer comes by a mapped address.
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    if let Some(name) = interface {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+        // SAFETY: pointer and length describe the name's bytes.
+        let result =
+            unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, name.as_ptr().cast(), name.len() as socklen_t) };
+        check(result)?;
+    }
+    let (storage, len) = to_kernel(&address);
+    // SAFETY: the address outlives the call and `len` is its length.
+    unsafe { check(libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), len)).map(drop) }
+}
+
+/// The address that a socket is bound to.
+pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
     // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::sockaddr_storage>() as socklen_t;

@@ -1,6 +1,7 @@
 //! System calls. Every unsafe block of the crate is here.
 pub mod addresses;
 pub mod datagram;
+pub mod forward;
 pub mod limit;
 pub mod listener;
 pub mod local;

@@ -19,7 +19,8 @@ pub fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn check_size(result: isize) -> io::Result<usize> {
+/// The result of a call that answers how many bytes, or −1 on error.
+pub fn check_size(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
