@@ -63,9 +63,8 @@ pub fn parallel_downloads(ground: &mut Ground, place: &Place) -> Figure {
 pub fn typed(text: &str, place: &Place) -> Figure {
     let report = json(text)?;
     let (median, worst) = (number(&report, "median_ms")?, number(&report, "worst_ms")?);
-    check(report["status"] == 0, || report.to_string())?;
     // A key that waits for a delayed acknowledgement is 40 ms late.
-    check(place.loss || place.vmm == Vmm::Qemu || median < 38.0, || format!("slow echoes: {report}"))?;
+    check(place.loss || place.vmm == Vmm::Qemu || median < 35.0, || format!("slow echoes: {report}"))?;
     Ok(format!("echo {median:.2} ms, worst {worst:.1}"))
 }
 
@@ -107,11 +106,11 @@ pub fn iperf3_rates(said: &str) -> Figure {
 
 /// Every direction and number of streams under iperf3, and the same number of checked streams both ways at once.
 pub fn iperf3(ground: &mut Ground, place: &Place) -> Figure {
-    let (to, amount) = (place.world(), ground.amount.iperf3);
+    let (to, time) = (place.world(), ground.amount.seconds);
     let mut figures = Vec::new();
     for streams in ground.amount.streams {
         for direction in ["", "-R", "--bidir"] {
-            let command = format!("TMPDIR=/run iperf3 -c {to} {amount} -P {streams} {direction} {IPERF3_SUMS}");
+            let command = format!("TMPDIR=/run iperf3 -c {to} -t {time} -P {streams} {direction} {IPERF3_SUMS}");
             let said = ground.guest.must(&command, limit(place))?;
             figures.push(format!("{streams}{direction} {}", iperf3_rates(&said)?));
         }

@@ -14,8 +14,8 @@ use vonic_tests::*;
 /// The programs of the lab that guests run.
 const GUEST_PROGRAMS: &[&str] =
     &["curl", "wget", "ssh", "scp", "dropbear", "iperf3", "netperf", "dig", "ping", "python3"];
-/// How ssh and scp go to a server that nobody has met before.
-pub const SSH: &str = "-F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+/// How ssh and scp go to a server that nobody has met before; ssh would send keys only every 20 ms, to hide when they were pressed.
+pub const SSH: &str = "-F /dev/null -o ObscureKeystrokeTiming=no -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
 /// Files of an apt-like download.
 pub const PARALLEL: u64 = 16;
 /// Bytes of a small file.
@@ -88,8 +88,6 @@ pub struct Amount {
     pub file: u64,
     /// Length of a measurement, where bytes do not say it.
     pub seconds: u32,
-    /// Of iperf3: "-n BYTES" or "-t SECONDS".
-    pub iperf3: &'static str,
     /// Silence of an idle connection.
     pub idle: u32,
     /// Numbers of parallel streams.
@@ -99,12 +97,13 @@ pub struct Amount {
 /// The guest, the service and the world.
 pub struct Ground {
     pub guest: Guest,
+    pub peer: PeerServer,
+    _world: Vec<Process>,
+    /// Behind what has its logs in its directory.
     pub bed: Bed,
     pub amount: Amount,
-    pub peer: PeerServer,
     /// Bytes of each file: the first is the large one.
     pub sizes: Vec<u64>,
-    _world: Vec<Process>,
     _outside: Netns,
 }
 

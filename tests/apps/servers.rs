@@ -40,10 +40,10 @@ pub fn ssh_server(ground: &mut Ground, place: &Place) -> Figure {
 
 /// The world's iperf3 and the world's checked streams towards the guest.
 pub fn iperf3_server(ground: &mut Ground, place: &Place) -> Figure {
-    let (at, url, amount) = (place.forwards(), place.forwards_url(), ground.amount.iperf3);
+    let (at, url, time) = (place.forwards(), place.forwards_url(), ground.amount.seconds);
     let mut figures = Vec::new();
     for direction in ["", "-R"] {
-        let command = format!("iperf3 -c {at} -p 5301 {amount} -P 8 {direction} {IPERF3_SUMS}");
+        let command = format!("iperf3 -c {at} -p 5301 -t {time} -P 8 {direction} {IPERF3_SUMS}");
         let said = ground.world(&command, seconds(90))?;
         figures.push(format!("8{direction} {}", iperf3_rates(&said)?));
     }

@@ -151,12 +151,15 @@ def dns_tcp(s):
 
 
 def listen(family, address, port, serve):
-    s = socket.create_server((address, port), family=family, backlog=64)
+    listener = socket.create_server((address, port), family=family, backlog=64)
+
+    def one(connection):
+        with connection:
+            serve(connection)
 
     def run():
         while True:
-            connection = s.accept()[0]
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
 
     threading.Thread(target=run, daemon=True).start()
 
@@ -209,9 +212,10 @@ def type_keys(count, *command):
     # The echo of the end of the line, and then cat's own.
     until(text.encode() + b"\r\n")
     os.write(terminal, b"\x04")
-    status = os.waitpid(child, 0)[1]
+    # Not its status: dropbear sometimes closes the channel before it has told it, on a plain loopback as often as here.
+    os.waitpid(child, 0)
     took.sort()
-    print(json.dumps({"keys": len(took), "median_ms": took[len(took) // 2], "worst_ms": took[-1], "status": status}))
+    print(json.dumps({"keys": len(took), "median_ms": took[len(took) // 2], "worst_ms": took[-1]}))
 
 
 def write(path, length):
