@@ -118,7 +118,8 @@ pub fn digest(length: u64) -> String {
 }
 
 fn web_server(port: u16, folder: &str) -> String {
-    let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {folder}/{kind};"));
+    let folders =
+        ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {folder}/{kind};"));
     format!(
         "daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr; events {{ worker_connections 512; }}\n\
          http {{ access_log off; {} server {{ listen {port}; listen [::]:{port}; root {folder}/www; }} }}\n",
@@ -170,9 +171,12 @@ impl Ground {
         let steps = [
             "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip addr add 2001:db8::2/64 dev eth0".to_string(),
             "ip -6 route add default via 2001:db8::1 dev eth0 metric 100".to_string(),
-            "mkdir -p /dev/pts /run/ssh /run/www && mount -t devpts devpts /dev/pts && chmod 700 /run /run/ssh".to_string(),
+            "mkdir -p /dev/pts /run/ssh /run/www && mount -t devpts devpts /dev/pts && chmod 700 /run /run/ssh"
+                .to_string(),
             "cp /tmp/id /run/id && chmod 600 /run/id && cp /tmp/id.pub /run/ssh/authorized_keys".to_string(),
-            format!("python3 /tmp/apps.py write /run/www/0 {large} && python3 /tmp/apps.py write /run/www/small {SMALL}"),
+            format!(
+                "python3 /tmp/apps.py write /run/www/0 {large} && python3 /tmp/apps.py write /run/www/small {SMALL}"
+            ),
         ];
         for step in steps {
             self.guest.must(&step, seconds(30))?;
@@ -221,7 +225,11 @@ fn start_world(bed: &Bed) -> Result<Vec<Process>> {
     ];
     let mut started = Vec::new();
     for (name, words) in servers {
-        started.push(bed.lab.start(name, &bed.directory, Command::new("sh").args(["-c", words]).env("TMPDIR", "/tmp"))?);
+        started.push(bed.lab.start(
+            name,
+            &bed.directory,
+            Command::new("sh").args(["-c", words]).env("TMPDIR", "/tmp"),
+        )?);
     }
     for port in [8000, 2022, 5201, 12865, 8001] {
         for address in ["127.0.0.1", "::1"] {
@@ -237,7 +245,11 @@ fn run_in_world(bed: &Bed, command: &str, limit: Duration) -> Result<String> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("world-{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("cd /tmp && {command}")]).env("PATH", "/usr/sbin:/usr/bin").env("HOME", "/tmp").env("TMPDIR", "/tmp");
+    shell
+        .args(["-c", &format!("cd /tmp && {command}")])
+        .env("PATH", "/usr/sbin:/usr/bin")
+        .env("HOME", "/tmp")
+        .env("TMPDIR", "/tmp");
     let mut process = bed.lab.start(&name, &bed.directory, &mut shell)?;
     let status = process.wait(limit).with_context(|| format!("`{command}`: {}", process.log()))?;
     check(status.success(), || format!("`{command}` in the world ended with {status}: {}", process.log()))?;

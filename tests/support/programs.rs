@@ -28,7 +28,12 @@ pub(crate) fn lab_programs(lab: &Lab, programs: &[String]) -> Result<Vec<Entry>>
         paths.iter().map(String::as_str).filter(|path| !path.ends_with(".py") && !path.ends_with(".pyc")).collect();
     let libraries = in_lab(lab, &[&["ldd"], &linked[..]].concat())?;
     // "libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)" and "/lib64/ld-linux-x86-64.so.2 (0x…)".
-    paths.extend(libraries.split_ascii_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')).map(ToString::to_string));
+    paths.extend(
+        libraries
+            .split_ascii_whitespace()
+            .filter(|word| word.starts_with('/') && !word.ends_with(':'))
+            .map(ToString::to_string),
+    );
     let mut entries = vec![
         Entry::new("etc/passwd", PASSWD),
         Entry::new("etc/shells", "/bin/sh\n"),
@@ -50,7 +55,8 @@ fn in_lab(lab: &Lab, command: &[&str]) -> Result<String> {
         .arg(lab.root())
         .args(command)
         .env("PATH", "/usr/sbin:/usr/bin")
-        .output().context("running chroot")?;
+        .output()
+        .context("running chroot")?;
     if !output.status.success() {
         bail!("{command:?} in the lab: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
