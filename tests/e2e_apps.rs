@@ -139,6 +139,7 @@ const UML: Amount = Amount { file: 4_000_037, seconds: 1, idle: 20, streams: &[1
 /// Without KVM, translation makes programs start slowly.
 const QEMU: Amount = Amount { file: 1_000_003, seconds: 1, idle: 20, streams: &[8] };
 const LONG: Amount = Amount { file: 16_000_057, seconds: 5, idle: 300, streams: &[1, 8, 64] };
+const MTUS: [u16; 2] = [1500, 65520];
 const EVERYWHERE: &[(Family, bool)] =
     &[(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)];
 
@@ -147,33 +148,17 @@ fn long() -> bool {
 }
 
 #[test]
-fn user_mode_linux_with_ordinary_packets() {
+fn user_mode_linux_guests() {
     match long() {
-        true => all(Vmm::Uml, 1500, LONG, EVERYWHERE),
-        false => all(Vmm::Uml, 1500, UML, &[(Family::V4, false), (Family::V6, true)]),
+        true => MTUS.iter().for_each(|mtu| all(Vmm::Uml, *mtu, LONG, EVERYWHERE)),
+        false => all(Vmm::Uml, MTUS[0], UML, &[(Family::V4, false), (Family::V6, true)]),
     }
 }
 
 #[test]
-fn qemu_with_the_largest_packets() {
+fn qemu_guests() {
     match long() {
-        true => all(Vmm::Qemu, 65520, LONG, EVERYWHERE),
-        false => all(Vmm::Qemu, 65520, QEMU, &[(Family::V6, false)]),
-    }
-}
-
-#[test]
-fn user_mode_linux_with_the_largest_packets() {
-    match long() {
-        true => all(Vmm::Uml, 65520, LONG, EVERYWHERE),
-        false => skip!("VONIC_LONG=1 asks for it"),
-    }
-}
-
-#[test]
-fn qemu_with_ordinary_packets() {
-    match long() {
-        true => all(Vmm::Qemu, 1500, LONG, EVERYWHERE),
-        false => skip!("VONIC_LONG=1 asks for it"),
+        true => MTUS.iter().for_each(|mtu| all(Vmm::Qemu, *mtu, LONG, EVERYWHERE)),
+        false => all(Vmm::Qemu, MTUS[1], QEMU, &[(Family::V6, false)]),
     }
 }

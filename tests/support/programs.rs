@@ -10,7 +10,7 @@ use crate::initramfs::Entry;
 use crate::lab::Lab;
 
 /// Prints the files of what a Python program of the tests may import; Debian's sitecustomize is not needed, and is a link.
-const PYTHON: &str = "import sys,base64,hashlib,json,os,pty,select,socket,struct,threading,time\n\
+const PYTHON: &str = "import sys,base64,hashlib,json,os,pty,select,socket,struct,threading,time,traceback,warnings,encodings.idna\n\
     for m in list(sys.modules.values()):\n    \
         print(*(p for p in (getattr(m,'__file__',0),getattr(m,'__cached__',0)) if p and 'sitecustomize' not in p), sep='\\n')";
 /// By whom a guest's programs are run: sshd and ssh ask for it, and for the shell.
