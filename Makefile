@@ -31,13 +31,13 @@ lint:
 test: testbed lint build
 	sh tests/support/run.sh
 
-# The seeded simulation of a TCP leg at length, and its property test; the long forms of the tests of scale and loss: minutes instead of
-# seconds.
+# What takes minutes instead of seconds: the seeded simulation of a TCP leg and its property test; scale, loss and names at length; real
+# applications everywhere.
 long-test: testbed build
 	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
 	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
-		cargo test -p vonic-tests --test e2e_scale --test e2e_loss -- --test-threads=1
+		cargo test -p vonic-tests --test e2e_scale --test e2e_loss --test e2e_names --test e2e_apps -- --test-threads=1 --nocapture
 
 # Operation lists against a TCP leg, for SECONDS (600). Needs a nightly compiler and cargo-fuzz (`cargo install cargo-fuzz`).
 fuzz:

@@ -11,6 +11,7 @@ use crate::directory::TempDir;
 use crate::initramfs::{self, Entry};
 use crate::lab::{self, Lab};
 use crate::process::{self, Process};
+use crate::programs;
 use crate::wait::wait_for;
 
 /// How long a guest may take from its start to its first prompt; QEMU without KVM needs six seconds of an idle machine.
@@ -70,6 +71,8 @@ pub struct GuestConfig {
     pub queue_pairs: u16,
     /// Programs besides vonic-peer, put into the guest's /tmp, where its shell finds them.
     pub programs: Vec<PathBuf>,
+    /// The lab's programs that the guest runs, by name. User-mode Linux has them all, QEMU's initramfs only these.
+    pub lab_programs: Vec<String>,
 }
 
 /// What only QEMU can do. Its monitor listens at NAME.qmp in the test's directory: see [`Qmp`](crate::Qmp).
@@ -103,6 +106,7 @@ impl GuestConfig {
             qemu: QemuConfig::default(),
             queue_pairs: 1,
             programs: Vec::new(),
+            lab_programs: Vec::new(),
         }
     }
 
@@ -161,15 +165,17 @@ impl GuestConfig {
         let socket = directory.lab_path(&self.socket)?;
         let initrd = format!("initrd-{}", self.name);
         let base = std::fs::read(lab.boot("initramfs.cpio")).context("the initramfs")?;
-        let scripts = [("tmp/init.sh", INIT), ("tmp/dhcp.sh", DHCP), ("tmp/ethtool", ETHTOOL)];
-        let mut additions = scripts.map(|(path, text)| (path.to_string(), text.as_bytes().to_vec())).to_vec();
+        let mut additions = vec![Entry::new("tmp/init.sh", INIT), Entry::new("tmp/dhcp.sh", DHCP)];
         for (name, path) in self.programs()? {
-            additions.push((format!("tmp/{name}"), std::fs::read(path)?));
+            additions.push(Entry::new(format!("tmp/{name}"), std::fs::read(path)?));
         }
+        let mut lab_programs = self.lab_programs.clone();
         if self.queue_pairs > 1 {
-            additions.extend(lab_programs(lab)?);
+            lab_programs.push("ethtool".to_string());
         }
-        let additions: Vec<Entry<'_>> = additions.iter().map(|(path, content)| Entry { path, content }).collect();
+        if !lab_programs.is_empty() {
+            additions.extend(programs::lab_programs(lab, &lab_programs)?);
+        }
         directory.write(&initrd, initramfs::extend(base, &additions))?;
         std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
         let (accelerator, cpu) = if lab.kvm() { ("kvm", "host") } else { ("tcg,thread=multi", "max") };
@@ -217,24 +223,6 @@ impl GuestConfig {
 
 const INIT: &str = include_str!("guest/init.sh");
 const DHCP: &str = include_str!("guest/dhcp.sh");
-/// Runs what [`lab_programs`] brings.
-const ETHTOOL: &str = "#!/bin/sh\nexec /tmp/ld.so --library-path /tmp /tmp/ethtool.elf \"$@\"\n";
-
-/// The lab's ethtool with what it is linked to, for an initramfs, which has no other program than busybox.
-fn lab_programs(lab: &Lab) -> Result<Vec<(String, Vec<u8>)>> {
-    let places = [
-        ("tmp/ethtool.elf", "usr/sbin/ethtool"),
-        ("tmp/ld.so", "usr/lib64/ld-linux-x86-64.so.2"),
-        ("tmp/libc.so.6", "usr/lib/x86_64-linux-gnu/libc.so.6"),
-        ("tmp/libm.so.6", "usr/lib/x86_64-linux-gnu/libm.so.6"),
-        ("tmp/libmnl.so.0", "usr/lib/x86_64-linux-gnu/libmnl.so.0"),
-    ];
-    let read = |(to, from): (&str, &str)| {
-        Ok((to.to_string(), std::fs::read(lab.root().join(from)).with_context(|| format!("the lab's {from}"))?))
-    };
-    places.into_iter().map(read).collect()
-}
-
 /// A running guest. Killed and reaped on drop; its console is shown if the test fails.
 pub struct Guest {
     name: String,

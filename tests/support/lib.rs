@@ -20,6 +20,7 @@ mod member;
 pub mod mock;
 mod netns;
 mod process;
+mod programs;
 mod qmp;
 pub mod relay;
 mod server;
