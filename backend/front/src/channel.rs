@@ -51,6 +51,14 @@ pub enum ToMaster {
         /// As in [`ToEngine::Connected`].
         session: u64,
     },
+    /// A descriptor for the next engine, in place of the last one of this name (see [`crate::Start::kept`]). The sender gives it
+    /// up (`into_raw_fd`).
+    Keep {
+        /// What it is.
+        name: String,
+        /// The descriptor's number.
+        fd: RawFd,
+    },
     /// Answered by [`ToEngine::Marked`] when everything told before it has been done.
     Mark {
         /// Whatever tells the engine its marks apart.
