@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
-use vonic_front::{API, EngineLink, ToEngine};
+use vonic_front::{API, EngineLink, Start, ToEngine};
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
 
@@ -78,8 +78,8 @@ impl Handler for ApiHandler {
 }
 
 /// Runs the engine until the master says stop, or is gone. Returns the process's exit code.
-pub fn run(engine: EngineConfig, link: EngineLink) -> i32 {
-    match start(engine, link) {
+pub fn run(engine: EngineConfig, link: EngineLink, start: &Start) -> i32 {
+    match begin(engine, link, start) {
         Ok((mut registry, inputs)) => serve(&mut registry, &inputs),
         Err(message) => {
             log::error!("the engine cannot start: {message}");
@@ -88,7 +88,7 @@ pub fn run(engine: EngineConfig, link: EngineLink) -> i32 {
     }
 }
 
-fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<Input>), String> {
+fn begin(engine: EngineConfig, link: EngineLink, _start: &Start) -> Result<(Registry, Receiver<Input>), String> {
     let config = config::load(&engine.config_dir).map_err(|errors| errors.to_string())?;
     vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
     let (sender, inputs) = channel();
