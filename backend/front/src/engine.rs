@@ -19,6 +19,16 @@ pub struct Start {
     pub kept: BTreeMap<String, RawFd>,
 }
 
+impl Start {
+    /// What was left by [`EngineLink::keep`]; None if nothing was.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.kept.get(name).map(|fd| fs::read(format!("/proc/self/fd/{fd}"))).transpose()
+    }
+}
+
 /// What an engine runs; it ends with the code that this gives.
 pub(crate) type Body<'a> = Box<dyn Fn(EngineLink, Start) -> i32 + 'a>;
 

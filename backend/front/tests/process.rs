@@ -79,11 +79,8 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
         "never-serves" => std::process::abort(),
         _ => {}
     }
-    let left = start.kept.get("note").map(|fd| std::fs::read(format!("/proc/self/fd/{fd}")).unwrap());
-    std::fs::write(dir.join("left"), left.unwrap_or_default()).unwrap();
-    let note = std::fs::File::create(dir.join("note")).unwrap();
-    (&note).write_all(b"from the one before").unwrap();
-    link.send(&ToMaster::Keep { name: "note".into(), fd: note.into_raw_fd() }).unwrap();
+    std::fs::write(dir.join("left"), start.read("note").unwrap().unwrap_or_default()).unwrap();
+    link.keep("note", b"from the one before").unwrap();
     // A connection that only the engine has opened, and that must live as long as the table does.
     let tcp = std::fs::read_to_string(dir.join("peer")).ok().map(|address| TcpStream::connect(address).unwrap());
     let path = dir.join("vm.sock");

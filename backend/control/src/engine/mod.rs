@@ -9,10 +9,11 @@ mod hints;
 mod registry;
 mod reload;
 mod sessions;
+mod succession;
 mod taps;
 
 use crate::api::{self, Handler, Reply, Request};
-use crate::config::{self, Poll};
+use crate::config::Poll;
 use crate::guest::Service;
 use registry::Registry;
 use std::net::IpAddr;
@@ -88,8 +89,8 @@ pub fn run(engine: EngineConfig, link: EngineLink, start: &Start) -> i32 {
     }
 }
 
-fn begin(engine: EngineConfig, link: EngineLink, _start: &Start) -> Result<(Registry, Receiver<Input>), String> {
-    let config = config::load(&engine.config_dir).map_err(|errors| errors.to_string())?;
+fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Registry, Receiver<Input>), String> {
+    let (config, first_service) = succession::config(&engine.config_dir, start)?;
     vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig { poll: poll(config.service.poll), peek_mode: engine.peek_mode };
@@ -103,7 +104,8 @@ fn begin(engine: EngineConfig, link: EngineLink, _start: &Start) -> Result<(Regi
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
-    let mut registry = Registry::new(engine.config_dir, config, handle, link, sender, guests);
+    let mut registry = Registry::new(engine.config_dir, config, first_service, handle, link, sender, guests);
+    registry.leave_config();
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));

@@ -2,8 +2,18 @@
 use super::check;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::os::fd::RawFd;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// A file in memory with these bytes.
+pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string; the call returns a new descriptor.
+    let fd = check(unsafe { libc::memfd_create(c"vonic-kept".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    let mut file = fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
 
 /// Every open descriptor of this process.
 pub(crate) fn open_descriptors() -> io::Result<BTreeSet<RawFd>> {
