@@ -1,6 +1,8 @@
 //! Are all mistakes of all files reported at once, and does a bad file leave alone what it does not describe?
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
-use vonic_control::config::{Change, Config, NetworkChange, Reloaded, diff, diff_networks, load_lenient, reload};
+use vonic_control::config::{
+    Change, Config, NetworkChange, Reloaded, diff, diff_networks, load_lenient, load_sources, reload,
+};
 
 #[path = "support/files.rs"]
 mod files;
@@ -173,6 +175,8 @@ fn a_reload_leaves_what_bad_files_describe_as_it_runs() {
     assert_eq!(errors.0.len(), 2, "{errors}");
     assert_eq!(names(&config), ["a", "b", "d"]);
     assert_eq!((&config.vms["a"], config.vms["b"].mtu), (&running.vms["a"], 9000));
+    // The texts that are kept say what runs, whatever lies in the directory.
+    assert_eq!(load_sources(files.path(), &config.sources).unwrap(), config);
     // With a bad vonic.toml nothing changes at all.
     files.write("vonic.toml", "workers = 7\n");
     assert_eq!(reload(files.path(), &running).config, running);
@@ -193,6 +197,7 @@ fn a_reload_gives_nobody_what_a_kept_vm_still_has() {
     for name in ["a", "b", "c"] {
         assert_eq!(config.vms[name], running.vms[name]);
     }
+    assert_eq!(load_sources(files.path(), &config.sources).unwrap(), config);
     let lines = files.lines(&errors);
     assert_eq!(lines.len(), 4, "{lines:#?}");
     assert!(lines[1].starts_with("vms.d/b.toml: mac 52:54:00:00:00:02 is still that of 'a'"), "{lines:#?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use vonic_control::config::{
-    Acknowledge, Action, EgressRule, Forward, Limits, Listen, ListenHost, Poll, Protocol, SocketMode, Uplink,
+    Acknowledge, Action, Config, EgressRule, Forward, Limits, Listen, ListenHost, Poll, Protocol, SocketMode, Uplink,
     feature_names,
 };
 
@@ -113,8 +113,11 @@ fn the_documentations_examples_load() {
 fn defaults_without_vonic_toml_and_with_only_a_mac() {
     let config = Files::new(&[("web1.toml", MAC)]).load().unwrap();
     let documented = "[network.default]\nsubnet4 = '192.0.2.0/24'\ngateway4 = '192.0.2.1'\nuplink = 'sockets'\n";
-    assert_eq!(config, Files::new(&[("web1.toml", MAC), ("vonic.toml", documented)]).load().unwrap());
-    assert_eq!(config, Files::new(&[("web1.toml", MAC), ("vonic.toml", "workers = 1\n")]).load().unwrap());
+    for text in [documented, "workers = 1\n"] {
+        let written = Files::new(&[("web1.toml", MAC), ("vonic.toml", text)]).load().unwrap();
+        assert_eq!(written.sources.service.as_deref(), Some(text));
+        assert_eq!(config, Config { sources: config.sources.clone(), ..written });
+    }
     let service = &config.service;
     assert_eq!(service.vm_socket("web1").to_str(), Some("/run/vonic/web1.sock"));
     assert_eq!(service.api_socket().to_str(), Some("/run/vonic/api.sock"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vonic_control::config::{self, Config};
 use vonic_control::engine::{self, EngineConfig};
-use vonic_front::{EngineLink, MasterConfig};
+use vonic_front::{EngineLink, MasterConfig, Start};
 
 /// A virtual offload NIC for many VMs: serves each VM of the configuration as its network card.
 #[derive(Parser)]
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let master = MasterConfig { engine_pid_file: Some(config.service.engine_pid()) };
     let peek_mode = engine::peek_mode(&arguments.peek);
     let engine_config = EngineConfig { config_dir: arguments.config_dir, peek_mode };
-    let body = move |link: EngineLink| engine::run(engine_config, link);
+    let body = move |link: EngineLink, start: Start| engine::run(engine_config.clone(), link, &start);
     let run =
         if arguments.standalone { vonic_front::run_standalone(master, body) } else { vonic_front::run(master, body) };
     match run {

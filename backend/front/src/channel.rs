@@ -51,6 +51,14 @@ pub enum ToMaster {
         /// As in [`ToEngine::Connected`].
         session: u64,
     },
+    /// A descriptor for the next engine, in place of the last one of this name (see [`crate::Start::kept`]). The sender gives it
+    /// up (`into_raw_fd`).
+    Keep {
+        /// What it is.
+        name: String,
+        /// The descriptor's number.
+        fd: RawFd,
+    },
     /// Answered by [`ToEngine::Marked`] when everything told before it has been done.
     Mark {
         /// Whatever tells the engine its marks apart.
@@ -119,6 +127,17 @@ impl EngineLink {
     /// `BrokenPipe` if the master is gone; `InvalidData` for a path that is not UTF-8, or a message beyond 64 KiB.
     pub fn send(&self, message: &ToMaster) -> io::Result<()> {
         self.0.send(&encode(message)?).map(drop)
+    }
+
+    /// Leaves bytes for the next engine, in place of what was left by this name ([`crate::Start::read`]).
+    ///
+    /// # Errors
+    /// As `send`; no memory.
+    pub fn keep(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let fd = sys::memory_file(bytes)?;
+        self.send(&ToMaster::Keep { name: name.into(), fd: fd.as_raw_fd() })?;
+        std::mem::forget(fd); // The master's from here on.
+        Ok(())
     }
 
     /// Waits for the next message. None: the master is gone.

@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+mod takeover;
+
 /// How many messages of one VMM are handled before others get their turn.
 const TURN: usize = 32;
 
@@ -51,6 +53,8 @@ enum Purpose {
     Swallow,
     /// The front asked, to set the session up.
     Handshake,
+    /// It brings a new engine's session to where the dead one's was.
+    Replay,
 }
 
 /// The engine's side of a connection.
@@ -103,7 +107,9 @@ impl Connection {
         socket.set_nonblocking(true).map_err(|e| End::Fault(format!("the session's socket is unusable: {e}")))?;
         self.session = Some(SessionEnd { socket, reader: Reader::default() });
         self.due = None;
-        self.queued.extend(Front::handshake().map(|message| (message, Purpose::Handshake)));
+        let mut first = self.introduction().map_err(|e| End::Fault(format!("its state cannot be replayed: {e}")))?;
+        first.append(&mut self.queued);
+        self.queued = first;
         self.send_queued(now)
     }
 
@@ -219,8 +225,13 @@ impl Connection {
         let agreed = own_reply || reply.u64_at(0) == Some(0);
         if purpose == Purpose::Handshake {
             let learnt = request.map_or(Ok(Vec::new()), |request| self.front.learn(request, &reply));
-            let more = learnt.map_err(End::Fault)?;
-            self.queued.extend(more.into_iter().map(|message| (message, Purpose::Handshake)));
+            for message in learnt.map_err(End::Fault)?.into_iter().rev() {
+                self.queued.push_front((message, Purpose::Handshake));
+            }
+        } else if purpose == Purpose::Replay {
+            if !agreed {
+                return Err(End::Fault(format!("the new engine refuses {}", describe(&message))));
+            }
         } else if agreed {
             let more = self.front.done(&message);
             self.queued.extend(more.into_iter().map(|message| (message, Purpose::Swallow)));

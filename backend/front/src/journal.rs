@@ -61,6 +61,13 @@ impl Journal {
         session.into_iter().chain([self.memory.message()]).flatten().chain(rings).collect()
     }
 
+    /// Every message that is held.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
+        let session = [&self.owner, &self.protocol, &self.backend_channel, &self.features].map(Option::as_ref);
+        let rings = self.rings.values().flat_map(BTreeMap::values);
+        session.into_iter().flatten().chain(self.memory.message()).chain(rings)
+    }
+
     /// GET_VRING_BASE: the crates drop kick and call, and a VMM sets base and addresses anew before it starts the ring
     /// again. Size, error descriptor and the enabled flag stay.
     fn stop(&mut self, ring: u32) {

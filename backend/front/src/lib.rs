@@ -10,6 +10,7 @@
 mod channel;
 mod connection;
 mod connector;
+mod engine;
 mod journal;
 mod limit;
 mod listener;
@@ -22,6 +23,7 @@ mod sys;
 mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
+pub use engine::Start;
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};

@@ -1,8 +1,9 @@
 //! The master's loop: every event of its life, none of them waited for by another.
 use crate::channel::{MasterLink, ToEngine, ToMaster};
 use crate::connection::{Connection, End};
+use crate::engine::{Engine, Maker};
 use crate::run::MasterError;
-use crate::sys::{self, Ended, Signals};
+use crate::sys::{self, Signals};
 use crate::watch::{Source, Watch};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use std::collections::BTreeMap;
@@ -12,8 +13,10 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 
 mod entrance;
+mod succession;
 
 use entrance::Entrance;
+use succession::Process;
 
 /// How many connections or messages of one source are taken before others get their turn.
 const TURN: usize = 32;
@@ -23,32 +26,45 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the engine may take to end after `Stop`, before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Everything that outlives the engine.
-pub(crate) struct Master {
+/// Everything that outlives an engine.
+pub(crate) struct Master<'a> {
     signals: Signals,
     link: MasterLink,
-    /// The engine's pidfd; None if the engine is a part of this process.
-    engine: Option<OwnedFd>,
+    /// None if the engine is a part of this process.
+    process: Option<Process<'a>>,
+    /// What an engine leaves for the next, by name.
+    kept: BTreeMap<String, OwnedFd>,
     watch: Watch,
     entrances: BTreeMap<String, Entrance>,
     connections: BTreeMap<u64, Connection>,
     last_session: u64,
-    /// When the engine is to be killed: it was told to stop.
-    stopping: Option<Instant>,
+    /// The engine was told to stop.
+    stopping: bool,
+    /// When it is to be killed for not having done so.
+    kill: Option<Instant>,
     outcome: Option<Result<i32, MasterError>>,
 }
 
-impl Master {
-    pub(crate) fn new(signals: Signals, link: MasterLink, engine: Option<OwnedFd>) -> Master {
+impl<'a> Master<'a> {
+    /// Of an engine that is another process, and its successors.
+    pub(crate) fn new(signals: Signals, engine: Engine, maker: Maker<'a>) -> Master<'a> {
+        let Engine { pidfd, link } = engine;
+        Master { process: Some(Process::new(pidfd, maker)), ..Master::standalone(signals, link) }
+    }
+
+    /// Of an engine in this same process.
+    pub(crate) fn standalone(signals: Signals, link: MasterLink) -> Master<'a> {
         Master {
             signals,
             link,
-            engine,
+            process: None,
+            kept: BTreeMap::new(),
             watch: Watch::default(),
             entrances: BTreeMap::new(),
             connections: BTreeMap::new(),
             last_session: 0,
-            stopping: None,
+            stopping: false,
+            kill: None,
             outcome: None,
         }
     }
@@ -62,7 +78,8 @@ impl Master {
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let connections = self.connections.values().filter_map(Connection::due);
         let entrances = self.entrances.values().filter_map(Entrance::due);
-        connections.chain(entrances).chain(self.stopping).min()
+        let engine = self.process.as_ref().and_then(Process::due);
+        connections.chain(entrances).chain(self.kill).chain(engine).min()
     }
 
     /// Does what is due by now.
@@ -74,19 +91,22 @@ impl Master {
             self.end(session, &end, ops);
         }
         self.tick_entrances(now, ops);
-        if self.stopping.is_some_and(|limit| limit <= now) {
-            self.stopping = None;
+        if self.process.as_ref().and_then(Process::due).is_some_and(|due| due <= now) {
+            self.start_engine(now, ops);
+        }
+        if self.kill.is_some_and(|limit| limit <= now) {
+            self.kill = None;
             log::error!("the engine did not stop within {:?}: it is killed", STOP_LIMIT);
             self.kill_engine();
         }
     }
 
     fn kill_engine(&mut self) {
-        let Some(engine) = &self.engine else {
+        let Some(process) = &self.process else {
             self.entrances.clear(); // Their files go now: nothing of this process runs any further.
             return sys::kill_self();
         };
-        if let Err(e) = sys::kill(engine.as_fd()) {
+        if let Some(Err(e)) = process.pidfd().map(|engine| sys::kill(engine.as_fd())) {
             log::error!("the engine cannot be killed: {e}");
         }
     }
@@ -94,28 +114,20 @@ impl Master {
     fn on_signal(&mut self, now: Instant) {
         while let Some(signal) = self.signals.next() {
             match signal {
+                libc::SIGHUP if self.process.as_mut().is_some_and(Process::defer_reload) => {}
                 libc::SIGHUP => self.link.send(&ToEngine::Reload),
-                _ if self.stopping.is_none() => {
+                _ if self.process.as_ref().is_some_and(|process| process.pidfd().is_none()) => {
+                    self.outcome = Some(Ok(0));
+                }
+                _ if !self.stopping => {
                     log::info!("stopping");
                     self.link.send(&ToEngine::Stop);
-                    self.stopping = Some(now + STOP_LIMIT);
+                    self.stopping = true;
+                    self.kill = Some(now + STOP_LIMIT);
                 }
                 _ => {}
             }
         }
-    }
-
-    fn on_engine_end(&mut self) {
-        let Some(engine) = &self.engine else { return };
-        let ended = match sys::reap(engine.as_fd()) {
-            Ok(None) => return,
-            Ok(Some(ended)) => Ok(ended),
-            Err(e) => Err(MasterError::System("the engine's exit status cannot be read", e)),
-        };
-        self.outcome = Some(ended.and_then(|ended| match ended {
-            Ended::Exited(code) => Ok(code),
-            Ended::Signalled(signal) => Err(MasterError::EngineDied { signal }),
-        }));
     }
 
     fn on_link(&mut self, now: Instant, ops: &mut EventOps) {
@@ -125,7 +137,7 @@ impl Master {
                 Ok(None) => return,
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                     // A separate engine's end is told by its pidfd; its descriptors are open in this process as well.
-                    if self.engine.is_none() {
+                    if self.process.is_none() {
                         self.outcome = Some(Ok(0));
                     }
                     return;
@@ -150,8 +162,14 @@ impl Master {
             ToMaster::SessionRefused { session } => {
                 self.end(session, &End::Fault("the engine has no session for this VM now".into()), ops);
             }
+            ToMaster::Keep { name, fd } => self.keep(name, fd),
             ToMaster::Mark { number } => self.link.send(&ToEngine::Marked { number }),
-            ToMaster::Ready => log::info!("the engine serves"),
+            ToMaster::Ready => {
+                log::info!("the engine serves");
+                if let Some(process) = &mut self.process {
+                    process.served = true;
+                }
+            }
         }
     }
 
@@ -225,19 +243,22 @@ impl Master {
         self.link.send(&ToEngine::Disconnected { session });
     }
 
-    /// Waits until the engine reads again, if something for it is left.
+    /// Waits until the engine reads again, if something for it is left. Without an engine the channel leads nowhere.
     fn watch_link(&mut self, ops: &mut EventOps) {
+        if self.process.as_ref().is_some_and(|process| process.pidfd().is_none()) {
+            return;
+        }
         let unsent = if self.link.has_unsent() { EventSet::OUT } else { EventSet::empty() };
         self.watch.set(ops, self.link.as_raw_fd(), Source::Link, EventSet::IN | unsent);
     }
 }
 
-impl MutEventSubscriber for Master {
+impl MutEventSubscriber for Master<'_> {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let now = Instant::now();
         match self.watch.source(events.fd()).cloned() {
             Some(Source::Signals) => self.on_signal(now),
-            Some(Source::Engine) => self.on_engine_end(),
+            Some(Source::Engine) => self.on_engine_end(now, ops),
             Some(Source::Link) => {
                 self.link.flush();
                 self.on_link(now, ops);
@@ -252,7 +273,7 @@ impl MutEventSubscriber for Master {
 
     fn init(&mut self, ops: &mut EventOps) {
         self.watch.set(ops, self.signals.as_raw_fd(), Source::Signals, EventSet::IN);
-        if let Some(engine) = &self.engine {
+        if let Some(engine) = self.process.as_ref().and_then(Process::pidfd) {
             self.watch.set(ops, engine.as_raw_fd(), Source::Engine, EventSet::IN);
         }
         self.watch_link(ops);

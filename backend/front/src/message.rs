@@ -131,6 +131,15 @@ impl Message {
         Message { code, flags: VERSION | REPLY, body, fds: Vec::new() }
     }
 
+    /// The same message once more, with descriptors of its own.
+    ///
+    /// # Errors
+    /// No room in the descriptor table.
+    pub(crate) fn duplicate(&self) -> io::Result<Message> {
+        let fds = self.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        Ok(Message { code: self.code, flags: self.flags, body: self.body.clone(), fds })
+    }
+
     /// The request, if the front knows it.
     pub fn request(&self) -> Option<Request> {
         Request::from_code(self.code)
@@ -249,6 +258,11 @@ impl Reader {
                 Err(e) => return Err(ReadError::Io(e)),
             }
         }
+    }
+
+    /// Descriptors of a message that is not all there yet.
+    pub(crate) fn descriptors(&self) -> &[OwnedFd] {
+        &self.fds
     }
 
     fn word(&self, i: usize) -> Option<u32> {

@@ -4,6 +4,7 @@
 mod process;
 mod signal;
 mod socket;
+mod table;
 
 pub(crate) use process::{
     Cloned, Ended, clone_sharing_files, die_with_parent, exit_now, kill, kill_self, no_core_dump, pidfd_open,
@@ -13,6 +14,8 @@ pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{
     adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive, seqpacket_pair,
 };
+
+pub(crate) use table::{close_all_but, memory_file, open_descriptors};
 
 use std::io;
 

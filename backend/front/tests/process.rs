@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vmm_sys_util::tempdir::TempDir;
-use vonic_front::{EngineLink, MasterConfig, Message, Request, ToEngine, ToMaster, run, run_standalone};
+use vonic_front::{EngineLink, MasterConfig, Message, Request, Start, ToEngine, ToMaster, run, run_standalone};
 use vonic_session::{EventSink, PortEvent, SessionEvent, SessionSpec};
 
 const FEATURES: u64 = 1 << 32 | 1 << 30;
@@ -27,11 +27,14 @@ fn main() {
     if arguments.iter().any(|a| a == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 12] = [
         ("terminated, it stops in order", terminated_it_stops_in_order),
         ("an interrupt for the whole group is the master's", interrupted_as_a_group),
         ("a hang-up asks for a reload", hang_up_asks_for_a_reload),
-        ("a killed engine ends the master with an error", killed_engine_ends_the_master),
+        ("a killed engine is followed by another, and no VMM notices", killed_engine_is_followed),
+        ("engines that die again and again are followed more and more slowly", storms_are_slowed_down),
+        ("an engine that never served ends the master with an error", engine_that_never_served),
+        ("while there is no engine, the service ends at once", ends_without_an_engine),
         ("a killed master takes the engine along", killed_master_takes_the_engine_along),
         ("an engine that does not stop is killed", stubborn_engine_is_killed),
         ("standalone, it stops in order as well", standalone_stops_in_order),
@@ -59,7 +62,7 @@ impl EventSink for Sink {
 
 fn service(manner: &str, dir: &Path) -> i32 {
     let config = MasterConfig { engine_pid_file: Some(dir.join("engine.pid")) };
-    let engine = |link: EngineLink| engine(manner, dir, &link);
+    let engine = |link: EngineLink, start: Start| engine(manner, dir, &link, &start);
     match if manner == "standalone" { run_standalone(config, engine) } else { run(config, engine) } {
         Ok(code) => code,
         Err(error) => {
@@ -69,10 +72,15 @@ fn service(manner: &str, dir: &Path) -> i32 {
     }
 }
 
-fn engine(manner: &str, dir: &Path, link: &EngineLink) -> i32 {
-    if manner == "quits" {
-        return 7;
+fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
+    match manner {
+        "quits" => return 7,
+        "falters" if start.takes_over => std::process::abort(),
+        "never-serves" => std::process::abort(),
+        _ => {}
     }
+    std::fs::write(dir.join("left"), start.read("note").unwrap().unwrap_or_default()).unwrap();
+    link.keep("note", b"from the one before").unwrap();
     // A connection that only the engine has opened, and that must live as long as the table does.
     let tcp = std::fs::read_to_string(dir.join("peer")).ok().map(|address| TcpStream::connect(address).unwrap());
     let path = dir.join("vm.sock");
@@ -142,6 +150,10 @@ impl Service {
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.as_path().join(name)
+    }
+
+    fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     fn engine(&self) -> u32 {
@@ -238,13 +250,74 @@ fn hang_up_asks_for_a_reload() {
     ended(&vmm);
 }
 
-fn killed_engine_ends_the_master() {
+fn killed_engine_is_followed() {
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.as_path().join("peer"), peer.local_addr().unwrap().to_string()).unwrap();
+    let mut service = Service::start_in("serves", dir);
+    let (mut connection, _) = peer.accept().unwrap();
+    service.wait_ready();
+    let (mut vmm, table) = (service.vmm(), service.descriptors());
+    // What the journal holds, with a descriptor in it.
+    for (request, value) in [(Request::SetOwner, None), (Request::SetFeatures, Some(FEATURES))] {
+        let body = value.map(u64::to_ne_bytes).map(Vec::from).unwrap_or_default();
+        Message::new(request, body).send(&vmm).unwrap();
+    }
+    for _ in 0..3 {
+        let old = service.engine();
+        service.signal(&old.to_string(), "KILL");
+        // A message that comes while there is no engine waits for the next one.
+        Message::new(Request::GetVringBase, vec![0; 8]).send(&vmm).unwrap();
+        let mut reply = [0; 20];
+        vmm.read_exact(&mut reply).unwrap();
+        assert_eq!(reply[..4], (Request::GetVringBase as u32).to_ne_bytes());
+        ask_features(&vmm);
+        until(|| service.engine() != old && is_dead(old), "another engine serves");
+        assert_eq!(std::fs::read(service.path("left")).unwrap(), b"from the one before");
+        // Whoever was connected through the dead engine is told.
+        let cut = connection.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset);
+        connection = peer.accept().unwrap().0;
+        until(|| service.descriptors() <= table, "what the dead engine had open is closed");
+    }
+    drop(vmm);
+    let vmm = service.vmm();
+    service.signal_master("TERM");
+    assert_eq!(service.wait().code(), Some(0));
+    ended(&vmm);
+    assert_eq!(service.left_behind(), Vec::<String>::new());
+}
+
+fn storms_are_slowed_down() {
     let mut service = Service::ready("serves");
     let vmm = service.vmm();
-    service.signal(&service.engine().to_string(), "KILL");
+    let start = Instant::now();
+    for _ in 0..6 {
+        let old = service.engine();
+        service.signal(&old.to_string(), "KILL");
+        until(|| service.engine() != old, "another engine takes over");
+        ask_features(&vmm);
+    }
+    // 0, 0, 0, 100, 200 and 400 ms.
+    assert!((700..3_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    service.signal_master("TERM");
+    assert_eq!(service.wait().code(), Some(0));
+}
+
+fn engine_that_never_served() {
+    let mut service = Service::start("never-serves");
     assert_eq!(service.wait().code(), Some(70));
-    let error = std::fs::read_to_string(service.path("error")).unwrap();
-    assert_eq!(error, "the engine died by signal 9");
+    assert_eq!(std::fs::read_to_string(service.path("error")).unwrap(), "the engine died by signal 6");
+    assert_eq!(service.left_behind(), Vec::<String>::new());
+}
+
+fn ends_without_an_engine() {
+    let mut service = Service::ready("falters");
+    let vmm = service.vmm();
+    service.signal(&service.engine().to_string(), "KILL");
+    std::thread::sleep(Duration::from_secs(2));
+    service.signal_master("TERM");
+    assert_eq!(service.wait().code(), Some(0));
     ended(&vmm);
     assert_eq!(service.left_behind(), Vec::<String>::new());
 }

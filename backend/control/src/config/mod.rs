@@ -18,6 +18,7 @@ pub(crate) mod names;
 mod reader;
 mod reload;
 mod service;
+mod source;
 mod uplink;
 mod vm;
 
@@ -26,10 +27,11 @@ pub use error::{ConfigError, ConfigErrors};
 pub use family::Family;
 pub use features::{FEATURES, Feature, Features, feature_names};
 pub use gateway::gateway_mac;
-pub use load::{load, load_lenient};
+pub use load::{Lenient, load, load_lenient, load_sources};
 pub use model::{
     Acknowledge, Action, Config, EgressRule, Forward, Limits, Listen, ListenHost, Network, Poll, Protocol, Service,
     SocketMode, Uplink, Vm,
 };
 pub use reload::{Reloaded, reload};
+pub use source::Sources;
 pub use vonic_frame::Subnet;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use vonic_frame::MacAddr;
 
-use super::{Family, Features, Subnet};
+use super::{Family, Features, Sources, Subnet};
 
 /// Everything the operator's files say.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,6 +20,9 @@ pub struct Config {
     pub networks: BTreeMap<String, Network>,
     /// The VMs by name.
     pub vms: BTreeMap<String, Vm>,
+    /// The texts that say so.
+    #[serde(skip)]
+    pub sources: Sources,
 }
 
 /// The service's own settings, from the top of `vonic.toml`.

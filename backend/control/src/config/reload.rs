@@ -1,5 +1,5 @@
 //! Reading the configuration again while VMs run.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::error::{ConfigError, ConfigErrors};
@@ -48,10 +48,15 @@ pub fn reload(dir: &Path, running: &Config) -> Reloaded {
 /// Sets the kept VMs to what runs; those that do not run are left out.
 fn keep(config: &mut Config, running: &Config, kept: &BTreeSet<String>) {
     for name in kept {
-        match running.vms.get(name) {
-            Some(vm) => drop(config.vms.insert(name.clone(), vm.clone())),
-            None => drop(config.vms.remove(name)),
-        }
+        put(&mut config.vms, name, running.vms.get(name));
+        put(&mut config.sources.vms, name, running.sources.vms.get(name));
+    }
+}
+
+fn put<T: Clone>(map: &mut BTreeMap<String, T>, name: &str, value: Option<&T>) {
+    match value {
+        Some(value) => drop(map.insert(name.into(), value.clone())),
+        None => drop(map.remove(name)),
     }
 }
 

@@ -12,10 +12,11 @@ mod relisten;
 mod reload;
 mod resolvers;
 mod sessions;
+mod succession;
 mod taps;
 
 use crate::api::{self, Handler, Reply, Request};
-use crate::config::{self, Poll};
+use crate::config::Poll;
 use crate::guest::Service;
 use registry::Registry;
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
-use vonic_front::{API, EngineLink, ToEngine};
+use vonic_front::{API, EngineLink, Start, ToEngine};
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
 
@@ -83,8 +84,8 @@ impl Handler for ApiHandler {
 }
 
 /// Runs the engine until the master says stop, or is gone. Returns the process's exit code.
-pub fn run(engine: EngineConfig, link: EngineLink) -> i32 {
-    match start(engine, link) {
+pub fn run(engine: EngineConfig, link: EngineLink, start: &Start) -> i32 {
+    match begin(engine, link, start) {
         Ok((mut registry, inputs)) => serve(&mut registry, &inputs),
         Err(message) => {
             log::error!("the engine cannot start: {message}");
@@ -93,8 +94,8 @@ pub fn run(engine: EngineConfig, link: EngineLink) -> i32 {
     }
 }
 
-fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<Input>), String> {
-    let config = config::load(&engine.config_dir).map_err(|errors| errors.to_string())?;
+fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Registry, Receiver<Input>), String> {
+    let (config, first_service) = succession::config(&engine.config_dir, start)?;
     vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig { poll: poll(config.service.poll), peek_mode: engine.peek_mode };
@@ -108,7 +109,8 @@ fn start(engine: EngineConfig, link: EngineLink) -> Result<(Registry, Receiver<I
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
-    let mut registry = Registry::new(engine.config_dir, config, handle, link, sender, guests);
+    let mut registry = Registry::new(engine.config_dir, config, first_service, handle, link, sender, guests);
+    registry.leave_config();
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));

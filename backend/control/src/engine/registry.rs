@@ -49,6 +49,8 @@ pub(super) struct Entry {
 pub struct Registry {
     pub(super) config_dir: PathBuf,
     pub(super) config: Config,
+    /// The text of `vonic.toml` that the service's own settings were read from.
+    pub(super) first_service: Option<String>,
     pub(super) vms: BTreeMap<String, Entry>,
     networks: Vec<String>,
     pub(super) forwards: Forwards,
@@ -59,7 +61,7 @@ pub struct Registry {
     pub(super) reloads: Reloads,
     pub(super) resolvers: Resolvers,
     worker: WorkerHandle,
-    link: EngineLink,
+    pub(super) link: EngineLink,
     sender: Sender<Input>,
     guests: Service,
     pub(super) started: Instant,
@@ -73,6 +75,7 @@ impl Registry {
     pub(super) fn new(
         config_dir: PathBuf,
         config: Config,
+        first_service: Option<String>,
         worker: WorkerHandle,
         link: EngineLink,
         sender: Sender<Input>,
@@ -81,6 +84,7 @@ impl Registry {
         Registry {
             config_dir,
             config,
+            first_service,
             vms: BTreeMap::new(),
             networks: Vec::new(),
             forwards: Forwards::default(),

@@ -59,6 +59,7 @@ impl Registry {
         self.retry_sockets();
         self.wait_for_worker();
         drop(held);
+        self.leave_config();
         self.reloads.count += 1;
         let mark = self.reloads.count;
         self.reloads.unanswered.push_back(Unanswered { mark, report, reply });

@@ -27,6 +27,7 @@ fn every_message_arrives_as_it_was_sent() {
         ToMaster::Unlisten { name: "web1".into() },
         ToMaster::Session { session: 1, fd: 9 },
         ToMaster::SessionRefused { session: 1 },
+        ToMaster::Keep { name: "config".into(), fd: 11 },
         ToMaster::Mark { number: u64::MAX },
         ToMaster::Ready,
     ];

@@ -42,6 +42,14 @@ impl Entrance {
         }
     }
 
+    /// Its listening socket.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        match &self.door {
+            Door::Listener { listener, .. } => Some(listener.as_raw_fd()),
+            Door::Connector(_) => None,
+        }
+    }
+
     fn path(&self) -> &Path {
         match &self.door {
             Door::Listener { listener, .. } => listener.path(),
@@ -59,7 +67,7 @@ impl Door {
     }
 }
 
-impl Master {
+impl Master<'_> {
     /// Does what is due at the entrances.
     pub(super) fn tick_entrances(&mut self, now: Instant, ops: &mut EventOps) {
         let is_due = |entrance: &Entrance| entrance.due().is_some_and(|due| due <= now);
@@ -97,8 +105,11 @@ impl Master {
     }
 
     pub(super) fn connect(&mut self, name: &str, path: &Path, now: Instant, ops: &mut EventOps) {
-        if let Some(entrance) = self.entrances.get(name) {
-            return log::error!("{name} is already served at {}", entrance.path().display());
+        match self.entrances.get(name) {
+            // An engine that has taken over asks for what there is.
+            Some(Entrance { door: Door::Connector(connector), .. }) if connector.path() == path => return,
+            Some(other) => return log::error!("{name} is already served at {}", other.path().display()),
+            None => {}
         }
         log::info!("{name}: connecting to {}", path.display());
         let door = Door::Connector(Connector::new(path, now));

@@ -1,5 +1,6 @@
 //! The engine's process: made with a shared descriptor table, watched by a pidfd.
 use super::check;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -18,6 +19,15 @@ pub(crate) enum Ended {
     Exited(i32),
     /// By this signal.
     Signalled(i32),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Exited(code) => write!(f, "ended by itself with code {code}"),
+            Ended::Signalled(signal) => write!(f, "died by signal {signal}"),
+        }
+    }
 }
 
 /// fork(2), but with one descriptor table for both: what the child opens is open here from that instant, and stays so when

@@ -232,7 +232,7 @@ fn a_descriptor_that_is_not_open_is_no_session() {
 
 #[test]
 fn the_engine_is_not_cloned_from_many_threads() {
-    let result = run(MasterConfig::default(), |_| 0);
+    let result = run(MasterConfig::default(), |_, _| 0);
     assert!(matches!(result, Err(MasterError::Threads(2..))), "{result:?}");
 }
 

@@ -78,7 +78,7 @@ pub struct Bench {
 
 /// Runs a master and an engine around `test`.
 pub fn with_master(manner: Manner, test: impl FnOnce(&Bench)) {
-    let engine = |link: EngineLink| {
+    let engine = |link: EngineLink, _| {
         let (sender, seen) = mpsc::channel();
         let dir = TempDir::new().unwrap();
         let sessions = Arc::new(Mutex::new(BTreeMap::new()));

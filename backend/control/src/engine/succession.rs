@@ -1,0 +1,47 @@
+//! What an engine leaves for its successor: the configuration that runs, whatever has become of the files since.
+use super::registry::Registry;
+use crate::config::{self, Config, Sources};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use vonic_front::Start;
+
+/// The name by which it is left.
+const CONFIG: &str = "config";
+
+#[derive(Serialize, Deserialize)]
+struct Running {
+    /// The `vonic.toml` that the first engine found: the service's own settings hold until vonicd is restarted.
+    service: Option<String>,
+    /// The files as of the last reload.
+    sources: Sources,
+}
+
+/// The configuration to start with: that of the engine before, or the directory's. With it the text of `vonic.toml` that the
+/// service's settings come from.
+pub(super) fn config(dir: &Path, start: &Start) -> Result<(Config, Option<String>), String> {
+    let left = start.read(CONFIG).map_err(|e| format!("the configuration left by the engine before: {e}"))?;
+    let Some(left) = left else {
+        let config = config::load(dir).map_err(|errors| errors.to_string())?;
+        let service = config.sources.service.clone();
+        return Ok((config, service));
+    };
+    let unreadable = |e| format!("the configuration left by the engine before is none: {e}");
+    let Running { service, sources } = serde_json::from_slice(&left).map_err(unreadable)?;
+    let load = |sources: &Sources| config::load_sources(dir, sources).map_err(|errors| errors.to_string());
+    let mut config = load(&sources)?;
+    if service != sources.service {
+        config.service = load(&Sources { service: service.clone(), ..Sources::default() })?.service;
+    }
+    Ok((config, service))
+}
+
+impl Registry {
+    /// Leaves what runs now.
+    pub(super) fn leave_config(&self) {
+        let running = Running { service: self.first_service.clone(), sources: self.config.sources.clone() };
+        let left = serde_json::to_vec(&running).map_err(std::io::Error::other);
+        if let Err(error) = left.and_then(|bytes| self.link.keep(CONFIG, &bytes)) {
+            log::error!("the configuration cannot be left for another engine: {error}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! A connection between two engines: what the dead one had not answered is asked of the next, behind the journal.
+use super::{Connection, End, InFlight, Purpose};
+use crate::message::Message;
+use crate::request::Front;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
+
+impl Connection {
+    /// The engine is dead. Answers that it gave still count; the connection then waits for the next engine's session.
+    pub(crate) fn lose_engine(&mut self, now: Instant) -> Result<(), End> {
+        self.session_ready(now)?;
+        self.session = None;
+        let unanswered = self.in_flight.take().map(|InFlight { message, purpose }| (message, purpose));
+        let queued = std::mem::take(&mut self.queued);
+        let is_vmms = |(_, purpose): &(Message, Purpose)| matches!(purpose, Purpose::Relay | Purpose::Swallow);
+        self.queued = unanswered.into_iter().chain(queued).filter(is_vmms).collect();
+        self.due = Some(now + self.patience);
+        Ok(())
+    }
+
+    /// What a new session is sent before anything else: the front's own questions, and the state so far.
+    pub(super) fn introduction(&self) -> io::Result<VecDeque<(Message, Purpose)>> {
+        let mut messages: VecDeque<_> = Front::handshake().map(|message| (message, Purpose::Handshake)).into();
+        for message in self.journal.replay() {
+            messages.push_back((message.duplicate()?, Purpose::Replay));
+        }
+        Ok(messages)
+    }
+
+    /// Every descriptor that it holds, but for the session's.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let waiting = self.queued.iter().map(|(message, _)| message);
+        let messages = waiting.chain(self.in_flight.iter().map(|f| &f.message)).chain(self.journal.messages());
+        let fds = messages.flat_map(|message| &message.fds).chain(self.reader.descriptors());
+        fds.map(AsRawFd::as_raw_fd).chain([self.vmm.as_raw_fd()])
+    }
+}

@@ -1,0 +1,49 @@
+//! The descriptor table, which outlives each engine that shared it.
+use super::check;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// A file in memory with these bytes.
+pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string; the call returns a new descriptor.
+    let fd = check(unsafe { libc::memfd_create(c"vonic-kept".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    let mut file = fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
+
+/// Every open descriptor of this process.
+pub(crate) fn open_descriptors() -> io::Result<BTreeSet<RawFd>> {
+    let mut open = BTreeSet::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    // The one by which the folder was read is closed again.
+    open.retain(|&fd| is_open(fd));
+    Ok(open)
+}
+
+/// Closes every descriptor but these. TCP connections are reset: whoever is at their other ends is to know that they were cut
+/// off. Returns how many were closed. The caller owns what it names, and no other thread opens or closes anything meanwhile.
+pub(crate) fn close_all_but(keep: &BTreeSet<RawFd>) -> io::Result<usize> {
+    let doomed = open_descriptors()?;
+    let doomed = doomed.difference(keep);
+    Ok(doomed.filter(|&&fd| reset_and_close(fd).is_ok()).count())
+}
+
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes an integer, of which nothing is expected, and changes nothing.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+fn reset_and_close(fd: RawFd) -> io::Result<()> {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    let length = size_of_val(&at_once) as libc::socklen_t;
+    // SAFETY: `at_once` outlives the call, which only reads it; what is no such socket takes no harm, and refuses.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const at_once).cast(), length) };
+    // SAFETY: by the caller's word the descriptor belongs to nobody in this process: its owner was another one, which is dead.
+    check(unsafe { libc::close(fd) }).map(drop)
+}

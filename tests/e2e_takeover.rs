@@ -1,0 +1,78 @@
+//! The engine is killed while guests talk: what do the guests notice, and what do their peers?
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use vonic_tests::*;
+
+const KILLS: u32 = 20;
+
+/// Kills the engine, and waits for the next one.
+fn kill_engine(bed: &Bed) {
+    let old = bed.vonicd.engine().unwrap();
+    let status = std::process::Command::new("kill").args(["-9", &old.to_string()]).status().unwrap();
+    assert!(status.success());
+    wait_until("another engine", seconds(10), || bed.vonicd.engine().is_ok_and(|engine| engine != old)).unwrap();
+}
+
+/// How often a guest's link went away or came, and the virtio device's own view of it.
+fn carrier(guest: &mut Guest) -> String {
+    guest.must("cat /sys/class/net/eth0/carrier_changes /sys/class/net/eth0/carrier", seconds(10)).unwrap()
+}
+
+/// Two guests' streams through the switch: frames may be lost with an engine, their own TCP repairs that.
+fn streams_between_guests(vmms: [Vmm; 2], bytes: u64) {
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, "").vm("b", 3, "")).unwrap();
+    let mut guests = [("a", 2), ("b", 3)].into_iter().zip(vmms);
+    let mut next = || guests.next().map(|((name, number), vmm)| bed.start_guest(name, number, vmm).unwrap()).unwrap();
+    let (mut a, mut b) = (next(), next());
+    a.wait_ready().unwrap();
+    b.wait_ready().unwrap();
+    let before = [carrier(&mut a), carrier(&mut b)];
+    let server = b.spawn("vonic-peer serve 0.0.0.0:7").unwrap();
+    server.wait_output(&mut b, "listening", seconds(10)).unwrap();
+    let stream = a.spawn(&format!("vonic-peer both 192.0.2.3:7 {bytes} 5")).unwrap();
+    for _ in 0..KILLS {
+        std::thread::sleep(std::time::Duration::from_millis(250));
+        kill_engine(&bed);
+    }
+    let done = stream.wait(&mut a, seconds(120)).unwrap();
+    assert_eq!(done.status, 0, "{}", done.stdout);
+    assert_eq!([carrier(&mut a), carrier(&mut b)], before);
+    server.kill(&mut b).unwrap();
+    let log = bed.vonicd.log();
+    assert_eq!(log.matches("a VMM connected").count(), 2, "{log}");
+    bed.vonicd.stop().unwrap();
+}
+
+#[test]
+fn streams_between_user_mode_linux_guests_outlive_engines() {
+    streams_between_guests([Vmm::Uml; 2], 300_000_007);
+}
+
+/// The next engine serves what ran, not what the files say by now; what it lost is reset, what is new works.
+#[test]
+fn what_ran_goes_on_whatever_the_files_say_by_now() {
+    let forward = "[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7006\"\nport = 7\n";
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, &format!("mtu = 1400\n{forward}"))).unwrap();
+    let mut guest = bed.guest("a", 2, Vmm::Uml).unwrap();
+    let server = bed.server().unwrap();
+    let to_host = format!("192.0.2.1:{}", server.address().port());
+    let cut = guest.spawn(&format!("vonic-peer recv {to_host} 1099511627776 1")).unwrap();
+    wait_until("a connection", seconds(20), || {
+        bed.vonicd.vonic(&["conns", "--json"]).unwrap().as_array().unwrap().len() == 1
+    })
+    .unwrap();
+    bed.directory.write("etc/vms.d/a.toml", "mac = \"no mac\"\n").unwrap();
+    let refused = format!("{:#}", bed.vonicd.vonic(&["reload", "--json"]).unwrap_err());
+    assert!(refused.contains("a.toml"), "{refused}");
+    bed.directory.write("etc/vonic.toml", "nonsense").unwrap();
+    kill_engine(&bed);
+    let cut = cut.wait(&mut guest, seconds(20)).unwrap();
+    assert!(cut.status == 1 && cut.stdout.contains("reset"), "{cut:?}");
+    guest.must(&format!("vonic-peer both {to_host} 1000003 4"), seconds(60)).unwrap();
+    let shown = bed.vonicd.vm("a").unwrap();
+    assert_eq!((&shown["mtu"], &shown["forwards"][0]), (&1400.into(), &"tcp 127.0.0.1:7006 -> 7".into()), "{shown}");
+    let served = guest.spawn("vonic-peer serve 0.0.0.0:7").unwrap();
+    served.wait_output(&mut guest, "listening", seconds(10)).unwrap();
+    wait_until("the forward", seconds(10), || std::net::TcpStream::connect("127.0.0.1:7006").is_ok()).unwrap();
+    bed.vonicd.stop().unwrap();
+}
