@@ -121,7 +121,8 @@ fn learns_mtu(world: &World, guest: &mut Guest) {
         let mut send = |size: usize, options: &str| {
             let make = format!("head -c {size} /dev/zero | tr '\\0' v >/mnt/sent");
             let command = format!("{make}; socat -u -b 65507 OPEN:/mnt/sent {to}{options}");
-            guest.must(&command, seconds(10)).unwrap();
+            // It fails where the guest's kernel hears that the datagram was too long.
+            guest.run(&command, seconds(10)).unwrap();
             let mut bytes = vec![0; 65_536];
             // socat ends what it sends by an empty datagram.
             let got = std::iter::from_fn(|| socket.recv(&mut bytes).ok()).find(|got| *got > 0);
@@ -140,7 +141,7 @@ fn learns_mtu(world: &World, guest: &mut Guest) {
         let said = guest.must(&format!("ip route get {}", path[2]), seconds(10)).unwrap();
         assert!(said.contains(&format!("mtu {MTU}")), "{said}");
         let said = guest.run(&format!("ping -c 1 -W 5 -M do -s 1400 {}", path[2]), seconds(10)).unwrap();
-        assert!(format!("{said:?}").contains(&format!("{MTU}")), "{said:?}");
+        assert!(said.status != 0 && said.stdout.contains("Message too long"), "{said:?}");
     }
 }
 
