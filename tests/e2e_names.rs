@@ -70,11 +70,12 @@ fn the_hosts_resolvers_answer_over_udp_and_tcp_in_both_families() {
         let said = a.must(&format!("busybox nslookup x.test {gateway}"), seconds(20)).unwrap();
         assert!(said.contains("203.0.113.1") && said.contains("2001:db8:53::1"), "{said}");
     }
-    // The resolver is no way to the host's loopback: another port is refused, and so is what is not the gateway's.
-    let said = a.run("vonic-peer send 192.0.2.1:54 1 1 2>&1", seconds(10)).unwrap();
-    assert_ne!(said.status, 0, "{said:?}");
-    assert!(dig(&mut a, "@127.0.0.53 +time=1 x.test").contains("refused"), "the guest's own loopback");
-    assert_eq!(bed.vonicd.drops("a", "no_connection").unwrap(), 0);
+    // By this way nothing else of the host's loopback is reached: with the next port it is the rules' matter.
+    let before = (server.asked(), bed.vonicd.drops("a", "denied").unwrap());
+    a.run("timeout 1 vonic-peer send 192.0.2.1:54 1 1; dig @192.0.2.1 -p 54 +tries=1 +time=1 x.test", seconds(10))
+        .unwrap();
+    assert_eq!(server.asked(), before.0);
+    assert!(bed.vonicd.drops("a", "denied").unwrap() >= before.1 + 2);
     bed.vonicd.stop().unwrap();
 }
 
@@ -263,7 +264,7 @@ fn a_guest_makes_its_own_address_and_is_reached_there() {
                 .is_ok_and(|s| s.contains(address) && !s.contains("tentative"))
         })
         .unwrap();
-        guest.run(&format!("ping6 -c 2 -W 2 -I {address} 2001:db8:7::2"), seconds(20)).unwrap().stdout
+        guest.run(&format!("ping6 -c 1 -W 1 -I {address} 2001:db8:7::2"), seconds(20)).unwrap().stdout
     };
     let said = add(&mut guest, "2001:db8::77");
     assert!(said.contains(" 0% packet loss"), "{said}");
@@ -271,6 +272,6 @@ fn a_guest_makes_its_own_address_and_is_reached_there() {
     guest.must("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad", seconds(5)).unwrap();
     let said = add(&mut guest, "2001:db8::78");
     assert!(said.contains(" 100% packet loss"), "{said}");
-    assert!(bed.vonicd.drops("a", "spoofed_address").unwrap() >= 2);
+    assert!(bed.vonicd.drops("a", "spoofed_address").unwrap() >= 1);
     bed.vonicd.stop().unwrap();
 }
