@@ -6,7 +6,11 @@ use vonic_tests::*;
 
 /// A guest of both families with the addresses of its file.
 fn guest(bed: &Bed, name: &str, number: u8) -> Guest {
-    let plain = GuestConfig::new(name, number, &bed.socket(name));
+    guest_on(Vmm::Uml, bed, name, number)
+}
+
+fn guest_on(vmm: Vmm, bed: &Bed, name: &str, number: u8) -> Guest {
+    let plain = GuestConfig::new(name, number, &bed.socket(name)).on(vmm);
     let mut guest = bed.start_configured(&GuestConfig { ip6: true, ..plain }).unwrap();
     guest.wait_ready().unwrap();
     let address = format!(
@@ -69,6 +73,11 @@ fn the_hosts_resolvers_answer_over_udp_and_tcp_in_both_families() {
         assert_eq!(server.asked(), (before.0 + 2, before.1 + 1));
         let said = a.must(&format!("busybox nslookup x.test {gateway}"), seconds(20)).unwrap();
         assert!(said.contains("203.0.113.1") && said.contains("2001:db8:53::1"), "{said}");
+        // As every program asks: by the C library, which looks into the domain first.
+        let file = format!("printf 'nameserver {gateway}\\nsearch example.org\\n' >/run/resolv.conf");
+        a.must(&format!("{file} && mount --bind /run/resolv.conf /etc/resolv.conf"), seconds(5)).unwrap();
+        let said = a.must("getent ahostsv4 x", seconds(20)).unwrap();
+        assert!(said.starts_with("203.0.113.1 ") && said.contains("x.example.org"), "{said}");
     }
     // By this way nothing else of the host's loopback is reached: with the next port it is the rules' matter.
     let before = (server.asked(), bed.vonicd.drops("a", "denied").unwrap());
@@ -179,10 +188,17 @@ fn expect_lines(told: &str, lines: &[&str]) {
 
 #[test]
 fn guests_are_told_of_names_and_again_after_a_reload() {
+    told_of_names(Vmm::Uml);
+    if std::env::var_os("VONIC_LONG").is_some() {
+        told_of_names(Vmm::Qemu);
+    }
+}
+
+fn told_of_names(vmm: Vmm) {
     let mut config = TestConfig::both_families().vm("web1", 2, "mtu = 1400").vm("b", 3, "hostname = \"db\"");
     config.network.push_str("search = [\"example.org\", \"lab.example\"]\ndns = [\"198.51.100.53\"]\n");
     let bed = Bed::start(&config).unwrap();
-    let mut guest = guest(&bed, "web1", 2);
+    let mut guest = guest_on(vmm, &bed, "web1", 2);
     let v4 = told(&mut guest, "udhcpc");
     expect_lines(
         &v4,
