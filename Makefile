@@ -31,10 +31,12 @@ lint:
 test: testbed lint build
 	sh tests/support/run.sh
 
-# The seeded simulation of a TCP leg at length, and its property test: minutes instead of seconds.
-long-test:
+# The seeded simulation of a TCP leg at length, and its property test, and names on QEMU too: minutes instead of seconds.
+long-test: testbed build
 	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
 	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
+		cargo test -p vonic-tests --test e2e_names -- --test-threads=1
 
 # Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
 demo: testbed build

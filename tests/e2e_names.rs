@@ -1,4 +1,5 @@
-//! Names: does the gateway answer guests by the host's resolvers, whoever of these is there, and are guests told so?
+//! Names: does the gateway answer guests by the host's resolvers, whoever of these is there, and are guests told so? `VONIC_LONG=1` asks
+//! a guest of QEMU's, too.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use vonic_tests::mock::MockConfig;
