@@ -1,4 +1,5 @@
-//! Names: does the gateway answer guests by the host's resolvers, whoever of these is there, and are guests told so?
+//! Names: does the gateway answer guests by the host's resolvers, whoever of these is there, and are guests told so? `VONIC_LONG=1` asks
+//! a guest of QEMU's, too.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use vonic_tests::mock::MockConfig;
@@ -6,7 +7,11 @@ use vonic_tests::*;
 
 /// A guest of both families with the addresses of its file.
 fn guest(bed: &Bed, name: &str, number: u8) -> Guest {
-    let plain = GuestConfig::new(name, number, &bed.socket(name));
+    guest_on(Vmm::Uml, bed, name, number)
+}
+
+fn guest_on(vmm: Vmm, bed: &Bed, name: &str, number: u8) -> Guest {
+    let plain = GuestConfig::new(name, number, &bed.socket(name)).on(vmm);
     let mut guest = bed.start_configured(&GuestConfig { ip6: true, ..plain }).unwrap();
     guest.wait_ready().unwrap();
     let address = format!(
@@ -69,12 +74,18 @@ fn the_hosts_resolvers_answer_over_udp_and_tcp_in_both_families() {
         assert_eq!(server.asked(), (before.0 + 2, before.1 + 1));
         let said = a.must(&format!("busybox nslookup x.test {gateway}"), seconds(20)).unwrap();
         assert!(said.contains("203.0.113.1") && said.contains("2001:db8:53::1"), "{said}");
+        // As every program asks: by the C library, which looks into the domain first.
+        let file = format!("printf 'nameserver {gateway}\\nsearch example.org\\n' >/run/resolv.conf");
+        a.must(&format!("{file} && mount --bind /run/resolv.conf /etc/resolv.conf"), seconds(5)).unwrap();
+        let said = a.must("getent ahostsv4 x", seconds(20)).unwrap();
+        assert!(said.starts_with("203.0.113.1 ") && said.contains("x.example.org"), "{said}");
     }
-    // The resolver is no way to the host's loopback: another port is refused, and so is what is not the gateway's.
-    let said = a.run("vonic-peer send 192.0.2.1:54 1 1 2>&1", seconds(10)).unwrap();
-    assert_ne!(said.status, 0, "{said:?}");
-    assert!(dig(&mut a, "@127.0.0.53 +time=1 x.test").contains("refused"), "the guest's own loopback");
-    assert_eq!(bed.vonicd.drops("a", "no_connection").unwrap(), 0);
+    // By this way nothing else of the host's loopback is reached: with the next port it is the rules' matter.
+    let before = (server.asked(), bed.vonicd.drops("a", "denied").unwrap());
+    a.run("timeout 1 vonic-peer send 192.0.2.1:54 1 1; dig @192.0.2.1 -p 54 +tries=1 +time=1 x.test", seconds(10))
+        .unwrap();
+    assert_eq!(server.asked(), before.0);
+    assert!(bed.vonicd.drops("a", "denied").unwrap() >= before.1 + 2);
     bed.vonicd.stop().unwrap();
 }
 
@@ -178,10 +189,17 @@ fn expect_lines(told: &str, lines: &[&str]) {
 
 #[test]
 fn guests_are_told_of_names_and_again_after_a_reload() {
+    told_of_names(Vmm::Uml);
+    if std::env::var_os("VONIC_LONG").is_some() {
+        told_of_names(Vmm::Qemu);
+    }
+}
+
+fn told_of_names(vmm: Vmm) {
     let mut config = TestConfig::both_families().vm("web1", 2, "mtu = 1400").vm("b", 3, "hostname = \"db\"");
     config.network.push_str("search = [\"example.org\", \"lab.example\"]\ndns = [\"198.51.100.53\"]\n");
     let bed = Bed::start(&config).unwrap();
-    let mut guest = guest(&bed, "web1", 2);
+    let mut guest = guest_on(vmm, &bed, "web1", 2);
     let v4 = told(&mut guest, "udhcpc");
     expect_lines(
         &v4,
@@ -263,7 +281,7 @@ fn a_guest_makes_its_own_address_and_is_reached_there() {
                 .is_ok_and(|s| s.contains(address) && !s.contains("tentative"))
         })
         .unwrap();
-        guest.run(&format!("ping6 -c 2 -W 2 -I {address} 2001:db8:7::2"), seconds(20)).unwrap().stdout
+        guest.run(&format!("ping6 -c 1 -W 1 -I {address} 2001:db8:7::2"), seconds(20)).unwrap().stdout
     };
     let said = add(&mut guest, "2001:db8::77");
     assert!(said.contains(" 0% packet loss"), "{said}");
@@ -271,6 +289,6 @@ fn a_guest_makes_its_own_address_and_is_reached_there() {
     guest.must("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad", seconds(5)).unwrap();
     let said = add(&mut guest, "2001:db8::78");
     assert!(said.contains(" 100% packet loss"), "{said}");
-    assert!(bed.vonicd.drops("a", "spoofed_address").unwrap() >= 2);
+    assert!(bed.vonicd.drops("a", "spoofed_address").unwrap() >= 1);
     bed.vonicd.stop().unwrap();
 }

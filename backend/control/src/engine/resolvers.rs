@@ -6,7 +6,8 @@ use super::registry::Registry;
 use crate::config::{Network, Uplink, names::RESOLVERS};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::OwnedFd;
@@ -19,6 +20,8 @@ use std::time::Duration;
 const PORT: u16 = 53;
 /// The most links on the way to the file, as the kernel has it (path_resolution(7)).
 const LINKS: usize = 40;
+/// Of a longer file only so many bytes are read.
+const FILE_MAX: u64 = 1 << 16;
 /// After a change, how long it is waited for more; and how often the file is looked at where changes cannot be watched.
 const PAUSE: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(10);
@@ -47,11 +50,12 @@ impl Resolvers {
 
     /// Reads the file again; true if it names others than before. With none that can be asked the last ones stay.
     fn look(&mut self, file: &Path) -> bool {
-        self.watch_ways(file);
-        let (list, complaints) = match std::fs::read(file) {
-            Ok(bytes) => parse(&String::from_utf8_lossy(&bytes), interface_index),
+        let unwatched = self.watch_ways(file);
+        let (list, mut complaints) = match read(file) {
+            Ok(text) => parse(&text, interface_index),
             Err(error) => (Vec::new(), vec![format!("it cannot be read: {error}")]),
         };
+        complaints.extend(unwatched);
         let empty = list.is_empty().then(|| "it names no resolver that can be asked: the last ones stay".into());
         let complaints: Vec<String> = complaints.into_iter().chain(empty).collect();
         for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(complaint)) {
@@ -67,17 +71,28 @@ impl Resolvers {
         true
     }
 
-    /// Watches the directories of the file, and of every link that leads to it; those that are watched already stay so.
-    fn watch_ways(&mut self, file: &Path) {
-        let Some(watch) = &self.watch else { return };
+    /// Watches the directories of the file, and of every link that leads to it; those that are watched already stay so. Says what goes
+    /// unseen.
+    fn watch_ways(&mut self, file: &Path) -> Vec<String> {
+        let Some(watch) = &self.watch else { return Vec::new() };
         let news =
             WatchFlags::CLOSE_WRITE | WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
-        for dir in ways(file) {
-            if let Err(error) = inotify::add_watch(watch, &dir, news) {
-                log::debug!("{}: changes in it go unseen: {error}", dir.display());
-            }
-        }
+        let unseen = |dir: PathBuf| {
+            let error = inotify::add_watch(watch, &dir, news).err()?;
+            Some(format!("changes in {} go unseen until the next reload: {error}", dir.display()))
+        };
+        ways(file).into_iter().filter_map(unseen).collect()
     }
+}
+
+/// The file's text. A pipe is none: whoever reads it waits for its writer.
+fn read(file: &Path) -> io::Result<String> {
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    File::open(file)?.take(FILE_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 impl Registry {
@@ -117,14 +132,14 @@ fn tell(watch: Option<&OwnedFd>, to: &Sender<Input>) {
     }
 }
 
-/// The directory of a file, and if it is a link, of what it leads to, and so on.
+/// The directory of a file, and if it is a link, of what it leads to, and so on. Of one that is not there yet, the next one above it.
 fn ways(file: &Path) -> BTreeSet<PathBuf> {
     let mut dirs = BTreeSet::new();
     let mut at = file.to_path_buf();
     for _ in 0..LINKS {
-        let Some(dir) = at.parent().map(Path::to_path_buf) else { break };
+        let Some(dir) = at.parent() else { break };
         let next = std::fs::read_link(&at).ok().map(|target| dir.join(target));
-        dirs.insert(dir);
+        dirs.extend(dir.ancestors().find(|dir| dir.is_dir()).map(Path::to_path_buf));
         match next {
             Some(target) => at = target,
             None => break,
@@ -213,6 +228,10 @@ mod tests {
         std::fs::write(at("c/real"), "").unwrap();
         assert!(!resolvers.look(&file));
         assert_eq!(*resolvers.list, ["198.51.100.1:53".parse().unwrap()]);
+        // What is not there yet is waited for in what is; what is no file is not waited for.
+        std::os::unix::fs::symlink(at("later/sub/real"), at("early")).unwrap();
+        assert_eq!(ways(&at("early")), [dir.path().to_path_buf()].into());
+        assert!(!resolvers.look(&at("early")) && !resolvers.look(dir.path()));
         // A link that leads to itself has an end here, too.
         std::os::unix::fs::symlink("loop", at("loop")).unwrap();
         assert_eq!(ways(&at("loop")), [dir.path().to_path_buf()].into());
