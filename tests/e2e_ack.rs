@@ -131,6 +131,47 @@ fn a_stalled_peer_closes_the_window_by_peer_too() {
     assert!(host.read(&mut [0]).is_err(), "more came than was sent");
 }
 
+/// The kernel's one event comes when a third of the room is free, which is less than one of the guest's segments here: the rest has to be
+/// asked for, whoever acknowledges. The guest only waits for the window, as a kernel does whose probes are far apart.
+#[test]
+fn a_window_of_large_segments_opens_by_itself() {
+    let config = TestConfig::default().vm("a", 2, "mtu = 65520\nack = \"peer\"").vm("b", 3, "mtu = 65520");
+    let bed = Bed::start(&config).unwrap();
+    std::fs::write("/proc/sys/net/ipv4/tcp_wmem", "4096 87040 87040").unwrap();
+    std::fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 16384 16384").unwrap();
+    for (vm, number) in [("a", 2), ("b", 3)] {
+        let mut guest = HandGuest::start(&bed, vm, number, feature::ALL).unwrap();
+        let (mut conn, mut host) = Conn::new(HOST, (40_000, 0)).connect(&mut guest).unwrap();
+        let bytes = ramp(2_000_003);
+        let length = bytes.len();
+        let reader = std::thread::spawn(move || {
+            let mut got = vec![0; length];
+            for piece in got.chunks_mut(3001) {
+                std::thread::sleep(Duration::from_millis(1)); // An application that is slower than the guest.
+                host.read_exact(piece)?;
+            }
+            std::io::Result::Ok(got)
+        });
+        let (mut sent, mut longest) = (0, Duration::ZERO);
+        while sent < bytes.len() {
+            let room = conn.edge.wrapping_sub(conn.snd_nxt) as i32;
+            let piece = &bytes[sent..bytes.len().min(sent + room.clamp(0, 65_000) as usize)];
+            if piece.is_empty() {
+                let begin = Instant::now();
+                let heard = conn.hear(&mut guest, seconds(5)).unwrap();
+                assert!(heard.is_some(), "{vm}: the window stays closed at {sent} of {}", bytes.len());
+                longest = longest.max(begin.elapsed());
+            } else {
+                conn.send(&mut guest, Tcp::PSH, piece).unwrap();
+                sent += piece.len();
+            }
+        }
+        conn.expect_ack(&mut guest).unwrap();
+        assert!(reader.join().unwrap().unwrap() == bytes, "{vm}: other bytes came");
+        println!("{vm}: the window opened within {longest:?}");
+    }
+}
+
 /// Whose word counts is decided when a connection begins.
 #[test]
 fn a_reload_changes_it_for_connections_to_come() {
