@@ -131,6 +131,51 @@ fn a_stalled_peer_closes_the_window_by_peer_too() {
     assert!(host.read(&mut [0]).is_err(), "more came than was sent");
 }
 
+/// The kernel's one event comes when a third of the room is free, which is less than one of the guest's segments here: the rest has to be
+/// asked for, whoever acknowledges. The guest only waits for the window, as a kernel does whose probes are far apart.
+#[test]
+fn a_window_of_large_segments_opens_by_itself() {
+    let config = TestConfig::default().vm("a", 2, "mtu = 65520\nack = \"peer\"").vm("b", 3, "mtu = 65520");
+    let bed = Bed::start(&config).unwrap();
+    std::fs::write("/proc/sys/net/ipv4/tcp_wmem", "4096 87040 87040").unwrap();
+    let outside = Netns::new().unwrap();
+    let _line = Relay::new(&outside, "198.51.100.1/24", "198.51.100.2/24", Duration::from_millis(5)).unwrap();
+    let (listener, port) = listen_at(&outside);
+    for (vm, number) in [("a", 2), ("b", 3)] {
+        let mut guest = HandGuest::start(&bed, vm, number, feature::ALL).unwrap();
+        let mut conn = Conn::new(PEER, (40_000, port)).open(&mut guest).unwrap();
+        let mut host = accept(&listener).unwrap();
+        let bytes = ramp(2_000_003);
+        let length = bytes.len();
+        let reader = std::thread::spawn(move || {
+            let mut got = vec![0; length];
+            host.read_exact(&mut got).map(|()| got)
+        });
+        let first = conn.snd_nxt;
+        let (mut sent, mut una, mut longest) = (0, 0, Duration::ZERO);
+        while una < bytes.len() {
+            let room = conn.edge.wrapping_sub(conn.snd_nxt) as i32;
+            let piece = &bytes[sent..bytes.len().min(sent + room.clamp(0, 65_000) as usize)];
+            if !piece.is_empty() {
+                conn.send(&mut guest, Tcp::PSH, piece).unwrap();
+                sent += piece.len();
+                continue;
+            }
+            let begin = Instant::now();
+            if let Some((_, heard)) = conn.hear(&mut guest, seconds(1)).unwrap() {
+                una = heard.acknowledgment.wrapping_sub(first) as usize;
+                longest = longest.max(begin.elapsed());
+            } else {
+                assert!(una < sent, "{vm}: the window stays closed at {sent} of {}", bytes.len());
+                // What the host's socket had refused goes again, as after a guest's timeout.
+                (conn.snd_nxt, sent) = (first.wrapping_add(una as u32), una);
+            }
+        }
+        assert!(reader.join().unwrap().unwrap() == bytes, "{vm}: other bytes came");
+        println!("{vm}: the window opened within {longest:?}");
+    }
+}
+
 /// Whose word counts is decided when a connection begins.
 #[test]
 fn a_reload_changes_it_for_connections_to_come() {

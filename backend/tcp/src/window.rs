@@ -157,6 +157,12 @@ impl Leg {
         }
     }
 
+    /// Whether what is left of the window is too little to be told of, although the guest may send: less than one MSS, or half of the
+    /// most room if that is less.
+    pub fn window_is_silly(&self) -> bool {
+        self.state.receives() && self.rcv.wnd() < self.rcv.step(1)
+    }
+
     /// The host socket took less than was offered some time ago, and has room now: duplicate ACKs make the guest send the rest at
     /// once (RFC 5681 §3.2) instead of after its timeout. One more than the three that count, since the first may carry
     /// another window and then counts for none (RFC 5681 §2).

@@ -90,8 +90,8 @@ impl Worker {
             // Over scratch memory the end of the stream shows only once nothing is queued in front of it.
             flow.leg.host_readable();
         }
-        // Also a probe of a closed window (RFC 9293 §3.8.6.1) is answered by what there is now.
-        flow.window_stale |= segment.len > 0;
+        // Also a probe of a closed window (RFC 9293 §3.8.6.1), with a byte or without, is answered by what there is now.
+        flow.window_stale |= segment.len > 0 || flow.cramped;
         let offered = effect.payload.as_ref().map_or(0, |p| p.end - p.start);
         if offered > 0 || effect.fin {
             let (taken, failed) = match offer(flow, &effect, burst, place) {

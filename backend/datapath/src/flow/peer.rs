@@ -1,9 +1,10 @@
-//! What the remote peer has acknowledged of what a guest sent, for VMs with `ack = "peer"`.
+//! What the remote peer has acknowledged of what a guest sent: for VMs with `ack = "peer"`, and for windows that are closed.
 //!
-//! No event tells of it: EPOLLOUT comes when a full socket has room again, and an acknowledgment is none of that. So a socket with
-//! unacknowledged bytes is asked, each time when its connection is looked at anyway, and by a timer meanwhile. The longer it has
-//! waited the more rarely: an eighth of the wait, so that the guest hears of an acknowledgment with little more than its round trip
-//! to the peer took, and a guest's retransmission timer (at least 200 ms beyond that round trip) does not run out over it.
+//! No event tells of it: EPOLLOUT comes once, when a full socket has a third of its room again, which may be too little to open the
+//! guest's window by (RFC 9293 §3.8.6.2.2), and an acknowledgment that frees more is no event at all. So a socket whose guest waits for the
+//! one or the other is asked, each time when its connection is looked at anyway, and by a timer meanwhile. The longer it has waited the
+//! more rarely: an eighth of the wait, so that the guest hears of an acknowledgment with little more than its round trip to the peer took,
+//! and a guest's retransmission timer (at least 200 ms beyond that round trip) does not run out over it.
 use crate::flow::table::{Flow, FlowId};
 use crate::worker::Worker;
 use std::cmp::Reverse;
@@ -22,6 +23,8 @@ pub struct Waiting {
     since: Instant,
     /// When to ask next.
     at: Instant,
+    /// What was unacknowledged when last asked.
+    queued: u32,
 }
 
 /// When which connection's socket is asked next. Each has one entry at most.
@@ -35,23 +38,32 @@ impl Questions {
     }
 }
 
-/// Acknowledges to the guest what the peer has acknowledged since the socket was last asked. A connection without held bytes is not
-/// asked for anything.
+/// Acknowledges to the guest what the peer has acknowledged since the socket was last asked. The room that this has made is to be
+/// looked at. A connection that waits for nothing is not asked.
 pub fn pass_on(flow: &mut Flow, now: Instant) {
     let held = flow.leg.held();
-    let Some(socket) = flow.socket.as_ref().filter(|_| held > 0) else {
-        flow.waiting = None;
-        return;
-    };
+    let Some(socket) = flow.socket.as_ref().filter(|_| held > 0 || flow.cramped) else { return };
     // A socket that cannot be asked has failed: its event says so. The guest's FIN counts in the kernel's queue, behind all bytes.
-    let queued = socket.unacknowledged().map_or(held, |bytes| bytes.saturating_sub(u32::from(flow.shut)));
+    let Ok(queued) = socket.unacknowledged().map(|bytes| bytes.saturating_sub(u32::from(flow.shut))) else { return };
     if queued < held {
         flow.leg.peer_acked(now, held - queued);
     }
-    flow.waiting = (queued > 0).then(|| {
-        let since = flow.waiting.filter(|_| queued >= held).map_or(now, |waiting| waiting.since);
-        let waited = Duration::from_micros(now.0.saturating_sub(since.0));
-        Waiting { since, at: now + (waited / 8).clamp(SOONEST, LATEST) }
+    let Some(waiting) = &mut flow.waiting else { return };
+    if queued < waiting.queued {
+        flow.window_stale = true;
+        waiting.since = now;
+    }
+    waiting.queued = queued;
+}
+
+/// Sets when a connection is asked for next, if it waits for something.
+pub fn set_question(flow: &mut Flow, now: Instant) {
+    // Where nothing is unacknowledged, no more room will come by itself.
+    let all_acknowledged = flow.waiting.is_some_and(|waiting| waiting.queued == 0);
+    let waits = flow.socket.is_some() && (flow.leg.held() > 0 || (flow.cramped && !all_acknowledged));
+    flow.waiting = waits.then(|| {
+        let before = flow.waiting.unwrap_or(Waiting { since: now, at: now, queued: u32::MAX });
+        Waiting { at: now + ((now - before.since) / 8).clamp(SOONEST, LATEST), ..before }
     });
 }
 

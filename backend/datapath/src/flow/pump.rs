@@ -1,7 +1,7 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
 use crate::flow::guest_side::{envelope, fields, send_control};
 use crate::flow::host_side::conclude;
-use crate::flow::peer::pass_on;
+use crate::flow::peer::{pass_on, set_question};
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::queues::Waiter;
@@ -51,6 +51,7 @@ impl Worker {
                 self.poller.watch_room(fd, token);
             }
         }
+        set_question(flow, self.now);
         let mut left = FRAMES_A_TURN;
         let starved = loop {
             if left == 0 {
@@ -110,6 +111,7 @@ fn refresh_window(flow: &mut Flow) -> bool {
     // segments have turned out to be small.
     let kept = if flow.refused_ever { room.free / 2 } else { room.free / 4 };
     flow.leg.set_window(room.free - kept);
+    flow.cramped = room.writable && flow.leg.window_is_silly();
     !room.writable && !std::mem::replace(&mut flow.watching_room, true)
 }
 

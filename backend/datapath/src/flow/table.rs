@@ -62,7 +62,9 @@ pub struct Flow {
     pub refused: bool,
     /// In the port's list of connections without buffers.
     pub starved: bool,
-    /// The guest is to be acknowledged what the peer has yet to acknowledge.
+    /// The window is closed, or nearly, though the kernel calls the socket writable: its EPOLLOUT has been.
+    pub cramped: bool,
+    /// The guest waits for what the peer has yet to acknowledge.
     pub waiting: Option<Waiting>,
     /// The worker's questions have an entry for it.
     pub asked_later: bool,
@@ -103,6 +105,7 @@ impl Flow {
             refused_ever: false,
             refused: false,
             starved: false,
+            cramped: false,
             waiting: None,
             asked_later: false,
             bytes_guest_to_host: 0,
