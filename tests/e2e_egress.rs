@@ -256,7 +256,7 @@ fn a_guest_of_both_families_sees_the_rules_and_the_list_shows_what_it_has_open()
         "{}",
         rows()
     );
-    let pings = of(&rows(), "REPLIED");
+    let pings = of(&rows(), "echo");
     assert_eq!(pings, [pair("icmp", "198.51.100.2"), pair("icmp", "2001:db8:5::2")].into(), "{}", rows());
     clients.kill(&mut guest).unwrap();
     drop(listeners);

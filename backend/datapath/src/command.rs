@@ -138,7 +138,7 @@ pub struct ConnectionView {
     pub guest: SocketAddr,
     /// The other end, as the guest sees it; an echo's has port 0.
     pub remote: SocketAddr,
-    /// The leg's state, by its RFC 9293 name; of datagrams what the flow is like: unanswered, query, one-shot, stream, ping.
+    /// The leg's state, by its RFC 9293 name; of datagrams what the flow is like: unanswered, query, one-shot, stream, echo.
     pub state: &'static str,
     /// Bytes that the host's socket took.
     pub bytes_guest_to_host: u64,

@@ -228,7 +228,7 @@ pub struct ConnectionRow {
     /// The other side's address and port; of a ping, no port.
     pub remote: String,
     /// The guest leg's state, by its name in RFC 9293 §3.3.2; of datagrams what the flow is like: `unanswered`, `query`, `one-shot`
-    /// or `stream`, of pings `ping`.
+    /// or `stream`, of pings `echo`.
     pub state: String,
     /// Payload that the guest sent and the host's socket took.
     pub bytes_guest_to_host: u64,
