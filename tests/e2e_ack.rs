@@ -1,6 +1,7 @@
 //! What does an acknowledgment to the guest stand for? With `ack = "kernel"` the host's kernel has the bytes, with `ack = "peer"` the remote
 //! peer has acknowledged them. Neither is late enough for the guest's retransmission timer.
 #![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::print_stdout, reason = "one figure is measured, not only held against a bound")]
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
@@ -172,7 +173,7 @@ fn a_window_of_large_segments_opens_by_itself() {
             }
         }
         assert!(reader.join().unwrap().unwrap() == bytes, "{vm}: other bytes came");
-        println!("{vm}: the window opened within {longest:?}");
+        assert!(longest < Duration::from_millis(500), "{vm}: the window opened after {longest:?}");
     }
 }
 
@@ -234,8 +235,7 @@ fn a_distant_peers_acknowledgment_is_in_time_for_the_guests_timer() {
     let mut guest = bed.guest("a", 2, Vmm::Uml).unwrap();
     for operation in ["send 3000017 1 1", "both 500009 2 3"] {
         let (name, rest) = operation.split_once(' ').unwrap();
-        let said = guest.must(&format!("vonic-peer {name} {} {rest}", server.address()), seconds(60)).unwrap();
-        println!("{operation}: {said}");
+        guest.must(&format!("vonic-peer {name} {} {rest}", server.address()), seconds(60)).unwrap();
     }
     for _ in 0..4 {
         let report = server.report(seconds(10)).unwrap();

@@ -177,11 +177,9 @@ fn a_peer_that_has_gone_is_noticed_and_one_that_may_come_back_is_waited_for() {
     let (_, _idle) = world.open(40_001);
     let (mut busy, _busy) = world.open(40_002);
     world.nft("add rule ip x in meta l4proto tcp drop");
-    let begin = Instant::now();
     busy.send(&mut world.guest, Tcp::PSH, &text).unwrap();
     busy.expect_ack(&mut world.guest).unwrap();
     wait_until("the end of all three", seconds(15), || world.tcp("reset") == 3).unwrap();
-    println!("noticed after {:?}", begin.elapsed());
     let mut resets = Vec::new();
     while let Some((_, frame)) = world.guest.mock.receive_frame(Duration::from_millis(100)).unwrap() {
         resets.extend(Tcp::parse(&frame).filter(|tcp| tcp.flags & Tcp::RST != 0).map(|tcp| tcp.ports.1));
