@@ -9,6 +9,7 @@ mod bridged;
 mod command;
 mod datagram;
 mod flow;
+mod keyed;
 mod limit;
 mod offload;
 mod port;

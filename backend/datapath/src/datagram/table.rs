@@ -5,8 +5,9 @@
 use super::class::Class;
 use super::{Key, Kind};
 use crate::flow::table::GENERATION_MASK;
+use crate::keyed::KeyedMap;
 use crate::spec::PortId;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use vonic_tcp::Instant;
 
@@ -40,7 +41,7 @@ struct List {
 pub struct DatagramTable<F> {
     slots: Vec<Slot<F>>,
     free: Vec<DatagramId>,
-    index: HashMap<Key, DatagramId>,
+    index: KeyedMap<Key, DatagramId>,
     lists: Vec<[List; Class::ALL.len()]>,
     ready: VecDeque<DatagramId>,
 }
@@ -50,7 +51,7 @@ impl<F> Default for DatagramTable<F> {
         DatagramTable {
             slots: Vec::new(),
             free: Vec::new(),
-            index: HashMap::new(),
+            index: KeyedMap::default(),
             lists: Vec::new(),
             ready: VecDeque::new(),
         }

@@ -1,8 +1,9 @@
 //! All connections of one worker, by number and by address.
 use crate::flow::ready::ReadyLists;
+use crate::keyed::KeyedMap;
 use crate::spec::PortId;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use vonic_tcp::{Instant, Leg};
@@ -105,7 +106,7 @@ struct Slot {
 pub struct FlowTable {
     slots: Vec<Slot>,
     free: Vec<FlowId>,
-    index: HashMap<FlowKey, FlowId>,
+    index: KeyedMap<FlowKey, FlowId>,
     ready: ReadyLists,
     timers: BinaryHeap<Reverse<(Instant, FlowId, u32)>>,
 }

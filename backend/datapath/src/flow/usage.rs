@@ -1,7 +1,7 @@
 //! How much of its limits a port has used.
+use crate::keyed::KeyedMap;
 use crate::limit::Limit;
 use crate::spec::Limits;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct Usage {
     guest: Opening,
     world: Opening,
     /// Connects of the guest in progress, by destination.
-    destinations: HashMap<SocketAddr, u32>,
+    destinations: KeyedMap<SocketAddr, u32>,
     /// As many holders, besides this one, as connections are open at vonic's own service.
     service: Arc<()>,
 }

@@ -3,10 +3,10 @@ mod claims;
 pub mod filter;
 pub mod neighbor;
 
+use crate::keyed::KeyedMap;
 use crate::service::address;
 use crate::spec::{NetworkSpec, PortId, PortSpec, Uplink};
 use claims::Claims;
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use vonic_frame::{DropReason, MacAddr};
 
@@ -14,10 +14,10 @@ use vonic_frame::{DropReason, MacAddr};
 pub struct Network {
     /// What the control side said.
     pub spec: NetworkSpec,
-    by_mac: HashMap<MacAddr, PortId>,
-    by_address: HashMap<IpAddr, PortId>,
+    by_mac: KeyedMap<MacAddr, PortId>,
+    by_address: KeyedMap<IpAddr, PortId>,
     members: Vec<PortId>,
-    claims: HashMap<PortId, Claims>,
+    claims: KeyedMap<PortId, Claims>,
 }
 
 /// Where a frame goes.
@@ -38,10 +38,10 @@ impl Network {
     pub fn new(spec: NetworkSpec) -> Network {
         Network {
             spec,
-            by_mac: HashMap::new(),
-            by_address: HashMap::new(),
+            by_mac: KeyedMap::default(),
+            by_address: KeyedMap::default(),
             members: Vec::new(),
-            claims: HashMap::new(),
+            claims: KeyedMap::default(),
         }
     }
 
