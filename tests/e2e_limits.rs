@@ -1,6 +1,6 @@
 //! What does a guest get that wants too much, who else notices, and who is told? Each limit from both sides; destinations that never
 //! answer; sockets that all guests share.
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code, which shows its figures")]
 
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
