@@ -222,7 +222,7 @@ impl UdpGuest {
     /// # Errors
     /// If a frame is not what its headers say.
     pub fn hear(&mut self, limit: Duration) -> Result<Option<Datagram>> {
-        self.next(limit, |header, frame| Datagram::read(header, frame))
+        self.next(limit, Datagram::read)
     }
 
     /// The next datagram, which has to come.

@@ -50,7 +50,7 @@ pub fn exchange(to: SocketAddr, largest: usize, rounds: u64, wait: Duration) -> 
     socket.connect(to)?;
     socket.set_read_timeout(Some(wait / TRIES))?;
     let mut done = Exchanged::default();
-    let step = STEP.max(largest / SIZES | 1);
+    let step = STEP.max((largest / SIZES) | 1);
     for round in 0..rounds {
         for length in (0..largest).step_by(step).chain([largest]) {
             let mut data = vec![0; length];
