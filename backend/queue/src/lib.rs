@@ -9,7 +9,7 @@
 //!   once per decision, and no Rust reference to guest bytes is ever made.
 //! * A segment lives no longer than the [`MemoryMap`] in which it was found: the burst keeps that map.
 //! * After construction nothing allocates, locks or logs.
-//! * Payload is copied in one place, [`copy_payload`], and counted there.
+//! * Payload is copied in one file, by [`copy_payload`] and [`keep_payload`], and counted there.
 
 mod burst;
 mod chain;
