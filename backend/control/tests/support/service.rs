@@ -101,6 +101,7 @@ pub fn detail() -> VmDetail {
         socket: "/run/vonic/web1.sock".into(),
         socket_mode: "server".into(),
         queue_pairs: 1,
+        ack: "kernel".into(),
         labels: BTreeMap::from([("tier".to_string(), "web".to_string())]),
         features_offered: vec!["csum".into(), "tso".into()],
         features_negotiated: vec!["csum".into()],
