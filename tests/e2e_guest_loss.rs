@@ -1,5 +1,5 @@
-//! Frames get lost and overtake each other within the guest, before and behind vonic: does every byte arrive, and does the guest's kernel learn
-//! of its losses by the leg's SACK blocks instead of by its timeout?
+//! Frames get lost and overtake each other between the guest's TCP and vonic: does every byte arrive, and does the guest's kernel learn of its
+//! losses by the leg's SACK blocks?
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use serde_json::Value;
@@ -22,7 +22,7 @@ fn moves(guest: &mut Guest, server: &mut PeerServer, operation: &str, bytes: u64
 }
 
 #[test]
-fn losses_within_the_guest_are_made_good_both_ways() {
+fn what_the_guest_loses_and_reorders_on_its_way_is_made_good() {
     let bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
     let mut guest = bed.guest("a", 2, Vmm::Uml).unwrap();
     let mut server = bed.server().unwrap();
@@ -38,13 +38,6 @@ fn losses_within_the_guest_are_made_good_both_ways() {
     assert!(counter(&mut guest, "TcpExtTCPSackRecovery") > 0, "no recovery began by a block");
     guest.must("tc qdisc replace dev eth0 root netem loss 5%", seconds(10)).unwrap();
     moves(&mut guest, &mut server, "send", 5_000_011);
-    guest.must("tc qdisc del dev eth0 root", seconds(10)).unwrap();
-
-    let rules = "add table ip t; add chain ip t in { type filter hook input priority 0; }; \
-        add rule ip t in meta l4proto tcp numgen random mod 100 < 4 drop";
-    let prepare = format!("{} && {} && nft '{rules}'", module("nf_tables"), module("nft_numgen"));
-    guest.must(&prepare, seconds(10)).unwrap();
+    // What the host sends is acknowledged over the same queue.
     moves(&mut guest, &mut server, "recv", 10_000_019);
-    let repeated = bed.vonicd.vm("a").unwrap()["tcp"]["retransmitted"].as_u64().unwrap();
-    assert!(repeated > 0, "nothing was lost");
 }
