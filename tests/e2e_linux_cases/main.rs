@@ -11,7 +11,7 @@ mod opening;
 mod receiving;
 mod sending;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 
 use bench::{Bench, Subject};
 use differences::compare;
@@ -98,7 +98,7 @@ fn the_leg_answers_as_linux_does_but_for_what_is_listed() {
     let vonic = Subject { name: "vonic", mac: gateway, control: host() };
     let linux = Subject { name: "linux", mac: mac(3), control: CONTROL.parse().unwrap() };
     let of6 = |number| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number));
-    let of4 = |number: u8| IpAddr::from(Ipv4Addr::from(ip4(number)));
+    let of4 = |number: u8| IpAddr::from(ip4(number));
     let mut findings = vec![];
     for (subject, number) in [(&vonic, 1), (&linux, 3)] {
         for addresses in [(of4(2), of4(number)), (of6(2), of6(number.into()))] {
@@ -106,12 +106,7 @@ fn the_leg_answers_as_linux_does_but_for_what_is_listed() {
             let mut bench = Bench::new(&mut mock, mac(2), addresses, subject, first_port).unwrap();
             for (name, case) in CASES {
                 bench.case = name;
-                let begun = std::time::Instant::now();
-                let done = case(&mut bench);
-                if std::env::var_os("VONIC_TIMES").is_some() {
-                    eprintln!("{} {} {name}: {:?}", subject.name, bench.family(), begun.elapsed());
-                }
-                if let Err(error) = done {
+                if let Err(error) = case(&mut bench) {
                     bench.check("how far it came", format!("{error:#}"), "its end");
                     // The application may be in the middle of an order: a new one goes on.
                     let findings = std::mem::take(&mut bench.findings);
