@@ -125,7 +125,7 @@ fn all(vmm: Vmm, mtu: u16, amount: Amount, places: &[(Family, bool)]) {
         run(&mut ground, &at(*family, *loss), &mut failures);
     }
     for (place, job) in &idle {
-        let figure = clients::end_idle(&mut ground, place, job);
+        let figure = clients::end_idle(&mut ground, job);
         row("idle WebSocket", place, amount.idle.into(), figure, &mut failures);
     }
     if let Err(error) = nothing_is_odd(&mut ground) {

@@ -89,8 +89,22 @@ pub fn ssh(ground: &mut Ground, place: &Place) -> Figure {
 /// What a client of iperf3 prints of its report: the sums.
 pub const IPERF3_SUMS: &str = "-J | sed -n '/\"sum_\\(sent\\|received\\)/,/}/p; /\"error\"/p'";
 
+/// Runs a client of iperf3 by `run`. Between two tests its server closes its listening socket, and whoever has connected by then is reset,
+/// on a plain loopback too: such a client goes again.
+pub fn iperf3_report(mut run: impl FnMut() -> Result<String>) -> Figure {
+    const TOO_EARLY: &str = "unable to receive control message";
+    let first = run()?;
+    let said = if first.contains(TOO_EARLY) {
+        std::thread::sleep(seconds(1));
+        run()?
+    } else {
+        first
+    };
+    iperf3_rates(&said)
+}
+
 /// Received Mbit/s of each direction, and segments that the senders sent again.
-pub fn iperf3_rates(said: &str) -> Figure {
+fn iperf3_rates(said: &str) -> Figure {
     let report = json(&format!("{{{}}}", said.trim().trim_end_matches(',')))?;
     let sums = |what: &str, member: &str| -> Vec<f64> {
         let sums = report.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with(what));
@@ -111,8 +125,8 @@ pub fn iperf3(ground: &mut Ground, place: &Place) -> Figure {
     for streams in ground.amount.streams {
         for direction in ["", "-R", "--bidir"] {
             let command = format!("TMPDIR=/run iperf3 -c {to} -t {time} -P {streams} {direction} {IPERF3_SUMS}");
-            let said = ground.guest.must(&command, limit(place))?;
-            figures.push(format!("{streams}{direction} {}", iperf3_rates(&said)?));
+            let figure = iperf3_report(|| ground.guest.must(&command, limit(place)))?;
+            figures.push(format!("{streams}{direction} {figure}"));
         }
         checked_streams(ground, place, *streams)?;
     }
@@ -226,12 +240,11 @@ pub fn start_idle(ground: &mut Ground, place: &Place) -> Result<Job> {
 }
 
 /// The client's end: the connection still worked after its silence.
-pub fn end_idle(ground: &mut Ground, place: &Place, job: &Job) -> Figure {
+pub fn end_idle(ground: &mut Ground, job: &Job) -> Figure {
     let output = job.wait(&mut ground.guest, seconds(u64::from(ground.amount.idle) + 30))?;
     check(output.status == 0, || format!("{output:?}"))?;
     let report = json(output.stdout.lines().last().unwrap_or_default())?;
     let first = |name: &str| report[name][0].as_f64().unwrap_or(f64::MAX);
-    check(place.loss || first("after_ms") < 500.0, || report.to_string())?;
     Ok(format!(
         "silent for {} s; echo {:.1} ms before, {:.1} after",
         ground.amount.idle,

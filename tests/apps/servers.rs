@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vonic_tests::*;
 
-use super::clients::{Figure, IPERF3_SUMS, iperf3_rates, number, typed};
+use super::clients::{Figure, IPERF3_SUMS, iperf3_report, number, typed};
 use super::{Ground, Place, SMALL, SSH, check, digest};
 
 /// The guest's web server under load, every byte of every answer compared; and a large file of it.
@@ -44,8 +44,8 @@ pub fn iperf3_server(ground: &mut Ground, place: &Place) -> Figure {
     let mut figures = Vec::new();
     for direction in ["", "-R"] {
         let command = format!("iperf3 -c {at} -p 5301 -t {time} -P 8 {direction} {IPERF3_SUMS}");
-        let said = ground.world(&command, seconds(90))?;
-        figures.push(format!("8{direction} {}", iperf3_rates(&said)?));
+        let figure = iperf3_report(|| ground.world(&command, seconds(90)))?;
+        figures.push(format!("8{direction} {figure}"));
     }
     let bytes = (ground.amount.file / 8).to_string();
     let arguments = ["both", &format!("{url}:7007"), &bytes, "8", "8"];
