@@ -228,8 +228,10 @@ fn strangers_cannot_crowd_out_whoever_the_guest_speaks_with() {
     let friend = connected("127.0.0.1:0", "127.0.0.1:7000");
     let host = seen(ip4(1), &friend);
     exchange(&mut guest, &friend, host, 53);
-    for _ in 0..100 {
-        connected("127.0.0.1:0", "127.0.0.1:7000").send(b"stranger").unwrap();
+    // Each stays, so that none has the port of another.
+    let strangers: Vec<UdpSocket> = (0..100).map(|_| connected("127.0.0.1:0", "127.0.0.1:7000")).collect();
+    for stranger in &strangers {
+        stranger.send(b"stranger").unwrap();
         assert_eq!(guest.expect().unwrap().data, b"stranger");
     }
     assert_eq!((count(&bed, "open"), count(&bed, "world_opened"), count(&bed, "evicted")), (16, 101, 85));
