@@ -101,7 +101,7 @@ fn a_reload_names_what_it_did_and_the_bad_files() {
     let service = Service::start();
     let (code, out, err) = at(&service.socket(), "reload");
     assert_eq!((code, out.as_str()), (1, "added: a, b\nremoved: c\nunchanged: 5\n"));
-    assert!(err.starts_with("vonic: what these files describe stays as it runs"), "{err}");
+    assert!(err.starts_with("vonic: 1 found wrong; what a wrong file describes stays as it runs:\n"), "{err}");
     assert!(err.ends_with("\n/etc/vonic/vms.d/x.toml:3: mtu: wrong\n"), "{err}");
 }
 

@@ -51,6 +51,11 @@ pub enum ToMaster {
         /// As in [`ToEngine::Connected`].
         session: u64,
     },
+    /// Answered by [`ToEngine::Marked`] when everything told before it has been done.
+    Mark {
+        /// Whatever tells the engine its marks apart.
+        number: u64,
+    },
     /// The engine serves.
     Ready,
 }
@@ -77,6 +82,11 @@ pub enum ToEngine {
     Disconnected {
         /// As in `Connected`.
         session: u64,
+    },
+    /// The answer to [`ToMaster::Mark`], behind the answers to everything told before it.
+    Marked {
+        /// As asked.
+        number: u64,
     },
     /// The operator wants the configuration read again (SIGHUP).
     Reload,

@@ -150,6 +150,7 @@ impl Master {
             ToMaster::SessionRefused { session } => {
                 self.end(session, &End::Fault("the engine has no session for this VM now".into()), ops);
             }
+            ToMaster::Mark { number } => self.link.send(&ToEngine::Marked { number }),
             ToMaster::Ready => log::info!("the engine serves"),
         }
     }

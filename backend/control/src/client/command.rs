@@ -39,7 +39,7 @@ impl fmt::Display for Failure {
             Failure::Output(error) => write!(f, "the output cannot be written: {error}"),
             Failure::BadFiles(lines) => {
                 let count = lines.len();
-                write!(f, "what these files describe stays as it runs ({count} found wrong):\n{}", lines.join("\n"))
+                write!(f, "{count} found wrong; what a wrong file describes stays as it runs:\n{}", lines.join("\n"))
             }
         }
     }

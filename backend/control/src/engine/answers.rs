@@ -28,7 +28,7 @@ impl Registry {
             },
             Request::Connections { vm } => self.connections(vm),
             Request::Stats => Response::Stats(self.stats()),
-            Request::Reload => Response::Reload(self.reload()),
+            Request::Reload => return self.reload(Some(reply)),
             Request::Health => Response::Health(Health {
                 status: "ok".into(),
                 version: env!("CARGO_PKG_VERSION").into(),

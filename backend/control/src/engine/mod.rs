@@ -204,7 +204,8 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Connected { name, session } => registry.connected(&name, session),
         ToEngine::Disconnected { session } => registry.disconnected(session),
         // What is wrong is in the log.
-        ToEngine::Reload => drop(registry.reload()),
+        ToEngine::Reload => registry.reload(None),
+        ToEngine::Marked { number } => registry.marked(number),
         ToEngine::Stop => {}
     }
 }

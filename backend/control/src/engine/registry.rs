@@ -2,6 +2,7 @@
 use super::Input;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
+use super::reload::Reloads;
 use super::resolvers::Resolvers;
 use super::sessions::SessionState;
 use super::taps::Taps;
@@ -38,8 +39,8 @@ pub(super) struct Entry {
     pub last_error: Option<String>,
     /// Its forwards that could not be opened, one message each; tried again at each reload.
     pub forward_errors: Vec<String>,
-    /// Its own socket could not be opened.
-    pub deaf: bool,
+    /// Its own socket could not be opened: why.
+    pub socket_error: Option<String>,
 }
 
 /// Everything that the engine knows.
@@ -51,6 +52,7 @@ pub struct Registry {
     forwards: Forwards,
     pub(super) taps: Taps,
     pub(super) resolvers: Resolvers,
+    pub(super) reloads: Reloads,
     worker: WorkerHandle,
     link: EngineLink,
     sender: Sender<Input>,
@@ -79,6 +81,7 @@ impl Registry {
             forwards: Forwards::default(),
             taps: Taps::default(),
             resolvers: Resolvers::default(),
+            reloads: Reloads::default(),
             worker,
             link,
             sender,
@@ -180,7 +183,8 @@ impl Registry {
         self.open_socket(&vm);
         let last_error = report(&vm.name, &errors);
         let guest = Arc::new(Guest::new(&vm.name, &stats));
-        let entry = Entry { vm, port, stats, guest, session: None, last_error, forward_errors: errors, deaf: false };
+        let entry =
+            Entry { vm, port, stats, guest, session: None, last_error, forward_errors: errors, socket_error: None };
         self.vms.insert(entry.vm.name.clone(), entry);
     }
 
@@ -194,7 +198,7 @@ impl Registry {
 
     /// Opens the sockets that could not be opened before: whoever had one may be gone by now.
     pub(super) fn retry_sockets(&self) {
-        self.vms.values().filter(|entry| entry.deaf).for_each(|entry| self.open_socket(&entry.vm));
+        self.vms.values().filter(|entry| entry.socket_error.is_some()).for_each(|entry| self.open_socket(&entry.vm));
     }
 
     /// Takes a VM out of service; its counters, which count no further.
@@ -346,13 +350,14 @@ impl Registry {
     /// The master's answer about a VM's socket.
     pub(super) fn listening(&mut self, name: &str, error: Option<String>) {
         let Some(entry) = self.vms.get_mut(name) else { return };
-        if std::mem::replace(&mut entry.deaf, error.is_some()) && error.is_none() {
-            entry.last_error = None;
+        let error = error.map(|error| format!("its socket cannot be opened: {error}"));
+        if let Some(error) = &error {
+            log::error!("{name}: {error}");
         }
-        if let Some(error) = error {
-            log::error!("{name}: its socket cannot be opened: {error}");
-            entry.last_error = Some(error);
+        if entry.socket_error.is_some() || error.is_some() {
+            entry.last_error.clone_from(&error);
         }
+        entry.socket_error = error;
     }
 
     /// Resets every connection both ways.

@@ -1,12 +1,31 @@
 //! Reading the configuration again while VMs run.
 use super::registry::Registry;
 use crate::api::types::{FileError, ReloadReport};
+use crate::api::{Reply, Response};
 use crate::config::{self, Change, NetworkChange, Service};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use vonic_front::ToMaster;
+
+/// Reloads that are done here, and wait for the master to have opened and closed the sockets that it was told.
+#[derive(Default)]
+pub(super) struct Reloads {
+    /// Those that there were.
+    count: u64,
+    /// The oldest first.
+    unanswered: VecDeque<Unanswered>,
+}
+
+struct Unanswered {
+    mark: u64,
+    report: ReloadReport,
+    /// Nobody waits for the answer to a signal.
+    reply: Option<Reply>,
+}
 
 impl Registry {
-    /// Reads the configuration again and applies what changed, VM by VM. What is wrong is logged and reported.
-    pub(super) fn reload(&mut self) -> ReloadReport {
+    /// Reads the configuration again and applies what changed, VM by VM. What is wrong is logged and reported; the reply comes
+    /// when everything is in force, the VMs' sockets too.
+    pub(super) fn reload(&mut self, reply: Option<Reply>) {
         let config::Reloaded { mut config, errors } = config::reload(&self.config_dir, &self.config);
         let changes = config::diff(&self.config, &config);
         let mut report = ReloadReport { errors: errors.0.iter().map(FileError::from).collect(), ..Default::default() };
@@ -38,16 +57,23 @@ impl Registry {
         self.retry_sockets();
         self.wait_for_worker();
         drop(held);
-        self.add_forward_errors(&mut report);
-        log::info!(
-            "reload: {} added, {} changed, {} removed, {} unchanged, {} errors",
-            report.added.len(),
-            report.changed.len(),
-            report.removed.len(),
-            report.unchanged,
-            report.errors.len()
-        );
-        report
+        self.reloads.count += 1;
+        let mark = self.reloads.count;
+        self.reloads.unanswered.push_back(Unanswered { mark, report, reply });
+        self.tell(&ToMaster::Mark { number: mark });
+    }
+
+    /// The master has done what it was told before this mark.
+    pub(super) fn marked(&mut self, number: u64) {
+        while self.reloads.unanswered.front().is_some_and(|reload| reload.mark <= number) {
+            if let Some(Unanswered { mut report, reply, .. }) = self.reloads.unanswered.pop_front() {
+                self.add_errors_of_vms(&mut report);
+                log_report(&report);
+                if let Some(reply) = reply {
+                    reply.send(Response::Reload(report));
+                }
+            }
+        }
     }
 
     fn apply(&mut self, change: Change, report: &mut ReloadReport) {
@@ -76,14 +102,25 @@ impl Registry {
         vms.into_iter().for_each(|vm| self.change(vm));
     }
 
-    /// Forwards that cannot be opened; they are in the log already.
-    fn add_forward_errors(&self, report: &mut ReloadReport) {
+    /// Sockets and forwards that cannot be opened; they are in the log already.
+    fn add_errors_of_vms(&self, report: &mut ReloadReport) {
         for (name, entry) in &self.vms {
             let file = self.config_dir.join("vms.d").join(format!("{name}.toml")).display().to_string();
             let error = |message: &String| FileError { file: file.clone(), line: None, message: message.clone() };
-            report.errors.extend(entry.forward_errors.iter().map(error));
+            report.errors.extend(entry.socket_error.iter().chain(&entry.forward_errors).map(error));
         }
     }
+}
+
+fn log_report(report: &ReloadReport) {
+    log::info!(
+        "reload: {} added, {} changed, {} removed, {} unchanged, {} errors",
+        report.added.len(),
+        report.changed.len(),
+        report.removed.len(),
+        report.unchanged,
+        report.errors.len()
+    );
 }
 
 fn log_error(error: &FileError) {

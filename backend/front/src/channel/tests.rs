@@ -14,6 +14,7 @@ fn every_message_arrives_as_it_was_sent() {
         ToEngine::Listening { name: API.into(), result: Err("in use".into()) },
         ToEngine::Connected { name: "web1".into(), session: u64::MAX },
         ToEngine::Disconnected { session: 3 },
+        ToEngine::Marked { number: 5 },
         ToEngine::Reload,
         ToEngine::Stop,
     ];
@@ -26,6 +27,7 @@ fn every_message_arrives_as_it_was_sent() {
         ToMaster::Unlisten { name: "web1".into() },
         ToMaster::Session { session: 1, fd: 9 },
         ToMaster::SessionRefused { session: 1 },
+        ToMaster::Mark { number: u64::MAX },
         ToMaster::Ready,
     ];
     for message in up {
