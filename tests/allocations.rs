@@ -142,7 +142,9 @@ impl Datagrams {
 fn vonicd(directory: &Path) {
     let config = EngineConfig { config_dir: directory.join("etc"), peek_mode: None };
     std::thread::spawn(move || {
-        vonic_front::run_standalone(vonic_front::MasterConfig::default(), |link| engine::run(config, link))
+        vonic_front::run_standalone(vonic_front::MasterConfig::default(), |link, start| {
+            engine::run(config, link, &start)
+        })
     });
 }
 

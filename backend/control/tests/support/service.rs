@@ -95,7 +95,6 @@ pub fn detail() -> VmDetail {
     VmDetail {
         row: row("web1"),
         mtu: 1500,
-        ack: "kernel".into(),
         hostname: Some("web1".into()),
         resolvers: vec!["127.0.0.53".into(), "198.51.100.53".into()],
         socket: "/run/vonic/web1.sock".into(),
