@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use vonic_control::client;
@@ -87,6 +87,57 @@ fn echo_server() -> SocketAddr {
     address
 }
 
+/// A UDP server of the host's, and a peer of the guest's server, which the world reaches by a forward.
+struct Datagrams {
+    link: (Mac, Mac),
+    server: UdpSocket,
+    peer: UdpSocket,
+}
+
+/// Where the world speaks to guest a, and the guest's port.
+const FORWARD: (&str, u16) = ("127.0.0.1:7000", 53);
+
+impl Datagrams {
+    fn new(link: (Mac, Mac)) -> Datagrams {
+        let socket = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(seconds(5))).unwrap();
+            socket
+        };
+        let (server, peer) = (socket(), socket());
+        peer.connect(FORWARD.0).unwrap();
+        Datagrams { link, server, peer }
+    }
+
+    fn hear(mock: &mut MockFrontend, ports: (u16, u16), text: &[u8]) {
+        let ours = |frame: &[u8]| {
+            frame[12..14] == [8, 0]
+                && frame[23] == 17
+                && frame[34..38] == [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat()
+        };
+        let (_, frame) = mock.expect_frame("a datagram", seconds(5), ours).unwrap();
+        assert_eq!(frame[42..42 + text.len()], *text);
+    }
+
+    /// A question of the guest's and its answer, on a flow that ends with the round's port; then one of the world's.
+    fn exchange(&self, mock: &mut MockFrontend, round: u16, text: &[u8]) {
+        let mut got = [0; 2000];
+        let to = self.server.local_addr().unwrap().port();
+        let question = (2000 + round % 16, to);
+        mock.send_frame(&VnetHeader::default(), &frames::udp(self.link, ip4(2), ip4(HOST), question, text)).unwrap();
+        let (length, from) = self.server.recv_from(&mut got).unwrap();
+        assert_eq!(got[..length], *text);
+        self.server.send_to(text, from).unwrap();
+        Datagrams::hear(mock, (to, question.0), text);
+        let peer = self.peer.local_addr().unwrap().port();
+        self.peer.send(text).unwrap();
+        Datagrams::hear(mock, (peer, FORWARD.1), text);
+        let answer = frames::udp(self.link, ip4(2), ip4(HOST), (FORWARD.1, peer), text);
+        mock.send_frame(&VnetHeader::default(), &answer).unwrap();
+        assert_eq!(self.peer.recv(&mut got).unwrap(), text.len());
+    }
+}
+
 /// Master and engine as threads of this process; they end with it.
 fn vonicd(directory: &Path) {
     let config = EngineConfig { config_dir: directory.join("etc"), peek_mode: None };
@@ -116,10 +167,17 @@ fn pairs(b: &mut MockFrontend, two: &mut MockFrontend, gateway: Mac, rounds: u16
     }
 }
 
-fn traffic(a: &mut MockFrontend, b: &mut MockFrontend, connection: &mut Connection, rounds: u16) {
+fn traffic(
+    a: &mut MockFrontend,
+    b: &mut MockFrontend,
+    connection: &mut Connection,
+    datagrams: &Datagrams,
+    rounds: u16,
+) {
     for round in 0..rounds {
         let text = vec![round as u8; 1 + usize::from(round) * 7 % 1400];
         connection.echo(a, &text);
+        datagrams.exchange(a, round, &text);
         let frame = frames::ping((mac(2), mac(3)), ip4(2), ip4(3), round, &text);
         a.send_frame(&VnetHeader::default(), &frame).unwrap();
         b.expect_frame("the ping", seconds(5), |got| got == frame).unwrap();
@@ -144,7 +202,8 @@ fn nothing_is_allocated_per_frame_once_warm() {
     ip(&format!("addr add {WORLD}/32 dev lo")).unwrap();
     let mut config = TestConfig::default();
     config.network.push_str("reach_host = true\n");
-    config.vm("a", 2, "").vm("b", 3, "").vm("c", 4, "queue_pairs = 2").write(&directory).unwrap();
+    let forward = format!("[[forward]]\nproto = \"udp\"\nlisten = \"{}\"\nport = {}\n", FORWARD.0, FORWARD.1);
+    config.vm("a", 2, &forward).vm("b", 3, "").vm("c", 4, "queue_pairs = 2").write(&directory).unwrap();
     vonicd(directory.path());
     let socket = |name: &str| directory.path().join(format!("run/{name}.sock"));
     wait_until("the sockets", seconds(10), || socket("a").exists() && socket("b").exists()).unwrap();
@@ -155,17 +214,18 @@ fn nothing_is_allocated_per_frame_once_warm() {
     let config = MockConfig { features, queue_pairs: 2, ..MockConfig::default() };
     let mut c = MockFrontend::start(&socket("c"), config).unwrap();
     let gateway = c.gateway_answers(4).unwrap();
-    traffic(&mut a, &mut b, &mut connection, 200);
+    let datagrams = Datagrams::new(connection.link);
+    traffic(&mut a, &mut b, &mut connection, &datagrams, 200);
     pairs(&mut b, &mut c, gateway, 200);
 
     let warm = ALLOCATOR.count();
     assert!(warm > 0, "the worker's thread was not counted at all");
-    traffic(&mut a, &mut b, &mut connection, 1000);
+    traffic(&mut a, &mut b, &mut connection, &datagrams, 1000);
     pairs(&mut b, &mut c, gateway, 500);
     assert_eq!(
         ALLOCATOR.count() - warm,
         0,
-        "allocations of the worker in 6,500 frames, 500 commands and their answers"
+        "allocations of the worker in 10,500 frames, 500 commands and their answers"
     );
 
     // What is not per frame may allocate, and is then seen: a list of connections.

@@ -5,6 +5,7 @@
 
 mod bed;
 mod console;
+pub mod datagram;
 mod directory;
 pub mod frames;
 mod guest;

@@ -189,7 +189,12 @@ pub fn udp6(link: (Mac, Mac), source: Ipv6Addr, destination: Ipv6Addr, ports: (u
 
 /// An ICMPv6 message with this body behind its checksum, with hop limit 255 and a right checksum (RFC 4443 §2.1).
 pub fn icmp6(link: (Mac, Mac), ends: (Ipv6Addr, Ipv6Addr), kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut message = [&[kind, 0, 0, 0][..], body].concat();
+    icmp6_of(link, ends, (kind, 0), body)
+}
+
+/// The same with a code.
+pub fn icmp6_of(link: (Mac, Mac), ends: (Ipv6Addr, Ipv6Addr), (kind, code): (u8, u8), body: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, code, 0, 0][..], body].concat();
     let sum = sum6(ends, 58, &message);
     message[2..4].copy_from_slice(&sum);
     ipv6(link, ends, 58, &message)

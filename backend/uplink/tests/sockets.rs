@@ -89,6 +89,7 @@ fn errors_of_sending_have_a_meaning_for_the_guest() {
     let of = |code| send_error(&io::Error::from_raw_os_error(code));
     assert_eq!(of(libc::EMSGSIZE), SendError::TooBig);
     assert_eq!(of(libc::EHOSTUNREACH), SendError::Unreachable(1));
+    assert_eq!(of(libc::ECONNREFUSED), SendError::Unreachable(3));
     assert_eq!(of(libc::EPERM), SendError::Unreachable(13));
     assert_eq!([of(libc::EAGAIN), of(libc::ENOBUFS), of(libc::EMFILE)], [SendError::Busy; 3]);
     assert_eq!(send_error(&ErrorKind::WouldBlock.into()), SendError::Busy);

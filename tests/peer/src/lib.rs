@@ -1,7 +1,8 @@
-//! Traffic for tests, on either side of a NIC: byte streams in which every byte is checked, many short connections, raw frames.
+//! Traffic for tests, on either side of a NIC: byte streams and datagrams in which every byte is checked, many short connections, raw frames.
 //!
 //! The program `vonic-peer` is a thin command line over this library; it is linked statically so that it runs in any guest.
 
+pub mod datagrams;
 pub mod packet;
 pub mod pattern;
 pub mod stream;

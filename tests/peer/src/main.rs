@@ -2,10 +2,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use vonic_peer::datagrams;
 use vonic_peer::packet::{self, Wire};
 use vonic_peer::stream::{self, Operation, Session, Summary};
 
@@ -13,6 +14,8 @@ const USAGE: &str = "usage:
   vonic-peer serve ADDRESS:PORT                  answer sessions for ever; one line per session
   vonic-peer send|recv|both ADDRESS:PORT BYTES SEED [STREAMS]
   vonic-peer connections ADDRESS:PORT COUNT      short connections in sequence
+  vonic-peer reflect ADDRESS:PORT                answer datagrams for ever
+  vonic-peer datagrams ADDRESS:PORT LARGEST [ROUNDS]     datagrams of 0 to LARGEST bytes, and their answers
   vonic-peer inject INTERFACE HEX[,HEX...] [COUNT]   send raw frames, one after the other
   vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
   vonic-peer sniff INTERFACE FILE                count received frames by destination, and those to groups by source, until FILE exists
@@ -27,6 +30,9 @@ fn main() -> ExitCode {
     let outcome = match words[..] {
         ["serve", address] => serve(address),
         ["connections", address, count] => connections(address, count),
+        ["reflect", address] => reflect(address),
+        ["datagrams", address, largest] => exchange(address, largest, "1"),
+        ["datagrams", address, largest, rounds] => exchange(address, largest, rounds),
         ["inject", interface, hex] => inject(interface, hex, "1"),
         ["inject", interface, hex, count] => inject(interface, hex, count),
         ["flood", interface, hex, seconds] => flood(interface, hex, seconds),
@@ -90,6 +96,25 @@ fn transfer(operation: &str, address: &str, bytes: &str, seed: &str, streams: &s
 fn connections(address: &str, count: &str) -> Outcome {
     let summary = stream::in_sequence(parse("ADDRESS:PORT", address)?, parse("COUNT", count)?, 1, timeout()?);
     Ok(report(&summary))
+}
+
+fn reflect(address: &str) -> Outcome {
+    let address: SocketAddr = parse("ADDRESS:PORT", address)?;
+    let socket = UdpSocket::bind(address).map_err(|error| format!("{address}: {error}"))?;
+    println!("{{\"listening\":{}}}", quote(&socket.local_addr().map_err(|error| error.to_string())?.to_string()));
+    datagrams::reflect(&socket).map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+fn exchange(address: &str, largest: &str, rounds: &str) -> Outcome {
+    let (to, largest) = (parse("ADDRESS:PORT", address)?, parse("LARGEST", largest)?);
+    let started = Instant::now();
+    let done = datagrams::exchange(to, largest, parse("ROUNDS", rounds)?, timeout()?);
+    let done = done.map_err(|error| format!("{address}: {error}"))?;
+    let (datagrams, bytes, again) = (done.datagrams, done.bytes, done.again);
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{{\"datagrams\":{datagrams},\"bytes\":{bytes},\"again\":{again},\"seconds\":{seconds:.6}}}");
+    Ok(true)
 }
 
 fn report(summary: &Summary) -> bool {

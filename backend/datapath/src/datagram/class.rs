@@ -1,10 +1,10 @@
 //! How long a flow may be silent, which depends on what has been said on it.
 //!
-//! A NAT's rules for UDP, RFC 4787, are kept where they are about mappings: no timer of a flow in use is shorter than two minutes (REQ-5;
-//! three here), but for DNS, whose port may have its own (REQ-5a); what the guest sends refreshes always (REQ-6). What the world
-//! sends refreshes a flow that both sides have used (REQ-6a allows it): it can come only from the peer that the guest itself
-//! speaks to. A flow that has carried a question and at most one answer is over for most programs, so it has half a minute; a
-//! guest that speaks on it again opens it again.
+//! A NAT's rules for UDP, RFC 4787, are kept where they are about mappings in use: a flow that both sides use has three minutes, of
+//! the two that REQ-5 asks for at least; DNS has its own time, as the service of a well-known port may (REQ-5a). What the guest
+//! sends refreshes always (REQ-6). What the world sends refreshes a flow that both sides use: it can come only from the peer that
+//! the guest itself speaks to; and a forward's, which the world opens. A flow that has carried a question and at most one
+//! answer is over for most programs, so it has half a minute; a guest that speaks on it again opens it again.
 use super::{Datagram, Far, Kind};
 use std::time::Duration;
 

@@ -74,7 +74,7 @@ impl Worker {
         let far = || Far::Forward { listener: Arc::clone(listener), local };
         if let Some(id) = self.datagrams.find(&key) {
             let Some(flow) = self.datagrams.get_mut(id) else { return Err(DropReason::NoConnection) };
-            if flow.is_forwarded() && flow.host != peer {
+            if flow.host != peer {
                 return Err(DropReason::Denied);
             }
             match &mut flow.far {

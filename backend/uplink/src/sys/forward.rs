@@ -59,7 +59,7 @@ fn local(message: &libc::msghdr, from: IpAddr) -> Option<Local> {
                 let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
                 // A link-local peer is found on its link only; any other by the host's routes.
                 let on_link = matches!(from, IpAddr::V6(from) if from.is_unicast_link_local());
-                let interface = if on_link { info.ipi6_ifindex as u32 } else { 0 };
+                let interface = if on_link { info.ipi6_ifindex } else { 0 };
                 return (!address.is_multicast()).then_some(Local { address: address.into(), interface });
             }
             _ => {}
