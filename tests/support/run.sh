@@ -1,28 +1,42 @@
 #!/bin/sh
 # Runs every test and sums up all test binaries on the last line.
+#
+# The end-to-end tests run in two lanes, one test binary after the other in each: guests are heavy, and two tests at once keep a small
+# machine's deadlines honest. What a binary said is shown when it is done.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-log=$(mktemp)
+
+# One binary of the end-to-end tests.
+if [ "${1:-}" = --one ]; then
+    log=$VONIC_LOGS/$2
+    start=$(date +%s)
+    { timeout -k 10 900 cargo test -p vonic-tests --test "$2" -- --test-threads=1 2>&1 || echo "@@BROKEN $2"; } >"$log"
+    { cat "$log"; echo "     $2 took $(($(date +%s) - start)) s"; } | grep -v '^@@BROKEN'
+    exit 0
+fi
+
+VONIC_LOGS=$(mktemp -d)
 VONIC_SKIPPED=$(mktemp)
-export VONIC_SKIPPED
+export VONIC_LOGS VONIC_SKIPPED
 export RUST_BACKTRACE="${RUST_BACKTRACE:-0}"
-trap 'rm -f "$log" "$VONIC_SKIPPED"' EXIT
+trap 'rm -rf "$VONIC_LOGS" "$VONIC_SKIPPED"' EXIT
 
 run() {
-    { "$@" 2>&1 || echo "@@BROKEN $*"; } | tee -a "$log" | grep -v '^@@BROKEN'
+    { "$@" 2>&1 || echo "@@BROKEN $*"; } | tee -a "$VONIC_LOGS/units" | grep -v '^@@BROKEN'
 }
 
 run cargo test --workspace --exclude vonic-tests --no-fail-fast
-# Guests are heavy: two tests at once keep a small machine's deadlines honest.
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $PWD/tests/support/root.sh"
-run cargo test -p vonic-tests --no-fail-fast -- --test-threads="${VONIC_TEST_THREADS:-2}"
+run cargo test -p vonic-tests --no-run
+run cargo test -p vonic-tests --lib --bins
+sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml | xargs -P "${VONIC_TEST_LANES:-2}" -n 1 sh "$PWD/tests/support/run.sh" --one
 
 # A binary that crashed or did not compile has no result line, but its cargo run failed: count at least one.
-awk -v skips="$(wc -l <"$VONIC_SKIPPED")" '
+cat "$VONIC_LOGS"/* | awk -v skips="$(wc -l <"$VONIC_SKIPPED")" '
     /^test result:/ { passed += $4; failed += $6 }
     /^@@BROKEN/ { broken++ }
     END {
         if (broken > 0 && failed == 0) failed = broken
         printf "%d passed, %d failed, %d skipped\n", passed - skips, failed, skips
         exit failed > 0
-    }' "$log"
+    }'
