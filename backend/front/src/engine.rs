@@ -106,13 +106,18 @@ pub(crate) struct Deaths(VecDeque<Instant>);
 impl Deaths {
     /// Deaths that count.
     pub(crate) const WINDOW: Duration = Duration::from_secs(30);
+    /// An engine that has lived so long has served: what killed those before it is not what killed it.
+    const LONG: Duration = Duration::from_secs(1);
     /// So many within the window are followed at once.
     const FREE: usize = 3;
     const FIRST_DELAY: Duration = Duration::from_millis(100);
     const LAST_DELAY: Duration = Duration::from_secs(5);
 
-    /// One more. How long to wait: twice as long for each beyond the free ones.
-    pub(crate) fn note(&mut self, now: Instant) -> Duration {
+    /// One more, of an engine that has lived for so long. How long to wait: twice as long for each beyond the free ones.
+    pub(crate) fn note(&mut self, now: Instant, lived: Duration) -> Duration {
+        if lived >= Self::LONG {
+            self.0.clear();
+        }
         self.0.push_back(now);
         self.0.retain(|&then| now.duration_since(then) < Self::WINDOW);
         match self.0.len().checked_sub(Self::FREE + 1) {
@@ -153,13 +158,14 @@ mod tests {
     #[test]
     fn engines_that_die_again_and_again_wait_longer_and_longer() {
         let (mut deaths, mut now) = (Deaths::default(), Instant::now());
-        let mut delay = |step: u64| {
+        let mut delay = |step: u64, lived: u64| {
             now += Duration::from_millis(step);
-            deaths.note(now).as_millis()
+            deaths.note(now, Duration::from_millis(lived)).as_millis()
         };
-        assert_eq!([1; 10].map(&mut delay), [0, 0, 0, 100, 200, 400, 800, 1600, 3200, 5000]);
-        assert_eq!(delay(29_000), 5000);
-        assert_eq!([31_000, 1, 1, 1].map(delay), [0, 0, 0, 100]);
-        assert_eq!(deaths.lately(), 4);
+        assert_eq!([1; 10].map(|step| delay(step, 1)), [0, 0, 0, 100, 200, 400, 800, 1600, 3200, 5000]);
+        assert_eq!(delay(29_000, 999), 5000);
+        assert_eq!([31_000, 1, 1, 1].map(|step| delay(step, 1)), [0, 0, 0, 100]);
+        assert_eq!((delay(1_000, 1_000), delay(1, 1)), (0, 0));
+        assert_eq!(deaths.lately(), 2);
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Process<'a> {
     /// None: it is dead, and the next one is due at `next`.
     pidfd: Option<OwnedFd>,
     next: Option<Instant>,
+    /// When the last one was made.
+    made: Instant,
     deaths: Deaths,
     /// One has served: an end from now on is no failed start.
     pub(super) served: bool,
@@ -30,7 +32,8 @@ impl<'a> Process<'a> {
     /// The first engine.
     pub(super) fn new(pidfd: OwnedFd, maker: Maker<'a>) -> Process<'a> {
         let deaths = Deaths::default();
-        Process { maker, pidfd: Some(pidfd), next: None, deaths, served: false, reload: false }
+        let made = Instant::now();
+        Process { maker, pidfd: Some(pidfd), next: None, made, deaths, served: false, reload: false }
     }
 
     pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
@@ -89,7 +92,7 @@ impl Master<'_> {
         if let Some(pidfd) = process.pidfd.take() {
             self.watch.forget(ops, pidfd.as_raw_fd());
         }
-        let delay = process.deaths.note(now);
+        let delay = process.deaths.note(now, now - process.made);
         process.next = Some(now + delay);
         let lately = process.deaths.lately();
         log::error!(
@@ -141,6 +144,7 @@ impl Master<'_> {
         self.watch.set(ops, pidfd.as_raw_fd(), Source::Engine, EventSet::IN);
         process.pidfd = Some(pidfd);
         process.next = None;
+        process.made = now;
         let reload = std::mem::take(&mut process.reload);
         self.link = link;
         for (&session, connection) in &self.connections {
