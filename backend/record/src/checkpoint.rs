@@ -1,0 +1,121 @@
+//! The whole of it: header and records.
+use crate::header::{CheckpointError, Header, Secrets};
+use crate::layout::{HEADER, RECORD};
+use crate::record::{Bits, Options, Record, Words};
+use crate::sys::{self, Mapping};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A record's number.
+pub type RecordId = u32;
+
+/// A mapped checkpoint. It stays as long as its descriptor is open anywhere.
+#[derive(Debug)]
+pub struct Checkpoint {
+    fd: OwnedFd,
+    memory: Mapping,
+    capacity: usize,
+}
+
+impl Checkpoint {
+    /// A new one with room for so many records. Its memory is taken by records that are used, not before.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create(capacity: usize) -> io::Result<Checkpoint> {
+        let words = HEADER + capacity * RECORD;
+        let fd = sys::sealed_memory(words * 8)?;
+        let memory = Mapping::new(fd.as_fd(), words)?;
+        let checkpoint = Checkpoint { fd, memory, capacity };
+        checkpoint.header().write(capacity, Secrets(sys::random()?), sys::monotonic());
+        Ok(checkpoint)
+    }
+
+    /// One that another process made.
+    ///
+    /// # Errors
+    /// `InvalidData` with a [`CheckpointError`] for what is none, or of another version; the system's.
+    pub fn open(fd: OwnedFd) -> io::Result<Checkpoint> {
+        let invalid = |error: CheckpointError| io::Error::new(io::ErrorKind::InvalidData, error);
+        if !sys::is_sealed(fd.as_fd()) {
+            return Err(invalid(CheckpointError::Foreign));
+        }
+        let file = File::from(fd);
+        let bytes = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        let fd = OwnedFd::from(file);
+        let words = bytes / 8;
+        if words < HEADER {
+            return Err(invalid(CheckpointError::Foreign));
+        }
+        let memory = Mapping::new(fd.as_fd(), words)?;
+        let capacity = Header(&memory.words()[..HEADER]).check(words - HEADER).map_err(invalid)?;
+        Ok(Checkpoint { fd, memory, capacity })
+    }
+
+    /// The header.
+    pub fn header(&self) -> Header<'_> {
+        Header(&self.memory.words()[..HEADER])
+    }
+
+    /// How many records there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Every record that is not free, in the order of their numbers.
+    pub fn records(&self) -> impl Iterator<Item = (RecordId, Record)> {
+        let all = self.memory.words()[HEADER..].chunks_exact(RECORD);
+        all.enumerate().filter_map(|(id, words)| Some((id as RecordId, Words(words).read()?)))
+    }
+
+    /// The numbers that are free.
+    pub fn free_numbers(&self) -> impl Iterator<Item = RecordId> {
+        let all = self.memory.words()[HEADER..].chunks_exact(RECORD);
+        all.enumerate().filter(|(_, words)| Words(words).is_free()).map(|(id, _)| id as RecordId)
+    }
+
+    /// What stands under a number; `None` if nothing does.
+    pub fn read(&self, id: RecordId) -> Option<Record> {
+        self.words(id)?.read()
+    }
+
+    /// Writes a record. Its number is free, and nobody else's.
+    pub fn write(&self, id: RecordId, record: &Record) {
+        if let Some(words) = self.words(id) {
+            words.write(record);
+        }
+    }
+
+    /// The guest's SYN has come to a connection that the world opened.
+    pub fn synchronize(&self, id: RecordId, irs: u32, options: Options) {
+        if let Some(words) = self.words(id) {
+            words.synchronize(irs, options);
+        }
+    }
+
+    /// Something has happened, or is about to.
+    pub fn add(&self, id: RecordId, bits: Bits) {
+        if let Some(words) = self.words(id) {
+            words.add(bits);
+        }
+    }
+
+    /// The connection is over, its descriptor closed.
+    pub fn free(&self, id: RecordId) {
+        if let Some(words) = self.words(id) {
+            words.free();
+        }
+    }
+
+    fn words(&self, id: RecordId) -> Option<Words<'_>> {
+        let start = HEADER + id as usize * RECORD;
+        self.memory.words().get(start..start + RECORD).map(Words)
+    }
+}
+
+impl AsFd for Checkpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,98 @@
+//! What is true of the whole checkpoint.
+use crate::layout::{RECORD, header as word};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The version of the layout. An engine of another one refuses the checkpoint by name.
+pub const VERSION: u32 = 1;
+const MAGIC: u64 = u64::from_le_bytes(*b"vonicrec");
+
+/// Why a checkpoint cannot be used. Displayed to the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointError {
+    /// It is none.
+    Foreign,
+    /// It is of another version of vonic.
+    Version(u32),
+    /// Its sizes contradict each other.
+    Damaged,
+}
+
+impl fmt::Display for CheckpointError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CheckpointError::Foreign => write!(f, "this is no checkpoint of vonic's"),
+            CheckpointError::Version(version) if *version > VERSION => {
+                write!(f, "this checkpoint is of a newer vonic (format {version}; this one knows {VERSION})")
+            }
+            CheckpointError::Version(version) => {
+                write!(f, "this checkpoint is of an older vonic (format {version}; this one knows {VERSION})")
+            }
+            CheckpointError::Damaged => write!(f, "this checkpoint is damaged: its sizes contradict each other"),
+        }
+    }
+}
+
+impl std::error::Error for CheckpointError {}
+
+/// What all engines share, so that none gives itself away as another: the keys of sequence numbers and of whatever else is hashed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Secrets(pub [u64; 4]);
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets(…)")
+    }
+}
+
+/// The header of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a>(pub(crate) &'a [AtomicU64]);
+
+impl Header<'_> {
+    pub(crate) fn write(&self, capacity: usize, secrets: Secrets, clock: u64) {
+        self.set(word::VERSION, u64::from(VERSION) | (RECORD as u64 * 8) << 32);
+        self.set(word::CAPACITY, capacity as u64);
+        secrets.0.iter().enumerate().for_each(|(i, secret)| self.set(word::SECRETS + i, *secret));
+        self.set(word::CLOCK, clock);
+        self.set(word::MAGIC, MAGIC);
+    }
+
+    /// How many records there are, of a memory of `words` behind the header.
+    pub(crate) fn check(&self, words: usize) -> Result<usize, CheckpointError> {
+        if self.get(word::MAGIC) != MAGIC {
+            return Err(CheckpointError::Foreign);
+        }
+        let version = self.get(word::VERSION) as u32;
+        if version != VERSION {
+            return Err(CheckpointError::Version(version));
+        }
+        let capacity = usize::try_from(self.get(word::CAPACITY)).unwrap_or(usize::MAX);
+        let fits = capacity.checked_mul(RECORD) == Some(words);
+        let size = self.get(word::VERSION) >> 32;
+        if fits && size == RECORD as u64 * 8 { Ok(capacity) } else { Err(CheckpointError::Damaged) }
+    }
+
+    /// One more engine uses it; which one that is, counted from 1.
+    pub fn begin_epoch(&self) -> u64 {
+        self.0[word::EPOCH].fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The keys.
+    pub fn secrets(&self) -> Secrets {
+        Secrets(std::array::from_fn(|i| self.get(word::SECRETS + i)))
+    }
+
+    /// The instant 0 of all engines, in nanoseconds of CLOCK_MONOTONIC: timestamps and initial sequence numbers never go back.
+    pub fn clock(&self) -> u64 {
+        self.get(word::CLOCK)
+    }
+
+    fn get(&self, word: usize) -> u64 {
+        self.0[word].load(Ordering::Acquire)
+    }
+
+    fn set(&self, word: usize, value: u64) {
+        self.0[word].store(value, Ordering::Release);
+    }
+}

@@ -1,0 +1,42 @@
+//! Where what lies, in words of 64 bits. A change here is a change of [`crate::VERSION`].
+
+/// Words of the header: one page.
+pub(crate) const HEADER: usize = 512;
+/// Words of a record.
+pub(crate) const RECORD: usize = 16;
+
+/// The header's words.
+pub(crate) mod header {
+    pub(crate) const MAGIC: usize = 0;
+    /// Version in the low half, bytes of a record in the high one.
+    pub(crate) const VERSION: usize = 1;
+    pub(crate) const CAPACITY: usize = 2;
+    pub(crate) const EPOCH: usize = 3;
+    /// Four words.
+    pub(crate) const SECRETS: usize = 4;
+    pub(crate) const CLOCK: usize = 8;
+}
+
+/// A record's words.
+pub(crate) mod record {
+    /// 0: free. Else the kind in the low byte; the last word to be written.
+    pub(crate) const STATE: usize = 0;
+    /// What happened since, a bit each; the only word that changes while the record is live, besides [`PEER`].
+    pub(crate) const BITS: usize = 1;
+    /// The descriptor's number in the low half; options of the connection in the high one.
+    pub(crate) const DESCRIPTOR: usize = 2;
+    pub(crate) const COOKIE: usize = 3;
+    pub(crate) const VM: usize = 4;
+    /// Two words each.
+    pub(crate) const GUEST: usize = 5;
+    pub(crate) const REMOTE: usize = 7;
+    pub(crate) const HOST: usize = 9;
+    /// Ports: guest, remote, host; then 4 or 6.
+    pub(crate) const PORTS: usize = 11;
+    /// ISS in the low half, start of our timestamps in the high one.
+    pub(crate) const OURS: usize = 12;
+    /// IRS in the low half, what the guest's SYN agreed to in the high one: complete before [`BITS`] says so.
+    pub(crate) const PEER: usize = 13;
+    /// When the connection began, in the checkpoint's microseconds.
+    pub(crate) const OPENED: usize = 14;
+}

@@ -1,0 +1,19 @@
+//! Checkpoint memory: the few facts about each connection that neither the kernel's counters nor the guest can tell the next
+//! engine (ADR 0012).
+//!
+//! One sealed memfd holds a [header](Header) and [records](Record) of 128 bytes. The engine writes a record when a connection begins,
+//! and a bit of it at its few turning points; nothing is written per segment. The master has the same memory mapped, and reads of it
+//! only which descriptors are to be kept when an engine has died.
+//!
+//! One thread writes a record at a time. A record becomes visible by one store, so that whoever reads after a crash finds it whole or
+//! not at all.
+
+mod checkpoint;
+mod header;
+mod layout;
+mod record;
+mod sys;
+
+pub use checkpoint::{Checkpoint, RecordId};
+pub use header::{CheckpointError, Header, Secrets, VERSION};
+pub use record::{Bits, Kind, Options, Record};

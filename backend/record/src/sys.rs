@@ -1,0 +1,87 @@
+//! The shared memory itself.
+#![allow(unsafe_code)]
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+
+/// A memfd of `bytes`, which nobody can shrink or grow any more.
+pub(crate) fn sealed_memory(bytes: usize) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string; the call returns a new descriptor.
+    let fd = unsafe { libc::memfd_create(c"vonic-checkpoint".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_len(bytes as u64)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: F_ADD_SEALS takes an integer.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file.into())
+}
+
+/// Whether nobody can shrink the file under a mapping of it.
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: F_GET_SEALS takes nothing.
+    let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0
+}
+
+/// Random words of the kernel's.
+pub(crate) fn random<const N: usize>() -> io::Result<[u64; N]> {
+    let mut words = [0; N];
+    let length = size_of_val(&words);
+    // SAFETY: the buffer is live and of the length given.
+    let got = unsafe { libc::getrandom(words.as_mut_ptr().cast(), length, 0) };
+    if got == length as isize { Ok(words) } else { Err(io::Error::last_os_error()) }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds, which all processes of this host share.
+pub(crate) fn monotonic() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is live and writable; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A mapping of a whole sealed file, shared with every other one.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: *mut AtomicU64,
+    words: usize,
+}
+
+// SAFETY: all access is by atomic operations.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `words` of a file that is at least so long and sealed against shrinking.
+    pub(crate) fn new(fd: BorrowedFd<'_>, words: usize) -> io::Result<Mapping> {
+        let length = words * size_of::<u64>();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice touches no other memory.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { start: start.cast(), words })
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is so long, aligned to pages, and lives as long as self; no reference but to atomics is ever made.
+        unsafe { std::slice::from_raw_parts(self.start, self.words) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and nothing borrows from it any more.
+        unsafe { libc::munmap(self.start.cast(), self.words * size_of::<u64>()) };
+    }
+}

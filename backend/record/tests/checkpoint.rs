@@ -1,0 +1,109 @@
+//! Is what one mapping writes what another reads, whole or not at all, and are strangers refused?
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use vonic_record::{Bits, Checkpoint, CheckpointError, Kind, Options, Record, VERSION};
+
+fn record(n: u16) -> Record {
+    let end = |text: &str, port: u16| SocketAddr::new(text.parse().unwrap(), port);
+    Record {
+        kind: Kind::GuestOpens,
+        bits: Bits::SYNCHRONIZED,
+        descriptor: i32::from(n),
+        cookie: u64::from(n) << 40 | 7,
+        vm: u64::MAX - u64::from(n),
+        guest: end("192.0.2.2", n),
+        remote: end("203.0.113.7", 443),
+        host: end("2001:db8::7", 53),
+        iss: 0xffff_fff0,
+        timestamps: 0x8000_0001,
+        irs: 0x8765_4321,
+        options: Options { mss: 1448, send_scale: 14, scaled: true, sack: false, timestamps: true },
+        opened: 1 << 50,
+    }
+}
+
+fn again(checkpoint: &Checkpoint) -> Checkpoint {
+    Checkpoint::open(checkpoint.as_fd().try_clone_to_owned().unwrap()).unwrap()
+}
+
+#[test]
+fn another_mapping_sees_what_was_written() {
+    let first = Checkpoint::create(8).unwrap();
+    let second = again(&first);
+    assert_eq!((second.capacity(), second.records().count(), second.free_numbers().count()), (8, 0, 8));
+    let world = Record {
+        kind: Kind::WorldOpens,
+        bits: Bits::default(),
+        guest: "[2001:db8::2]:80".parse().unwrap(),
+        remote: "[2001:db8:1::9]:65535".parse().unwrap(),
+        host: "127.0.0.1:9".parse().unwrap(),
+        options: Options::default(),
+        irs: 0,
+        ..record(9)
+    };
+    first.write(3, &record(3));
+    first.write(7, &world);
+    assert_eq!(second.records().collect::<Vec<_>>(), [(3, record(3)), (7, world)]);
+    assert_eq!(second.free_numbers().collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6]);
+    let options = Options { mss: 536, send_scale: 0, scaled: false, sack: true, timestamps: false };
+    first.synchronize(7, 77, options);
+    first.add(7, Bits::ESTABLISHED);
+    first.add(7, Bits::GUEST_FIN);
+    let seen = second.read(7).unwrap();
+    assert_eq!((seen.irs, seen.options), (77, options));
+    assert!(seen.bits.has(Bits::SYNCHRONIZED) && seen.bits.has(Bits::GUEST_FIN) && !seen.bits.has(Bits::ABORTED));
+    first.free(3);
+    assert_eq!((second.read(3), second.read(8)), (None, None));
+}
+
+#[test]
+fn secrets_and_clock_outlive_engines_and_epochs_count_them() {
+    let first = Checkpoint::create(1).unwrap();
+    let second = again(&first);
+    assert_eq!((first.header().begin_epoch(), second.header().begin_epoch()), (1, 2));
+    assert_eq!(first.header().secrets(), second.header().secrets());
+    assert_ne!(first.header().secrets(), Checkpoint::create(1).unwrap().header().secrets());
+    assert!(first.header().clock() > 0 && first.header().clock() == second.header().clock());
+    assert!(!format!("{:?}", first.header().secrets()).contains(&first.header().secrets().0[0].to_string()));
+}
+
+#[test]
+fn strangers_are_refused_by_name() {
+    let refusal = |fd: OwnedFd| {
+        let error = Checkpoint::open(fd).unwrap_err();
+        *error.get_ref().unwrap().downcast_ref::<CheckpointError>().unwrap()
+    };
+    let path = std::env::temp_dir().join(format!("vonic-record-{}", std::process::id()));
+    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file.write_all(&[1; 8192]).unwrap();
+    assert_eq!(refusal(file.into()), CheckpointError::Foreign, "it could shrink");
+    let with = |at: u64, byte: u8| {
+        use std::os::unix::fs::FileExt;
+        let checkpoint = Checkpoint::create(4).unwrap();
+        let fd = checkpoint.as_fd().try_clone_to_owned().unwrap();
+        File::from(fd.try_clone().unwrap()).write_at(&[byte], at).unwrap();
+        fd
+    };
+    assert_eq!(refusal(with(0, 0)), CheckpointError::Foreign);
+    assert_eq!(refusal(with(8, VERSION as u8 + 1)), CheckpointError::Version(VERSION + 1));
+    assert_eq!(refusal(with(8, 0)), CheckpointError::Version(0));
+    assert_eq!(refusal(with(16, 200)), CheckpointError::Damaged);
+    assert_eq!(refusal(with(12, 64)), CheckpointError::Damaged);
+    let newer = CheckpointError::Version(9).to_string();
+    assert!(newer.contains("newer") && newer.contains('9'), "{newer}");
+}
+
+#[test]
+fn every_option_comes_back() {
+    let checkpoint = Checkpoint::create(1).unwrap();
+    for flags in 0..8u8 {
+        let flag = |at: u8| flags >> at & 1 == 1;
+        let options = Options { mss: 65495, send_scale: flags, scaled: flag(0), sack: flag(1), timestamps: flag(2) };
+        checkpoint.write(0, &Record { options, ..record(1) });
+        assert_eq!(checkpoint.read(0).unwrap().options, options);
+    }
+}
