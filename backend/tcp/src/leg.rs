@@ -133,7 +133,7 @@ impl Leg {
         leg
     }
 
-    fn new(config: &Config, iss: Seq, state: State, now: Instant) -> Leg {
+    pub(crate) fn new(config: &Config, iss: Seq, state: State, now: Instant) -> Leg {
         Leg {
             state,
             snd: Send {

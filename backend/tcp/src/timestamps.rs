@@ -16,7 +16,8 @@ pub(crate) struct Clock {
     offered: bool,
     /// Both sides' SYNs have it: Snd.TS.OK.
     pub(crate) on: bool,
-    /// TS.Recent, and when it was learned.
+    /// TS.Recent is known, what it is, and when it was learned.
+    known: bool,
     recent: u32,
     learned: Instant,
     /// Last.ACK.sent
@@ -29,6 +30,7 @@ impl Clock {
             offset: config.timestamps.unwrap_or(0),
             offered: config.timestamps.is_some(),
             on: false,
+            known: false,
             recent: 0,
             learned: Instant(0),
             last_ack_sent: Seq(0),
@@ -42,8 +44,15 @@ impl Clock {
         self.learn(now, options);
     }
 
+    /// Another leg's SYNs agreed to the option or not; what the guest's clock said is learned anew.
+    pub(crate) fn resume(&mut self, on: bool, last_ack_sent: Seq) {
+        self.on = on;
+        self.last_ack_sent = last_ack_sent;
+    }
+
     fn learn(&mut self, now: Instant, options: &Options) {
         if let Some(timestamps) = options.timestamps {
+            self.known = true;
             self.recent = timestamps.val;
             self.learned = now;
         }
@@ -80,7 +89,7 @@ impl Clock {
 
     /// Whether TSval `val` is older than what this connection has seen of late (RFC 7323 §5.3, R1, and §5.5).
     fn is_old(&self, now: Instant, val: u32) -> bool {
-        Seq(val).lt(Seq(self.recent)) && now - self.learned < OUTDATED
+        self.known && Seq(val).lt(Seq(self.recent)) && now - self.learned < OUTDATED
     }
 
     /// RFC 6191 §2: whether a SYN is newer than everything of this connection, as far as its timestamp tells; `None` if

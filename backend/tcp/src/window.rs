@@ -61,6 +61,15 @@ impl Receive {
         self.extend();
     }
 
+    /// The stream goes on from here, another leg having taken what is before it.
+    pub(crate) fn resume(&mut self, nxt: Seq, finished: bool) {
+        self.nxt = nxt;
+        self.released = nxt;
+        self.edge = nxt;
+        self.advertised = nxt;
+        self.finished = finished;
+    }
+
     /// SEG.ACK
     pub(crate) fn ack(&self) -> Seq {
         self.released

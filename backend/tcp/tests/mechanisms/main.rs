@@ -13,6 +13,7 @@ mod persist;
 mod random;
 mod receive;
 mod reset;
+mod restore;
 mod sack;
 mod send;
 mod sequence;

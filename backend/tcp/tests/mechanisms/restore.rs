@@ -1,0 +1,134 @@
+use std::time::Duration;
+
+use vonic_tcp::{Agreed, Config, Event, Flags, Instant, Leg, Options, Restored, Seq, State, Timestamps};
+
+use crate::{CONFIG, IRS, ISS, MSS, Rig};
+
+/// As an engine's successor finds it: `acked` bytes are acknowledged and `queued` wait in the socket, which has taken `taken`.
+fn found(acked: u32, queued: u32, taken: u32) -> Restored {
+    let agreed = Agreed { mss: MSS, send_scale: 0, scaled: false, sack: false, timestamps: false };
+    Restored {
+        iss: ISS,
+        irs: IRS,
+        agreed,
+        established: true,
+        una: ISS + 1 + acked,
+        queued,
+        host_fin: false,
+        rcv_nxt: IRS + 1 + taken,
+        guest_fin: false,
+    }
+}
+
+/// The rig of a guest that has `acks` bytes of the host's stream.
+fn rig(config: &Config, state: &Restored, acks: u32) -> Rig {
+    let now = Instant(9_000_000);
+    let mut rig = Rig::new(Leg::restore(config, state, now));
+    rig.leg.set_window(10_000);
+    (rig.now, rig.queued, rig.guest_acks) = (now, state.queued, acks);
+    rig
+}
+
+#[test]
+fn a_restored_leg_asks_and_goes_on_where_the_guest_is() {
+    // The dead engine had sent 3000 bytes beyond what it knew to be acknowledged; the guest has 1000 of them.
+    let mut rig = rig(&CONFIG, &found(5000, 3000, 700), 6000);
+    let asked = rig.one();
+    assert!(asked.is(Flags::ACK) && asked.header.seq == ISS + 5000 && asked.len == 0, "{asked:?}");
+    assert_eq!(asked.acks(), 700);
+    assert_eq!(rig.ack(6000).acked, 1000);
+    assert_eq!(rig.frames(), [(6000, 2000)]);
+    assert_eq!(rig.ack(8000).acked, 2000);
+    // The guest's stream goes on as well, and what was replayed of it is trimmed.
+    let effect = rig.segment(600, 300, Flags::ACK);
+    assert_eq!(effect.payload, Some(100..300));
+    assert!(!rig.leg.taken(rig.now, 200));
+    assert_eq!(rig.one().acks(), 900);
+    assert_eq!((rig.leg.state(), rig.queued), (State::Established, 0));
+}
+
+#[test]
+fn a_restored_leg_asks_again_when_its_question_is_lost() {
+    let mut rig = rig(&CONFIG, &found(0, 1000, 1), 0);
+    rig.drain();
+    assert!(rig.until_deadline() <= Duration::from_secs(1));
+    rig.expire();
+    assert!(!rig.drain().is_empty());
+    rig.ack(0);
+    rig.expire();
+    assert_eq!(rig.frames(), [(0, 1000)]);
+}
+
+#[test]
+fn the_end_of_the_hosts_stream_goes_again_and_counts_as_no_byte() {
+    for known in [0, 500, 501] {
+        let state = Restored { host_fin: true, ..found(100, 500, 0) };
+        let mut rig = rig(&CONFIG, &state, 100);
+        assert_eq!(rig.leg.state(), State::FinWait1);
+        rig.drain();
+        let effect = rig.ack(100 + known);
+        assert_eq!(effect.acked, known.min(500), "{known}");
+        if known < 501 {
+            let last = rig.drain().pop().unwrap_or_else(|| panic!("nothing goes again: {known}"));
+            assert!(last.header.flags.contains(Flags::FIN) && last.at() + last.len == 600, "{last:?}");
+            assert_eq!(rig.ack(601).acked, 500 - known);
+        }
+        assert_eq!(rig.leg.state(), State::FinWait2);
+    }
+}
+
+#[test]
+fn after_the_guests_end_the_host_may_send_on() {
+    let state = Restored { guest_fin: true, ..found(0, 700, 51) };
+    let mut rig = rig(&CONFIG, &state, 0);
+    assert_eq!(rig.leg.state(), State::CloseWait);
+    assert_eq!(rig.one().acks(), 51);
+    // The guest's FIN again: it was not sure that we had it.
+    rig.segment(50, 0, Flags::ACK | Flags::FIN);
+    assert_eq!(rig.leg.state(), State::CloseWait);
+    rig.ack(0);
+    assert!(rig.drain().iter().any(|out| (out.at(), out.len) == (0, 700)));
+    rig.ack(700);
+    rig.leg.host_finished(0);
+    assert!(rig.one().header.flags.contains(Flags::FIN));
+    assert_eq!(rig.leg.state(), State::LastAck);
+    assert_eq!(rig.ack(701).event, Some(Event::Closed));
+}
+
+#[test]
+fn a_handshake_that_may_not_have_ended_is_repeated() {
+    let state = Restored { established: false, ..found(0, 0, 0) };
+    let mut fresh = rig(&CONFIG, &state, 0);
+    let again = fresh.one();
+    assert!(again.is(Flags::SYN | Flags::ACK) && again.header.seq == ISS && again.header.ack == IRS + 1);
+    assert_eq!(fresh.ack(0).event, Some(Event::Established));
+    // A guest that has spoken since has had the SYN-ACK.
+    let state = Restored { established: false, ..found(0, 0, 10) };
+    assert_eq!(rig(&CONFIG, &state, 0).leg.state(), State::Established);
+}
+
+#[test]
+fn what_was_agreed_to_holds_and_the_guests_clock_is_learned_anew() {
+    let config = Config { timestamps: Some(7), sack: true, ..CONFIG };
+    let stamp = |val| Some(Timestamps { val, ecr: 0 });
+    let syn =
+        Options { timestamps: stamp(3_000_000_000), sack_permitted: true, window_scale: Some(3), ..Options::default() };
+    let before = Rig::established_with(&config, syn);
+    let agreed = before.leg.agreed().unwrap_or_else(|| panic!("synchronized"));
+    assert_eq!(agreed, Agreed { mss: MSS - 12, send_scale: 3, scaled: true, sack: true, timestamps: true });
+    assert_eq!(before.leg.iss(), ISS);
+    let mut rig = rig(&config, &Restored { agreed, ..found(10, 90_000, 0) }, 10);
+    assert_eq!((rig.leg.mss(), rig.leg.options_len()), (MSS - 12, 12));
+    rig.options.timestamps = stamp(3_000_000_001);
+    rig.window = 5000;
+    let asked = rig.one();
+    let options = Options::parse(asked.header.options.as_slice());
+    assert_eq!(options.timestamps.map(|t| t.val), Some(7 + 9000));
+    rig.ack(10);
+    let sent: u32 = rig.frames().iter().map(|frame| frame.1).sum();
+    assert_eq!((sent, rig.leg.snd_wnd()), (40_000, 40_000));
+    // From here on its clock does not go back.
+    rig.options.timestamps = stamp(2_999_999_999);
+    assert_eq!(rig.ack(500).acked, 0);
+    assert_eq!(Leg::open(&CONFIG, Seq(1), rig.now).agreed(), None);
+}
