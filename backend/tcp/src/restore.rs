@@ -30,6 +30,8 @@ pub struct Restored {
     pub irs: Seq,
     /// From the SYNs.
     pub agreed: Agreed,
+    /// The host's connect has ended well.
+    pub connected: bool,
     /// The guest has answered our SYN. If that is not known, what it has sent or acknowledged says so as well.
     pub established: bool,
     /// SND.UNA: behind the bytes that the guest has acknowledged. Our FIN does not count: it goes again.
@@ -42,6 +44,8 @@ pub struct Restored {
     pub rcv_nxt: Seq,
     /// The guest's FIN is passed on.
     pub guest_fin: bool,
+    /// Bytes of those that the socket took which the remote peer has not acknowledged yet.
+    pub held: u32,
 }
 
 impl Leg {
@@ -67,7 +71,7 @@ impl Leg {
         let mut leg = Leg::new(config, state.iss, State::Established, now);
         let Agreed { mss, send_scale, scaled, sack, timestamps } = state.agreed;
         leg.rcv.synchronize(state.irs, scaled);
-        leg.rcv.resume(state.rcv_nxt, state.guest_fin);
+        leg.rcv.resume(state.rcv_nxt, state.guest_fin, state.held);
         leg.clock.resume(timestamps, state.rcv_nxt);
         leg.snd.mss = mss;
         leg.snd.scale = send_scale.min(MAX_WINDOW_SCALE);
@@ -86,8 +90,8 @@ impl Leg {
             leg.state = State::SynReceived;
             leg.snd.una = state.iss;
             leg.snd.nxt = state.iss;
-            leg.snd.max = state.iss + 1;
-            leg.due.syn = true;
+            leg.snd.max = state.iss + u32::from(state.connected);
+            leg.due.syn = state.connected;
         } else {
             if state.guest_fin {
                 leg.state = State::CloseWait;

@@ -62,9 +62,12 @@ impl Receive {
     }
 
     /// The stream goes on from here, another leg having taken what is before it.
-    pub(crate) fn resume(&mut self, nxt: Seq, finished: bool) {
+    pub(crate) fn resume(&mut self, nxt: Seq, finished: bool, held: u32) {
         self.nxt = nxt;
-        self.released = nxt;
+        self.released = match self.policy {
+            AckPolicy::Peer if held > 0 => nxt - (held + u32::from(finished)),
+            _ => nxt,
+        };
         self.edge = nxt;
         self.advertised = nxt;
         self.finished = finished;

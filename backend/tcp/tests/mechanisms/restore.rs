@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use vonic_tcp::{Agreed, Config, Event, Flags, Instant, Leg, Options, Restored, Seq, State, Timestamps};
+use vonic_tcp::{AckPolicy, Agreed, Config, Event, Flags, Instant, Leg, Options, Restored, Seq, State, Timestamps};
 
 use crate::{CONFIG, IRS, ISS, MSS, Rig};
 
@@ -11,12 +11,14 @@ fn found(acked: u32, queued: u32, taken: u32) -> Restored {
         iss: ISS,
         irs: IRS,
         agreed,
+        connected: true,
         established: true,
         una: ISS + 1 + acked,
         queued,
         host_fin: false,
         rcv_nxt: IRS + 1 + taken,
         guest_fin: false,
+        held: 0,
     }
 }
 
@@ -102,6 +104,11 @@ fn a_handshake_that_may_not_have_ended_is_repeated() {
     let again = fresh.one();
     assert!(again.is(Flags::SYN | Flags::ACK) && again.header.seq == ISS && again.header.ack == IRS + 1);
     assert_eq!(fresh.ack(0).event, Some(Event::Established));
+    // One whose connect is in progress waits for that, silently.
+    let mut waiting = rig(&CONFIG, &Restored { connected: false, ..state }, 0);
+    assert_eq!(waiting.drain(), []);
+    waiting.leg.host_connected(waiting.now);
+    assert!(waiting.one().is(Flags::SYN | Flags::ACK));
     // A guest that has spoken since has had the SYN-ACK.
     let state = Restored { established: false, ..found(0, 0, 10) };
     assert_eq!(rig(&CONFIG, &state, 0).leg.state(), State::Established);
@@ -131,4 +138,15 @@ fn what_was_agreed_to_holds_and_the_guests_clock_is_learned_anew() {
     rig.options.timestamps = stamp(2_999_999_999);
     assert_eq!(rig.ack(500).acked, 0);
     assert_eq!(Leg::open(&CONFIG, Seq(1), rig.now).agreed(), None);
+}
+
+#[test]
+fn by_peer_what_the_peer_has_not_acknowledged_is_not_acknowledged() {
+    let config = Config { ack: AckPolicy::Peer, ..CONFIG };
+    let mut rig = rig(&config, &Restored { held: 300, guest_fin: true, ..found(0, 0, 1001) }, 0);
+    assert_eq!((rig.one().acks(), rig.leg.held()), (700, 300));
+    rig.leg.peer_acked(rig.now, 100);
+    assert_eq!(rig.one().acks(), 800);
+    rig.leg.peer_acked(rig.now, 200);
+    assert_eq!(rig.one().acks(), 1001);
 }

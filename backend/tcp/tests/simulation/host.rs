@@ -96,6 +96,11 @@ impl Host {
         self.unsent as u32
     }
 
+    /// Bytes that the leg has dropped, since the guest had acknowledged them, and bytes that wait (bytes_received, SIOCINQ).
+    pub(crate) fn received(&self) -> (u32, u32) {
+        (self.dropped as u32, (self.arrived - self.dropped) as u32)
+    }
+
     pub(crate) fn free(&self) -> u64 {
         self.send_buffer - self.unsent
     }

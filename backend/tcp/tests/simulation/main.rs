@@ -4,6 +4,7 @@
 //! `VONIC_SIMULATION_SEEDS=N` runs N seeds instead of [`SEEDS`]; `VONIC_SIMULATION_SEED=S` runs one.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
+mod death;
 mod extras;
 mod guest;
 mod host;

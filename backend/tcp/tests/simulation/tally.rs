@@ -16,13 +16,14 @@ pub(crate) struct Tally {
     pub(crate) duplicates_told: u64,
     pub(crate) blocks_heard: u64,
     pub(crate) holes_told: u64,
+    pub(crate) deaths: u64,
 }
 
 impl Tally {
-    fn all(&mut self) -> [&mut u64; 13] {
+    fn all(&mut self) -> [&mut u64; 14] {
         let Tally { timeouts, short_takes, offers_cut, closed_windows, time_waits, last_acks, closings, bytes, .. } =
             self;
-        let Tally { stamped, reports, duplicates_told, blocks_heard, holes_told, .. } = self;
+        let Tally { stamped, reports, duplicates_told, blocks_heard, holes_told, deaths, .. } = self;
         [
             timeouts,
             short_takes,
@@ -37,6 +38,7 @@ impl Tally {
             duplicates_told,
             blocks_heard,
             holes_told,
+            deaths,
         ]
     }
 

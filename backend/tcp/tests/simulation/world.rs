@@ -2,10 +2,11 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use vonic_tcp::{AckPolicy, Config, Effect, Event, Flags, Instant, Leg, Options, Seq, State, Transmit};
+use vonic_tcp::{AckPolicy, Config, Effect, Event, Flags, Instant, Leg, Options, Seq, State, Timestamps, Transmit};
 
 use crate::{
     Plan,
+    death::Fate,
     guest::Guest,
     host::Host,
     random::Random,
@@ -58,26 +59,29 @@ impl Ord for Queued {
 
 pub(crate) struct World {
     seed: u64,
-    plan: Plan,
+    pub(crate) plan: Plan,
     random: Random,
-    now: u64,
+    pub(crate) now: u64,
     order: u64,
     queue: BinaryHeap<Reverse<Queued>>,
     to_leg: Link,
     to_guest: Link,
-    leg: Option<Leg>,
-    iss: Seq,
+    pub(crate) leg: Option<Leg>,
+    pub(crate) iss: Seq,
     guest: Guest,
-    guest_iss: u32,
-    host: Host,
+    pub(crate) guest_iss: u32,
+    pub(crate) host: Host,
     /// The right edge that the leg last advertised.
-    edge: Option<Seq>,
-    /// Its last TSval and TSecr.
-    stamp: Option<(u32, u32)>,
+    pub(crate) edge: Option<Seq>,
+    /// Its last TSval, and TSecr.
+    pub(crate) stamp: Option<(u32, Option<u32>)>,
+    pub(crate) fate: Fate,
+    /// The host's connect has ended.
+    pub(crate) connected: bool,
     /// How much of the guest's stream the peer is reported to have.
-    reported: u32,
+    pub(crate) reported: u32,
     kicked: bool,
-    tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 impl World {
@@ -99,6 +103,8 @@ impl World {
             queue: BinaryHeap::new(),
             edge: None,
             stamp: None,
+            fate: Fate::new(seed),
+            connected: !plan.guest_opens,
             reported: 0,
             kicked: false,
             tally: Tally::default(),
@@ -114,7 +120,7 @@ impl World {
         world
     }
 
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let ack = if self.plan.by_peer { AckPolicy::Peer } else { AckPolicy::Kernel };
         Config {
             timestamps: self.plan.leg_timestamps.then_some(u32::MAX - 300),
@@ -196,6 +202,7 @@ impl World {
             self.happen(queued.happening);
         }
         self.time_out();
+        self.live_or_die();
         self.poll_leg();
         for wire in self.guest.poll(self.now) {
             for at in self.to_leg.arrivals(self.now, &mut self.random) {
@@ -210,6 +217,7 @@ impl World {
             Happening::ToGuest(wire) => self.guest.receive(self.now, &wire),
             Happening::HostConnects => {
                 let now = Instant(self.now);
+                self.connected = true;
                 self.leg().host_connected(now);
             }
             Happening::Kick => self.kicked = false,
@@ -393,9 +401,12 @@ impl World {
     /// (RFC 2883) or of a segment behind a hole (RFC 2018 §8), one at a time.
     fn check_options(&mut self, wire: &Wire) {
         let options = Options::parse(&wire.options);
-        let stamp = options.timestamps.map(|timestamps| (timestamps.val, timestamps.ecr));
+        // An echo of 0 says that nothing has been heard yet.
+        let echo = |timestamps: &Timestamps| Some(timestamps.ecr).filter(|ecr| *ecr != 0);
+        let stamp = options.timestamps.map(|timestamps| (timestamps.val, echo(&timestamps)));
+        let went_back = |before: u32, now: u32| (now.wrapping_sub(before) as i32) < 0;
         if let (Some(before), Some(now)) = (self.stamp, stamp)
-            && ((now.0.wrapping_sub(before.0) as i32) < 0 || (now.1.wrapping_sub(before.1) as i32) < 0)
+            && (went_back(before.0, now.0) || before.1.zip(now.1).is_some_and(|(before, now)| went_back(before, now)))
         {
             self.fail("a timestamp went back");
         }
