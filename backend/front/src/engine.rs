@@ -7,14 +7,21 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+use vonic_record::Checkpoint;
+
+/// Records of a checkpoint at most: 128 MiB, of which only what is used takes memory.
+const RECORDS_MAX: usize = 1 << 20;
 
 /// What an engine finds when it starts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Start {
-    /// It takes over from an engine that died: VMMs are connected.
+    /// It takes over from an engine that died: VMMs are connected, and records may stand in the checkpoint.
     pub takes_over: bool,
+    /// What all engines of this master share.
+    pub checkpoint: Arc<Checkpoint>,
     /// What the last engine left for this one by [`crate::ToMaster::Keep`]. The descriptors stay the master's.
     pub kept: BTreeMap<String, RawFd>,
 }
@@ -43,6 +50,7 @@ pub(crate) struct Engine {
 /// Makes engines out of this process.
 pub(crate) struct Maker<'a> {
     body: Body<'a>,
+    checkpoint: Arc<Checkpoint>,
     pid_file: Option<PidFile>,
     /// Open before the first engine was, and the master's own as long as it lives.
     own: BTreeSet<RawFd>,
@@ -52,11 +60,14 @@ impl<'a> Maker<'a> {
     /// To be called when the master's own descriptors are open, and nothing else is.
     pub(crate) fn new(body: Body<'a>, pid_file: Option<&Path>) -> io::Result<Maker<'a>> {
         let pid_file = pid_file.map(|path| PidFile(path.to_path_buf()));
-        Ok(Maker { body, pid_file, own: sys::open_descriptors()? })
+        let checkpoint = checkpoint()?;
+        Ok(Maker { body, checkpoint, pid_file, own: sys::open_descriptors()? })
     }
 
-    /// Makes an engine. In the engine's own process this does not return.
-    pub(crate) fn start(&self, start: Start) -> Result<Engine, MasterError> {
+    /// Makes an engine, with what the one before it has left, if it takes over. In the engine's own process this does not return.
+    pub(crate) fn start(&self, left: Option<BTreeMap<String, RawFd>>) -> Result<Engine, MasterError> {
+        let checkpoint = Arc::clone(&self.checkpoint);
+        let start = Start { takes_over: left.is_some(), checkpoint, kept: left.unwrap_or_default() };
         let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
         let link = MasterLink::new(ours).map_err(system("no control channel"))?;
         let parent = std::process::id() as i32;
@@ -85,10 +96,17 @@ impl<'a> Maker<'a> {
         (self.body)(link, start)
     }
 
-    /// Closes what a dead engine had open; `held` is what the master has beside its own.
+    /// Closes what a dead engine had open, but for the sockets of connections that have a record. `held` is what the master has
+    /// beside its own.
     pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<usize> {
-        sys::close_all_but(&self.own.iter().copied().chain(held).collect())
+        let recorded = self.checkpoint.records().map(|(_, record)| record.descriptor);
+        sys::close_all_but(&self.own.iter().copied().chain(held).chain(recorded).collect())
     }
+}
+
+/// A checkpoint with a record for each descriptor that there may be.
+pub(crate) fn checkpoint() -> io::Result<Arc<Checkpoint>> {
+    Checkpoint::create(sys::descriptor_limit()?.min(RECORDS_MAX)).map(Arc::new)
 }
 
 /// Kills an engine that is not needed, and waits for its end.

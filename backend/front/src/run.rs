@@ -1,10 +1,11 @@
 //! Starting master and engine, and what is left when they end.
 use crate::channel::{EngineLink, MasterLink};
-use crate::engine::{Maker, PidFile, Start};
+use crate::engine::{Maker, PidFile, Start, checkpoint};
 use crate::master::Master;
 use crate::sys::{self, Signals};
 use event_manager::{EventManager, SubscriberOps};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::fs;
@@ -86,7 +87,7 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
-    let engine = maker.start(Start::default())?;
+    let engine = maker.start(None)?;
     serve(manager, Master::new(signals, engine, maker))
 }
 
@@ -95,6 +96,8 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
 /// # Errors
 /// As [`run`].
 pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
+    let checkpoint = checkpoint().map_err(system("no checkpoint"))?;
+    let start = Start { takes_over: false, checkpoint, kept: BTreeMap::new() };
     let (signals, mask) = Signals::new().map_err(system("signals cannot be received"))?;
     let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
     let theirs = EngineLink::new(theirs);
@@ -110,7 +113,7 @@ pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Star
     };
     let master = thread::Builder::new().name("master".into()).spawn(master);
     let master = master.map_err(system("the master cannot be started"))?;
-    let code = engine(theirs, Start::default());
+    let code = engine(theirs, start);
     hook.shutdown(); // The engine may have left a thread that reads the channel.
     mask.restore();
     match master.join() {

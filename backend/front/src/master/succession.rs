@@ -1,7 +1,7 @@
 //! From one engine to the next: VMM connections stay, what the dead engine had open is closed, a new one takes over.
 use super::Master;
 use crate::channel::ToEngine;
-use crate::engine::{Deaths, Engine, Maker, Start};
+use crate::engine::{Deaths, Engine, Maker};
 use crate::run::MasterError;
 use crate::sys::{self, Ended};
 use crate::watch::Source;
@@ -133,7 +133,7 @@ impl Master<'_> {
     pub(super) fn start_engine(&mut self, now: Instant, ops: &mut EventOps) {
         let Some(process) = &mut self.process else { return };
         let kept = self.kept.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect();
-        let Engine { pidfd, link } = match process.maker.start(Start { takes_over: true, kept }) {
+        let Engine { pidfd, link } = match process.maker.start(Some(kept)) {
             Ok(engine) => engine,
             Err(e) => {
                 log::error!("{e}; trying again in {AGAIN:?}");
