@@ -111,6 +111,11 @@ impl HostSocket {
         self.mode == PeekMode::Scratch
     }
 
+    /// A TCP socket that is open already.
+    pub(crate) fn of_world(fd: OwnedFd, mode: PeekMode) -> io::Result<HostSocket> {
+        HostSocket::new(fd, Far::World, mode)
+    }
+
     fn new(fd: OwnedFd, far: Far, mode: PeekMode) -> io::Result<HostSocket> {
         if mode == PeekMode::Offset {
             tcp::set_peek_offset(fd.as_fd(), 0)?;

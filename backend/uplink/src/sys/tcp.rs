@@ -194,3 +194,85 @@ pub fn prepare(fd: &OwnedFd) -> io::Result<()> {
     set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     set_option(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
+
+/// States of a socket as TCP_INFO has them (include/net/tcp_states.h).
+pub struct States;
+
+#[allow(missing_docs, reason = "the names are the kernel's")]
+impl States {
+    pub const SYN_SENT: u8 = 2;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
+    pub const CLOSING: u8 = 11;
+}
+
+/// What the kernel counts of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    /// Of [`States`].
+    pub state: u8,
+    /// tcpi_bytes_acked: our SYN and our FIN count as one each.
+    pub acked: u64,
+    /// tcpi_bytes_received: the peer's FIN counts as one.
+    pub received: u64,
+    /// SIOCINQ
+    pub inq: u32,
+    /// SIOCOUTQ; our FIN counts as one.
+    pub outq: u32,
+}
+
+impl Counters {
+    /// Whether nothing has moved between the readings of which these are.
+    pub fn same_place(&self, other: &Counters) -> bool {
+        (self.state, self.acked, self.received) == (other.state, other.acked, other.received)
+    }
+}
+
+/// Reads the counters, then the queues.
+pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
+    /// struct tcp_info up to tcpi_bytes_received (include/uapi/linux/tcp.h): the C library's is shorter.
+    #[repr(C)]
+    struct Info {
+        state: u8,
+        others: [u8; 119],
+        acked: u64,
+        received: u64,
+    }
+    let mut info = Info { state: 0, others: [0; 119], acked: 0, received: 0 };
+    let mut length = size_of::<Info>() as socklen_t;
+    let place: *mut Info = &raw mut info;
+    // SAFETY: the answer is plain data of at most `length` bytes, for which the place is valid.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place.cast::<c_void>(), &raw mut length)
+    })?;
+    let (inq, outq) = (queue(fd, libc::FIONREAD)?, queue(fd, libc::TIOCOUTQ)?);
+    Ok(Counters { state: info.state, acked: info.acked, received: info.received, inq, outq })
+}
+
+fn queue(fd: BorrowedFd<'_>, which: libc::c_ulong) -> io::Result<u32> {
+    let mut bytes: c_int = 0;
+    // SAFETY: both requests write one integer to a valid place.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), which, &raw mut bytes) })?;
+    Ok(bytes as u32)
+}
+
+/// Whether an error is pending, without taking it.
+pub fn has_error(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one pollfd, live and writable; no waiting.
+    check(unsafe { libc::poll(&raw mut poll, 1, 0) })?;
+    Ok(poll.revents & libc::POLLERR != 0)
+}
+
+/// SO_COOKIE (socket(7)).
+pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as socklen_t;
+    let place: *mut u64 = &raw mut cookie;
+    // SAFETY: the answer is a u64, for which the place is valid.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, place.cast::<c_void>(), &raw mut length)
+    })?;
+    Ok(cookie)
+}

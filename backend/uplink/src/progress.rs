@@ -1,0 +1,98 @@
+//! How far a connection's two streams are, by the kernel's own counters: what an engine that takes over a socket knows of it.
+use crate::socket::{HostSocket, PeekMode};
+use crate::sys::tcp::{self, Counters, States};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What has become of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The connect is in progress: nothing is counted yet.
+    Connecting,
+    /// It may send on.
+    Open,
+    /// Its stream has ended behind what is queued.
+    Finished,
+    /// It has reset, or could not be reached.
+    Reset,
+}
+
+/// Where both streams are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The peer.
+    pub peer: Peer,
+    /// Bytes that the socket has taken; an end of our own counts as one more.
+    pub taken: u64,
+    /// Of those, what the peer has not acknowledged.
+    pub unacknowledged: u32,
+    /// Bytes that were taken out of the receive queue.
+    pub dropped: u64,
+    /// Bytes that wait in it.
+    pub queued: u32,
+}
+
+impl Progress {
+    /// Of what the kernel says. `connected`: this side opened the connection, by a SYN that counts among what the peer has
+    /// acknowledged. `shut`: an end of our own was passed on, or was about to be.
+    fn of(counters: &Counters, pending_error: bool, connected: bool, shut: bool) -> Progress {
+        let Counters { state, acked, received, inq, outq } = *counters;
+        let peer = match state {
+            States::SYN_SENT => Peer::Connecting,
+            States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => Peer::Finished,
+            // Both streams have ended in order, or else everything has ended at once.
+            States::CLOSE if shut && outq == 0 && !pending_error => Peer::Finished,
+            States::CLOSE => Peer::Reset,
+            _ => Peer::Open,
+        };
+        // The peer's end has a place among what was received, and none in the queue.
+        let end = u64::from(peer == Peer::Finished);
+        Progress {
+            peer,
+            taken: (acked + u64::from(outq)).saturating_sub(u64::from(connected)),
+            unacknowledged: outq,
+            dropped: received.saturating_sub(end + u64::from(inq)),
+            queued: inq,
+        }
+    }
+}
+
+impl HostSocket {
+    /// Takes over a socket whose engine has died; `None`: the descriptor is another socket by now, and is left alone.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn resume(fd: OwnedFd, cookie: u64, mode: PeekMode) -> io::Result<Option<HostSocket>> {
+        if tcp::cookie(fd.as_fd()).is_ok_and(|own| own == cookie) {
+            HostSocket::of_world(fd, mode).map(Some)
+        } else {
+            std::mem::forget(fd);
+            Ok(None)
+        }
+    }
+
+    /// What tells the socket from every other one of this host's, ever (SO_COOKIE).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cookie(&self) -> io::Result<u64> {
+        tcp::cookie(self.as_fd())
+    }
+
+    /// Where both streams are. Nothing may be sent or taken meanwhile; acknowledgments and data of the peer's may come. No pending
+    /// error is taken by this.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn progress(&self, connected: bool, shut: bool) -> io::Result<Progress> {
+        // The counters and the queues' lengths are read by several calls. What was read between two equal readings belongs together.
+        let mut before = tcp::counters(self.as_fd())?;
+        loop {
+            let after = tcp::counters(self.as_fd())?;
+            if before.same_place(&after) {
+                return Ok(Progress::of(&before, tcp::has_error(self.as_fd())?, connected, shut));
+            }
+            before = after;
+        }
+    }
+}
