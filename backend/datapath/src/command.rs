@@ -65,6 +65,8 @@ pub enum Command {
         /// When it is done.
         done: Done,
     },
+    /// Every VM that there will be at the start is attached: what an engine before has left for others is reset.
+    Inherited,
     /// Nothing but an answer, when everything before it is in force.
     Barrier {
         /// When it is.

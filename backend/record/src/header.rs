@@ -1,7 +1,9 @@
 //! What is true of the whole checkpoint.
 use crate::layout::{RECORD, header as word};
+use crate::sys;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The version of the layout. An engine of another one refuses the checkpoint by name.
 pub const VERSION: u32 = 1;
@@ -83,9 +85,9 @@ impl Header<'_> {
         Secrets(std::array::from_fn(|i| self.get(word::SECRETS + i)))
     }
 
-    /// The instant 0 of all engines, in nanoseconds of CLOCK_MONOTONIC: timestamps and initial sequence numbers never go back.
-    pub fn clock(&self) -> u64 {
-        self.get(word::CLOCK)
+    /// How long ago the instant 0 of all engines was: timestamps and initial sequence numbers never go back.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(sys::monotonic().saturating_sub(self.get(word::CLOCK)))
     }
 
     fn get(&self, word: usize) -> u64 {

@@ -2,7 +2,7 @@
 use crate::socket::{HostSocket, PeekMode};
 use crate::sys::tcp::{self, Counters, States};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, RawFd};
 
 /// What has become of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +58,13 @@ impl Progress {
 }
 
 impl HostSocket {
-    /// Takes over a socket whose engine has died; `None`: the descriptor is another socket by now, and is left alone.
+    /// Takes over a socket whose engine has died, by its number in the table that engines share; `None`: it is another socket by
+    /// now, or none, and is left alone.
     ///
     /// # Errors
     /// The system's.
-    pub fn resume(fd: OwnedFd, cookie: u64, mode: PeekMode) -> io::Result<Option<HostSocket>> {
-        if tcp::cookie(fd.as_fd()).is_ok_and(|own| own == cookie) {
-            HostSocket::of_world(fd, mode).map(Some)
-        } else {
-            std::mem::forget(fd);
-            Ok(None)
-        }
+    pub fn resume(fd: RawFd, cookie: u64, mode: PeekMode) -> io::Result<Option<HostSocket>> {
+        tcp::adopt(fd, cookie).map(|fd| HostSocket::of_world(fd, mode)).transpose()
     }
 
     /// What tells the socket from every other one of this host's, ever (SO_COOKIE).

@@ -98,7 +98,11 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let (config, first_service) = succession::config(&engine.config_dir, start)?;
     vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
     let (sender, inputs) = channel();
-    let worker_config = WorkerConfig { poll: poll(config.service.poll), peek_mode: engine.peek_mode };
+    let worker_config = WorkerConfig {
+        checkpoint: Arc::clone(&start.checkpoint),
+        poll: poll(config.service.poll),
+        peek_mode: engine.peek_mode,
+    };
     let notices = sender.clone();
     let notify = Box::new(move |notice| drop(notices.send(Input::Worker(notice))));
     let (worker, handle) = Worker::new(worker_config, notify).map_err(|e| format!("worker: {e}"))?;

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use vonic_frame::{DropReason, Envelope, Ip, PROTOCOL_TCP, Sum, TCP_CHECKSUM, Tcp, TcpFields, VnetHeader, tcp_headers};
 use vonic_queue::Burst;
+use vonic_record::Bits;
 use vonic_tcp::{Effect, Event, Flags, Header, Segment, Seq, reset_for};
 use vonic_uplink::HostSocket;
 
@@ -79,7 +80,11 @@ impl Worker {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        let unsynchronized = flow.leg.agreed().is_none();
         let effect = flow.leg.handle_segment(now, segment);
+        if unsynchronized {
+            self.records.synchronized(flow);
+        }
         if let Some(note) = effect.note {
             challenge::count(port, &mut flow.leg, note, now);
         }
@@ -110,6 +115,7 @@ impl Worker {
             if flow.leg.taken(now, taken)
                 && let Some(socket) = &flow.socket
             {
+                self.records.add(flow, Bits::GUEST_FIN);
                 // ENOTCONN: the peer has reset meanwhile; its event says so.
                 let _ = socket.shutdown_write();
                 flow.shut = true;
@@ -130,6 +136,7 @@ impl Worker {
     fn established(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        self.records.add(flow, Bits::ESTABLISHED);
         let tcp = &port.spec.stats.tcp;
         if flow.guest_opens { &tcp.guest_opened } else { &tcp.world_opened }.add(1);
         if std::mem::take(&mut flow.connecting) {

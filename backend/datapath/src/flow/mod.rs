@@ -13,6 +13,8 @@ pub mod peer;
 pub mod policy;
 pub mod pump;
 pub mod ready;
+pub mod records;
 pub mod refusal;
+pub mod resume;
 pub mod table;
 pub mod usage;

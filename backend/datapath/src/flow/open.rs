@@ -62,7 +62,8 @@ impl Worker {
         let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let resolvers = network.map_or(&[][..], |network| network.spec.resolvers());
-        let mut config = leg_config(&key, &port.spec, self.secret.hash_one((key, TIMESTAMPS)));
+        let timestamps = self.secret.hash_one((key, TIMESTAMPS)) as u32;
+        let mut config = leg_config(&key, &port.spec, timestamps);
         if route == Route::Service {
             // Behind a Unix socket there is no peer whose acknowledgment could be waited for.
             config.ack = AckPolicy::Kernel;
@@ -77,6 +78,10 @@ impl Worker {
                 flow.connecting = true;
                 flow.tries = tries;
                 port.usage.begin(Some(to));
+                // Names and vonic's own service end with the engine: their far ends are not the guest's own.
+                if matches!(route, Route::To(_)) {
+                    self.records.begin(&mut flow, (port.spec.vm, timestamps));
+                }
                 let id = self.register(flow);
                 if state == Connecting::Done {
                     self.connect_ended(id);
@@ -215,9 +220,11 @@ impl Worker {
             return socket.abort();
         }
         port.usage.begin(None);
-        let config = leg_config(&key, &port.spec, self.secret.hash_one((key, TIMESTAMPS)));
+        let timestamps = self.secret.hash_one((key, TIMESTAMPS)) as u32;
+        let config = leg_config(&key, &port.spec, timestamps);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
+        self.records.begin(&mut flow, (port.spec.vm, timestamps));
         let id = self.register(flow);
         self.flows.make_ready(id);
     }
@@ -234,7 +241,7 @@ impl Worker {
     }
 
     /// Adds a connection to the table and its socket to epoll.
-    fn register(&mut self, flow: Flow) -> FlowId {
+    pub(crate) fn register(&mut self, flow: Flow) -> FlowId {
         let port = flow.key.port;
         let fd = flow.socket.as_ref().map(AsRawFd::as_raw_fd);
         let id = self.flows.insert(flow);
@@ -263,7 +270,12 @@ impl Worker {
 
     /// Takes a connection out of the table. What its socket has accepted is still delivered by the kernel.
     pub(crate) fn finish(&mut self, id: FlowId) -> Option<&mut crate::port::Port> {
-        let flow = self.flows.remove(id)?;
+        let mut flow = self.flows.remove(id)?;
+        // The record goes behind the socket: what has a record is not swept away, and what has none is.
+        drop(flow.socket.take());
+        if let Some(record) = flow.record {
+            self.records.end(record);
+        }
         let port = Worker::port_mut(&mut self.ports, flow.key.port)?;
         if flow.counted {
             port.usage.connections -= 1;
@@ -324,13 +336,13 @@ fn connect_service(
     Ok((socket, Connecting::Done))
 }
 
-/// `secret` is this connection's, for the start of its timestamps (RFC 7323 §5.4). Why SACK: see ADR 0010.
-fn leg_config(key: &FlowKey, spec: &PortSpec, secret: u64) -> Config {
+/// `timestamps` is where this connection's start (RFC 7323 §5.4). Why SACK: see ADR 0010.
+pub fn leg_config(key: &FlowKey, spec: &PortSpec, timestamps: u32) -> Config {
     let guest = key.guest.ip();
     // The MSS is the MTU less the fixed headers (RFC 9293 §3.7.1).
     let mss = spec.mtu - ip_header_len(guest) - TCP_HEADER;
     Config {
-        timestamps: Some(secret as u32),
+        timestamps: Some(timestamps),
         sack: true,
         keepalive: Some(Keepalive::DEFAULT),
         ack: spec.ack,

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use vonic_record::RecordId;
 use vonic_tcp::{Instant, Leg};
 use vonic_uplink::HostSocket;
 
@@ -69,6 +70,8 @@ pub struct Flow {
     pub waiting: Option<Waiting>,
     /// The worker's questions have an entry for it.
     pub asked_later: bool,
+    /// Its record, by which it outlives this engine; `None` for those that do not.
+    pub record: Option<RecordId>,
     /// Bytes that the host's socket took.
     pub bytes_guest_to_host: u64,
     /// Bytes that the guest acknowledged.
@@ -109,6 +112,7 @@ impl Flow {
             cramped: false,
             waiting: None,
             asked_later: false,
+            record: None,
             bytes_guest_to_host: 0,
             bytes_host_to_guest: 0,
             queued: false,

@@ -1,18 +1,22 @@
 //! The data path's only clock, read once a round.
 #![allow(clippy::disallowed_methods, reason = "everything else gets its time from here")]
+use std::time::Duration;
 use vonic_tcp::Instant;
 
-/// Microseconds since the worker started.
-pub struct Clock(std::time::Instant);
+/// Microseconds since the first engine's start: they go on over all of them.
+pub struct Clock {
+    started: std::time::Instant,
+    before: Duration,
+}
 
 impl Clock {
-    /// Starts at 0.
-    pub fn start() -> Clock {
-        Clock(std::time::Instant::now())
+    /// Starts where so much time has passed already.
+    pub fn start(before: Duration) -> Clock {
+        Clock { started: std::time::Instant::now(), before }
     }
 
     /// Now.
     pub fn now(&self) -> Instant {
-        Instant(self.0.elapsed().as_micros() as u64)
+        Instant((self.before + self.started.elapsed()).as_micros() as u64)
     }
 }

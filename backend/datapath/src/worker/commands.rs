@@ -68,6 +68,7 @@ impl Worker {
                     self.disconnect(port);
                     done.done();
                 }
+                Command::Inherited => self.abandon_connections(),
                 Command::Barrier { done } => done.done(),
                 Command::Host(view) => {
                     self.host = *view;
@@ -119,6 +120,7 @@ impl Worker {
         let id = spec.port;
         place(&mut self.ports, id, Box::new(Port::new(spec)));
         self.watch_forwards(id);
+        self.resume_connections(id);
     }
 
     fn reconfigure(&mut self, spec: PortSpec) {

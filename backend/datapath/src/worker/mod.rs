@@ -19,6 +19,7 @@ use crate::datagram::reassembly::Reassembly;
 use crate::datagram::table::DatagramTable;
 use crate::flow::admission::AcceptLater;
 use crate::flow::peer::Questions;
+use crate::flow::records::Records;
 use crate::flow::table::FlowTable;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
@@ -35,6 +36,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vonic_queue::Burst;
+use vonic_record::Checkpoint;
 use vonic_tcp::Instant;
 use vonic_uplink::{PeekMode, Scratch};
 
@@ -58,8 +60,10 @@ pub enum Poll {
 }
 
 /// How a worker works.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WorkerConfig {
+    /// What outlives this engine.
+    pub checkpoint: Arc<Checkpoint>,
     /// Busy polling.
     pub poll: Poll,
     /// How peeks find their place; `None`: what this kernel can do.
@@ -99,6 +103,7 @@ pub struct Worker {
     pub(crate) ports: Vec<Option<Box<Port>>>,
     pub(crate) networks: Vec<Option<Box<Network>>>,
     pub(crate) flows: FlowTable,
+    pub(crate) records: Records,
     pub(crate) questions: Questions,
     pub(crate) datagrams: DatagramTable<Datagram>,
     /// What the host said when a ping socket was last asked for.
@@ -147,11 +152,12 @@ impl Worker {
         let families = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
         let mode = |address| config.peek_mode.unwrap_or_else(|| PeekMode::probe(SocketAddr::new(address, 0)));
         let peek_modes = families.map(mode);
-        let clock = Clock::start();
+        let clock = Clock::start(config.checkpoint.header().elapsed());
         let worker = Worker {
             ports: Vec::new(),
             networks: Vec::new(),
             flows: FlowTable::default(),
+            records: Records::new(Arc::clone(&config.checkpoint)),
             questions: Questions::default(),
             datagrams: DatagramTable::default(),
             ping_permitted: true,

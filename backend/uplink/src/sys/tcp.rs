@@ -4,7 +4,7 @@ use libc::{c_int, c_void, socklen_t};
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use vonic_queue::IoVecs;
 
 /// SO_PEEK_OFF (socket(7)).
@@ -275,4 +275,13 @@ pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, place.cast::<c_void>(), &raw mut length)
     })?;
     Ok(cookie)
+}
+
+/// The socket with this number, if it still is the one with this cookie. Nobody else in this process owns it then: its owner was
+/// another process, which is dead.
+pub fn adopt(fd: RawFd, cookie: u64) -> Option<OwnedFd> {
+    // SAFETY: the borrow ends before this function does; a number that is not open makes the call fail.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    // SAFETY: by the cookie, which the kernel gives to one socket only, this is the socket that its record is about.
+    self::cookie(borrowed).is_ok_and(|own| own == cookie).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
