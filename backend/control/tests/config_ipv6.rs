@@ -5,22 +5,10 @@ use vonic_control::config::{Change, diff};
 
 #[path = "support/files.rs"]
 mod files;
-use files::Files;
+use files::{Files, refused};
 
 const NETWORK: &str = "[network.default]\nsubnet6='2001:db8::/64'\ngateway6='2001:db8::1'\n";
 const MAC: &str = "mac = '52:54:00:00:00:02'\n";
-
-fn mistakes(files: &[(&str, &str)]) -> Vec<String> {
-    Files::new(files).load().expect_err(&format!("accepted: {files:?}"))
-}
-
-/// Expects exactly one mistake: at this place, with these words in it.
-fn refused(files: &[(&str, &str)], place: &str, words: &str) {
-    let mistakes = mistakes(files);
-    let [mistake] = &mistakes[..] else { panic!("{files:?}: {mistakes:#?}") };
-    assert!(mistake.starts_with(&format!("{place}: ")), "{mistake}: not at {place}");
-    assert!(mistake.contains(words), "{mistake}: does not say '{words}'");
-}
 
 fn forward(listen: &str) -> String {
     format!("[[forward]]\nproto = 'tcp'\nlisten = '{listen}'\nport = 80\n")

@@ -11,17 +11,9 @@ use vonic_control::config::{
 
 #[path = "support/files.rs"]
 mod files;
-use files::Files;
+use files::{Files, refused};
 
 const MAC: &str = "mac = '52:54:00:00:00:02'\n";
-
-/// Expects exactly one mistake: at this place, with these words in it.
-fn refused(files: &[(&str, &str)], place: &str, words: &str) {
-    let mistakes = Files::new(files).load().expect_err(&format!("accepted: {files:?}"));
-    let [mistake] = &mistakes[..] else { panic!("{files:?}: {mistakes:#?}") };
-    assert!(mistake.starts_with(&format!("{place}: ")), "{mistake}: not at {place}");
-    assert!(mistake.contains(words), "{mistake}: does not say '{words}'");
-}
 
 #[test]
 fn the_contracts_sample_loads() {

@@ -5,18 +5,10 @@ use std::path::Path;
 
 #[path = "support/files.rs"]
 mod files;
-use files::Files;
+use files::{Files, refused};
 
 const MAC: &str = "mac = '52:54:00:00:00:02'\n";
 const NETWORK: &str = "[network.default]\nsubnet6='2001:db8::/64'\ngateway6='2001:db8::1'\n";
-
-/// Expects exactly one mistake: at this place, with these words in it.
-fn refused(files: &[(&str, &str)], place: &str, words: &str) {
-    let mistakes = Files::new(files).load().expect_err(&format!("accepted: {files:?}"));
-    let [mistake] = &mistakes[..] else { panic!("{files:?}: {mistakes:#?}") };
-    assert!(mistake.starts_with(&format!("{place}: ")), "{mistake}: not at {place}");
-    assert!(mistake.contains(words), "{mistake}: does not say '{words}'");
-}
 
 #[test]
 fn every_key_is_read_and_has_its_default() {

@@ -37,3 +37,13 @@ impl Files {
         errors.to_string().lines().map(|line| line.replace(&prefix, "")).collect()
     }
 }
+
+/// Expects exactly one mistake: at this place, with these words in it.
+#[allow(dead_code, reason = "not every test refuses something")]
+pub fn refused(files: &[(&str, &str)], place: &str, words: &str) {
+    let mistakes = Files::new(files).load().err().unwrap_or_default();
+    assert_eq!(mistakes.len(), 1, "{files:?}: {mistakes:#?}");
+    let mistake = &mistakes[0];
+    assert!(mistake.starts_with(&format!("{place}: ")), "{mistake}: not at {place}");
+    assert!(mistake.contains(words), "{mistake}: does not say '{words}'");
+}
