@@ -143,3 +143,6 @@ fn log_fault(message: &Message, table: &Table) -> Option<String> {
         _ => too_short(bytes, table),
     }
 }
+
+#[cfg(test)]
+mod tests;
