@@ -22,7 +22,7 @@ mod steering;
 mod switch;
 mod worker;
 
-pub use command::{Command, ConnectionView, ListPart, ListPlace, Notice, RingCommand};
+pub use command::{Command, ConnectionView, GuestLog, ListPart, ListPlace, Notice, RingCommand};
 pub use flow::usage::ServicePlace;
 pub use limit::Limit;
 pub use port::{Negotiated, feature};

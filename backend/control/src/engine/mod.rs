@@ -4,6 +4,7 @@
 //! Out: commands to the worker, messages to the master, answers to the API.
 mod agents;
 mod answers;
+mod device_state;
 mod egress;
 mod forwards;
 mod hints;

@@ -3,7 +3,7 @@ use super::Sink;
 use super::registry::{Entry, Registry};
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
-use vonic_datapath::{Command, QUEUE_PAIRS_MAX, RingCommand};
+use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
 use vonic_session::{PortEvent, Session, SessionEvent, SessionSpec};
@@ -110,6 +110,15 @@ impl Registry {
                 self.order(Command::Features { port, bits });
             }
             PortEvent::Memory(map, done) => self.order(Command::Memory { port, map, done }),
+            PortEvent::Log { log, used, done } => {
+                self.order(Command::Log { port, log: log.map(|log| GuestLog { log, used }), done });
+            }
+            PortEvent::Announce => self.order(Command::Announce { port }),
+            PortEvent::Save(request) => request.answer(self.save_state(&name)),
+            PortEvent::Load(request) => {
+                let (bytes, answer) = request.take();
+                answer(self.load_state(&name, &bytes));
+            }
             PortEvent::Ring { index, setup, kick, call, enabled, done } => {
                 state.rings.insert(index, RingState { size: setup.size, enabled, broken: None });
                 let ring = RingCommand { port, index, setup, kick, call, enabled, done };

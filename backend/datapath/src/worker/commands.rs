@@ -59,6 +59,14 @@ impl Worker {
                     self.set_memory(port, map);
                     done.done();
                 }
+                Command::Log { port, log, done } => {
+                    if let Some(port) = Worker::port_mut(&mut self.ports, port) {
+                        port.queues.set_log(log.as_ref());
+                        port.log = log.map(|log| log.log);
+                    }
+                    done.done();
+                }
+                Command::Announce { port } => self.announce(port),
                 Command::Ring(ring) => self.set_ring(*ring),
                 Command::StopRing { port, index, done } => {
                     self.stop_ring(port, index);
@@ -241,10 +249,13 @@ impl Worker {
         self.close_datagrams_of(id);
     }
 
-    /// Takes a port whose memory has gone out of service.
+    /// Takes a port whose memory, or the log of it, has gone out of service.
     pub(crate) fn check_memory(&mut self, id: PortId) {
         let port = Worker::port_mut(&mut self.ports, id);
-        if port.is_some_and(|p| p.map.as_ref().is_some_and(|map| map.is_lost())) {
+        let lost = |p: &mut Port| {
+            p.map.as_ref().is_some_and(|map| map.is_lost()) || p.log.as_ref().is_some_and(|log| log.is_lost())
+        };
+        if port.is_some_and(lost) {
             self.disconnect(id);
             (self.notify)(crate::Notice::MemoryLost { port: id });
         }

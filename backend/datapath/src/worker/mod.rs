@@ -4,6 +4,7 @@
 //! A round: commands, events, then a burst of each port's frames, then the ready connections, then one flush of every ring.
 //! While there is work the rings ask for no notification; before it sleeps the worker asks for them and looks once more.
 mod advertise;
+mod announce;
 mod clock;
 mod commands;
 mod control_queue;
