@@ -1,6 +1,6 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
 use crate::flow::open::leg_config;
-use crate::flow::records::{agreed, opened};
+use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowKey};
 use crate::spec::PortId;
 use crate::worker::Worker;
@@ -39,7 +39,7 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let (guest_opens, shut) = (record.kind == Kind::GuestOpens, record.bits.has(Bits::GUEST_FIN));
-        let Ok(progress) = socket.progress(guest_opens, shut) else { return false };
+        let Ok(progress) = socket.progress(&origin(record), shut) else { return false };
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return false };
         let key = FlowKey { port: port_id, guest: record.guest, remote: record.remote };
         let config = Config { timestamps: Some(record.timestamps), ..leg_config(&key, &port.spec, 0) };
