@@ -178,20 +178,15 @@ impl Rest {
     }
 }
 
-/// All of them move to the other host together with the address: made again there before that is there, or after.
-pub fn cross(hosts: &mut Hosts, lines: Vec<Host>, early: bool) -> Result<Vec<Host>> {
+/// All of them move to the other host, together with the address.
+pub fn cross(hosts: &mut Hosts, lines: Vec<Host>) -> Result<Vec<Host>> {
     let (frozen, rest): (Vec<Frozen>, Vec<Rest>) = lines.into_iter().map(Host::freeze).unzip();
     let save = |(frozen, rest): (&Frozen, &Rest)| frozen.save(&rest.origin, rest.shut, rest.remote).unwrap();
     let states: Vec<SocketState> = frozen.iter().zip(&rest).map(save).collect();
     let restore = |states: Vec<SocketState>| states.into_iter().map(|state| Ok(state.restore()?)).collect();
-    let parked: Vec<Parked> = if early {
-        let parked = hosts.there().run(|| restore(states))?;
-        hosts.swap()?;
-        parked
-    } else {
-        hosts.swap()?;
-        hosts.here().run(|| restore(states))?
-    };
+    // Before the address is there: the kernel would answer the peer's next segment by a reset.
+    let parked: Vec<Parked> = hosts.there().run(|| restore(states))?;
+    hosts.swap()?;
     let release = || parked.into_iter().map(|parked| Ok(parked.release(PeekMode::Offset)?)).collect();
     let sockets: Vec<(HostSocket, Origin)> = hosts.here().run(release)?;
     drop(frozen);
