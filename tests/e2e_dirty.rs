@@ -69,7 +69,8 @@ fn kill_engine(bed: &Bed) {
 }
 
 fn hand_guest(bed: &Bed, buffer: Vec<u32>, features: u64) -> HandGuest {
-    let config = MockConfig { features: features | feature::CTRL_VQ | feature::CTRL_RX, buffer, ..MockConfig::default() };
+    let config =
+        MockConfig { features: features | feature::CTRL_VQ | feature::CTRL_RX, buffer, ..MockConfig::default() };
     HandGuest::start_configured(bed, "a", 2, config).unwrap()
 }
 

@@ -43,4 +43,6 @@ pub(crate) mod record {
     pub(crate) const PEER: usize = 13;
     /// When the connection began, in the checkpoint's microseconds.
     pub(crate) const OPENED: usize = 14;
+    /// Where the socket's counters began: taken in the low half, dropped in the high one.
+    pub(crate) const BASE: usize = 15;
 }

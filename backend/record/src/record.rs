@@ -29,6 +29,12 @@ impl Bits {
     /// If the socket is closed, then by a reset. Set before a call that may take the socket's error, which would be the only sign of
     /// it; removed if the call took none.
     pub const ABORTED: Bits = Bits(1 << 3);
+    /// The socket was made again on this host: its counters begin at the record's base, and at no SYN.
+    pub const RESTORED: Bits = Bits(1 << 8);
+    /// The peer's end had come before that, and does not come again.
+    pub const PEER_FIN: Bits = Bits(1 << 9);
+    /// The socket leads nowhere: everything had come before that, in order if [`Bits::PEER_FIN`], else up to a reset.
+    pub const PEER_GONE: Bits = Bits(1 << 10);
 
     /// Whether all of `other` are set.
     pub fn has(self, other: Bits) -> bool {
@@ -99,6 +105,8 @@ pub struct Record {
     pub options: Options,
     /// When the connection began, in microseconds of the checkpoint's clock.
     pub opened: u64,
+    /// Of a socket that was made again on this host, where its counters begin: bytes taken from the guest, and dropped for it, modulo 2³².
+    pub base: (u32, u32),
 }
 
 /// The words of one record.
@@ -124,6 +132,7 @@ impl Words<'_> {
         self.set(word::OURS, u64::from(record.iss) | u64::from(record.timestamps) << 32);
         self.set(word::PEER, u64::from(record.irs) | u64::from(record.options.pack()) << 32);
         self.set(word::OPENED, record.opened);
+        self.set(word::BASE, u64::from(record.base.0) | u64::from(record.base.1) << 32);
         self.0[word::STATE].store(record.kind as u64, Ordering::Release);
     }
 
@@ -141,7 +150,7 @@ impl Words<'_> {
             SocketAddr::new(address([self.get(at), self.get(at + 1)], is_v4), (ports >> (16 * place)) as u16)
         };
         let (v4, host_v4) = (ports >> 48 & 0xff == 4, ports >> 56 & 1 == 0);
-        let (ours, peer) = (self.get(word::OURS), self.get(word::PEER));
+        let (ours, peer, base) = (self.get(word::OURS), self.get(word::PEER), self.get(word::BASE));
         Some(Record {
             kind,
             bits,
@@ -156,6 +165,7 @@ impl Words<'_> {
             irs: peer as u32,
             options: Options::unpack((peer >> 32) as u32),
             opened: self.get(word::OPENED),
+            base: (base as u32, (base >> 32) as u32),
         })
     }
 

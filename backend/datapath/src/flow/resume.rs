@@ -1,6 +1,6 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
 use crate::flow::open::leg_config;
-use crate::flow::records::{agreed, opened};
+use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::spec::PortId;
 use crate::worker::Worker;
@@ -45,7 +45,7 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let known = known(record);
-        let Ok(progress) = socket.progress(known) else { return false };
+        let Ok(progress) = socket.progress(&known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -59,7 +59,7 @@ impl Worker {
             Leg::open(&config, Seq(record.iss), now)
         };
         let mut flow = Flow::new(key, leg, socket, record.host, opened(record));
-        flow.guest_opens = known.connected;
+        flow.guest_opens = record.kind == Kind::GuestOpens;
         flow.shut = known.shut;
         flow.record = Some(id);
         flow.connecting = progress.peer == Peer::Connecting || !record.bits.has(Bits::ESTABLISHED);
@@ -85,11 +85,7 @@ impl Worker {
 }
 
 fn known(record: &Record) -> Known {
-    Known {
-        connected: record.kind == Kind::GuestOpens,
-        shut: record.bits.has(Bits::GUEST_FIN),
-        aborted: record.bits.has(Bits::ABORTED),
-    }
+    Known { origin: origin(record), shut: record.bits.has(Bits::GUEST_FIN), aborted: record.bits.has(Bits::ABORTED) }
 }
 
 /// Where a connection's leg is.
