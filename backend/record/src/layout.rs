@@ -15,6 +15,24 @@ pub(crate) mod header {
     /// Four words.
     pub(crate) const SECRETS: usize = 4;
     pub(crate) const CLOCK: usize = 8;
+    /// Words of counters behind the records.
+    pub(crate) const COUNTERS: usize = 9;
+}
+
+/// Words of counters that a new checkpoint has room for: 32 MiB, of which what is used takes memory.
+pub(crate) const COUNTERS: usize = 1 << 22;
+
+/// A block of counters: these words, then a name for each counter, then the counters.
+pub(crate) mod block {
+    /// 1 while somebody counts there; the last word to be written.
+    pub(crate) const STATE: usize = 0;
+    /// How many counters there is room for. It never changes; 0: here the blocks end.
+    pub(crate) const LENGTH: usize = 1;
+    /// Whose.
+    pub(crate) const OWNER: usize = 2;
+    /// Which of the owner's.
+    pub(crate) const WHICH: usize = 3;
+    pub(crate) const NAMES: usize = 4;
 }
 
 /// A record's words.

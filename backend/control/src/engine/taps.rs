@@ -161,7 +161,7 @@ impl Registry {
     /// Gives the worker a VM's new tap, or tells it that there is none, and waits until it has let go of the old one.
     fn use_tap(&mut self, vm: &Vm) {
         let Some(entry) = self.vms.get(&vm.name) else { return };
-        let (port, stats) = (entry.port, Arc::clone(&entry.stats));
+        let (port, stats) = (entry.port, entry.stats.clone());
         self.taps.set_offloads(&vm.name, entry.session.as_ref().and_then(|s| s.features));
         // A bridged network has no forwards.
         let spec = self.spec(vm, port, &stats, Vec::new());

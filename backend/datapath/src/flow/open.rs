@@ -14,7 +14,6 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
 use vonic_tcp::{AckPolicy, Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Instant, Keepalive, Leg, Segment, Seq, State};
@@ -335,7 +334,7 @@ fn connect_service(
     notify: &Notify,
 ) -> io::Result<(HostSocket, Connecting)> {
     let (socket, end) = HostSocket::service(mode)?;
-    notify(Notice::Service { from: Arc::clone(&port.spec.stats), end, place });
+    notify(Notice::Service { from: port.spec.stats.clone(), end, place });
     Ok((socket, Connecting::Done))
 }
 

@@ -167,7 +167,7 @@ pub(crate) mod tests {
     use crate::spec::Family;
     use crate::spec::{Limits, Names};
     use std::net::Ipv6Addr;
-    use std::sync::Arc;
+    use vonic_record::Shared;
     use vonic_tcp::AckPolicy;
 
     fn family(subnet: &str, gateway: &str) -> Family {
@@ -208,7 +208,7 @@ pub(crate) mod tests {
             egress: Vec::new(),
             forwards: Vec::new(),
             tap: None,
-            stats: Arc::default(),
+            stats: Shared::default(),
         }
     }
 
