@@ -50,7 +50,7 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
     isolate().unwrap();
     let config =
         TestConfig::both_families().vm("a", 2, "[[forward]]\nproto = \"udp\"\nlisten = \"*:7000\"\nport = 53\n");
-    let bed = Bed::start_here(&config).unwrap();
+    let mut bed = Bed::start_here(&config).unwrap();
     let mut guest = UdpGuest::start(&bed, "a", 2, MockConfig { posted: 200, ..MockConfig::default() }).unwrap();
     let families = [("127.0.0.1", IpAddr::V4(ip4(1))), ("[::1]", ip6(1).into())];
     let own = families.map(|(host, seen)| {
@@ -68,6 +68,7 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
         assert_eq!(guest.expect().unwrap().from, seen);
         (peer, seen)
     });
+    let (master, mut descriptors) = (bed.vonicd.process().pid(), None);
     for round in 0..ROUNDS {
         let old = kill_engine(&bed);
         for n in 0..20u8 {
@@ -91,6 +92,10 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
             assert_eq!(receive(peer).0, "answer");
         }
         assert_eq!(open(&bed, "a"), 4);
+        // What one engine leaves, the next one has once.
+        let now = || usage::descriptors(master).unwrap();
+        let before = *descriptors.get_or_insert_with(now);
+        wait_until("as many descriptors as before", seconds(5), || now() == before).unwrap();
     }
     // What ends is forgotten: no record keeps its socket open.
     bed.directory.write("etc/vms.d/a.toml", "mac = \"52:54:00:00:00:02\"\naddress4 = \"192.0.2.2\"\n").unwrap();
@@ -108,14 +113,19 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
 fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     let forward = "[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7001\"\nport = 7\n";
     let bed = Bed::start(&TestConfig::default().vm("a", 2, forward)).unwrap();
-    let mut guest = bed.guest("a", 2, Vmm::Uml).unwrap();
+    let programs = vec![agent_program().unwrap()];
+    let config = GuestConfig { programs, ..GuestConfig::new("a", 2, &bed.socket("a")) };
+    let mut guest = bed.start_configured(&config).unwrap();
+    guest.wait_ready().unwrap();
+    // Its connection leads into the engine, and ends with it.
+    let agent = guest.spawn("vonic-agent").unwrap();
     let served = guest.spawn("vonic-peer echo 0.0.0.0:7").unwrap();
     served.wait_output(&mut guest, "listening", seconds(10)).unwrap();
     let reflector = socket("127.0.0.1:0");
     let port = reflector.local_addr().unwrap().port();
     std::thread::spawn(move || vonic_peer::datagrams::reflect(&reflector));
     let pings = guest.spawn("ping -i 0.1 -c 60 -W 2 192.0.2.1").unwrap();
-    let datagrams = guest.spawn(&format!("vonic-peer datagrams 192.0.2.1:{port} 1400 40")).unwrap();
+    let datagrams = guest.spawn(&format!("vonic-peer datagrams 192.0.2.1:{port} 1400 500")).unwrap();
     for _ in 0..ROUNDS {
         std::thread::sleep(std::time::Duration::from_millis(1100));
         let old = kill_engine(&bed);
@@ -133,6 +143,14 @@ fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     assert!(lost <= usize::from(ROUNDS), "{lost} of 60 pings were lost: {}", pings.stdout);
     let datagrams = datagrams.wait(&mut guest, seconds(60)).unwrap();
     assert_eq!(datagrams.status, 0, "{}", datagrams.stdout);
+    let shown = bed.vonicd.vm("a").unwrap();
+    assert_eq!((&shown["icmp"]["opened"], &shown["udp"]["guest_opened"]), (&1.into(), &1.into()), "{shown}");
+    wait_until("the agent's word", seconds(5), || {
+        bed.vonicd.vm("a").unwrap()["agent"]["seen_seconds"].as_u64() < Some(2)
+    })
+    .unwrap();
+    let told = agent.output(&mut guest).unwrap();
+    assert_eq!(told, "vonic-agent: connected to vonic", "each time the next engine was there at once");
     bed.vonicd.stop().unwrap();
 }
 
