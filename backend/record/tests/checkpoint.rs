@@ -16,7 +16,7 @@ fn record(n: u16) -> Record {
         bits: Bits::SYNCHRONIZED,
         descriptor: i32::from(n),
         cookie: u64::from(n) << 40 | 7,
-        vm: u64::MAX - u64::from(n),
+        session: u64::MAX - u64::from(n),
         guest: end("192.0.2.2", n),
         remote: end("203.0.113.7", 443),
         host: end("2001:db8::7", 53),
@@ -80,8 +80,8 @@ fn a_flow_by_a_forward_has_an_address_beside_its_ends() {
             (record.kind, bits, record.guest, record.remote, record.host)
         );
         assert_eq!(
-            (read.descriptor, read.cookie, read.vm, read.opened),
-            (record.descriptor, record.cookie, record.vm, record.opened)
+            (read.descriptor, read.cookie, read.session, read.opened),
+            (record.descriptor, record.cookie, record.session, record.opened)
         );
     }
 }
@@ -91,7 +91,7 @@ fn every_kind_comes_back() {
     let checkpoint = Checkpoint::create(8).unwrap();
     let kinds = [Kind::GuestOpens, Kind::WorldOpens, Kind::Datagrams, Kind::Listener, Kind::Tap, Kind::Claim];
     for (id, kind) in kinds.into_iter().enumerate() {
-        let record = Record::of_vm(kind, 7, (id as i32, 9), Bits::LIVE.only_if(id == 4));
+        let record = Record::endless(kind, 7, (id as i32, 9), Bits::LIVE.only_if(id == 4));
         checkpoint.write(id as u32, &record);
         assert_eq!(again(&checkpoint).read(id as u32), Some(record));
         assert_eq!(kind.is_connection(), id < 2);

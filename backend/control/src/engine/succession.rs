@@ -52,7 +52,7 @@ impl Registry {
                     Ok(None) => {}
                     Err(error) => log::warn!("a forward's socket is opened anew: {error}"),
                 },
-                Kind::Tap => self.taps.inherit(record.vm, record.descriptor, record.cookie as u32),
+                Kind::Tap => self.taps.inherit(record.session, (record.descriptor, record.cookie as u32)),
                 Kind::GuestOpens | Kind::WorldOpens | Kind::Datagrams | Kind::Claim => {}
             }
         }
