@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use vonic_queue::{DirtyLog, Done, MemoryMap, QueueError, RingSetup};
+use vonic_record::Shared;
 
 /// One order to a worker, applied between two bursts.
 #[derive(Debug)]
@@ -212,7 +213,7 @@ pub enum Notice {
     /// A guest has connected to vonic's own service.
     Service {
         /// Counters of the port by which it came, which are its VM's for good: a port's number may have changed hands meanwhile.
-        from: Arc<PortStats>,
+        from: Shared<PortStats>,
         /// The service's end: a non-blocking Unix stream.
         end: OwnedFd,
         /// Held as long as the connection is.

@@ -5,6 +5,7 @@
 
 mod datagram;
 mod forward;
+mod inherited;
 mod link;
 mod progress;
 mod repair;
@@ -14,6 +15,7 @@ mod tap;
 
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use forward::{Arrived, Local, UdpListener};
+pub use inherited::{BoundTo, Inherited};
 pub use link::LinkWatch;
 pub use progress::{Known, Origin, Peer, Progress, Stage};
 pub use repair::{Agreed, Frozen, Parked, QUEUE_MAX, SaveError, SocketState, can_repair};

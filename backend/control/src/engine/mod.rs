@@ -28,6 +28,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
 use vonic_front::{API, EngineLink, Start, ToEngine};
+use vonic_record::Ledger;
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
 
@@ -115,8 +116,10 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
-    let mut registry = Registry::new(engine.config_dir, config, first_service, handle, link, sender, guests);
+    let ledger = Ledger::new(Arc::clone(&start.checkpoint));
+    let mut registry = Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger);
     registry.leave_config();
+    registry.inherit(&start.checkpoint);
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));

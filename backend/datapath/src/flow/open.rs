@@ -15,7 +15,6 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
 use vonic_record::Bits;
@@ -364,7 +363,7 @@ fn connect_service(
     notify: &Notify,
 ) -> io::Result<(HostSocket, Option<Connecting>)> {
     let (socket, end) = HostSocket::service(mode)?;
-    notify(Notice::Service { from: Arc::clone(&port.spec.stats), end, place });
+    notify(Notice::Service { from: port.spec.stats.clone(), end, place });
     Ok((socket, Some(Connecting::Done)))
 }
 

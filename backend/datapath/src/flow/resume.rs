@@ -16,6 +16,7 @@ impl Worker {
         if self.taking_over {
             self.await_port(port_id);
         }
+        self.resume_flows(port_id, session);
         let inherited = std::mem::take(&mut self.records.inherited);
         let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.session == session);
         self.records.inherited = others;

@@ -293,6 +293,7 @@ impl Worker {
     /// Publishes what every ring has completed: what a frame has become in other guests' rings before the descriptor that it
     /// came by.
     pub(crate) fn flush(&mut self) {
+        self.record_claims();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
