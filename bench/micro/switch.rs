@@ -85,6 +85,8 @@ fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
     PortSpec {
         port,
         vm: port.into(),
+        failover: true,
+        quarantined: false,
         mac: mac(port),
         network: 0,
         address4: Some(address(port)),

@@ -33,4 +33,4 @@ pub use spec::{
 };
 pub use stats::{CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use vonic_tcp::AckPolicy;
-pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};
+pub use worker::{Notify, Poll, Waker, Worker, WorkerConfig, WorkerHandle};

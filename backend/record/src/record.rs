@@ -30,6 +30,8 @@ impl Bits {
     pub const ABORTED: Bits = Bits(1 << 3);
     /// The guest has acknowledged our FIN: the leg answers nothing any more.
     pub const FINISHED: Bits = Bits(1 << 4);
+    /// The operator wants it to end with the engine: the next one resets both of its sides.
+    pub const MORTAL: Bits = Bits(1 << 8);
 
     /// Whether all of `other` are set.
     pub fn has(self, other: Bits) -> bool {

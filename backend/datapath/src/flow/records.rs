@@ -30,7 +30,7 @@ impl Records {
         let agreed = flow.leg.agreed();
         let record = Record {
             kind: if flow.guest_opens { Kind::GuestOpens } else { Kind::WorldOpens },
-            bits: if agreed.is_some() { Bits::SYNCHRONIZED } else { Bits::default() },
+            bits: first_bits(agreed.is_some(), flow.mortal),
             descriptor: socket.as_raw_fd(),
             cookie,
             vm,
@@ -66,6 +66,11 @@ impl Records {
         self.checkpoint.free(id);
         self.free.push(id);
     }
+}
+
+fn first_bits(synchronized: bool, mortal: bool) -> Bits {
+    let bit = |set: bool, bit: Bits| if set { bit.0 } else { 0 };
+    Bits(bit(synchronized, Bits::SYNCHRONIZED) | bit(mortal, Bits::MORTAL))
 }
 
 /// IRS of a leg that has taken nothing yet; meaningless before the guest's SYN.

@@ -58,9 +58,29 @@ impl Worker {
         if flow.connecting {
             port.usage.begin(flow.destination());
         }
+        if record.bits.has(Bits::MORTAL) {
+            self.end_mortal(flow);
+            return false;
+        }
         let flow = self.register(flow);
         self.flows.make_ready(flow);
         true
+    }
+}
+
+impl Worker {
+    /// Ends a connection that is not to outlive its engine: its peer gets a reset now, its guest as soon as it has buffers.
+    fn end_mortal(&mut self, mut flow: Flow) {
+        if let Some(socket) = flow.socket.take() {
+            socket.abort();
+        }
+        flow.record = None;
+        flow.leg.abort();
+        if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
+            port.spec.stats.tcp.reset.add(1);
+        }
+        let flow = self.register(flow);
+        self.flows.make_ready(flow);
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod events;
 mod feed;
 mod ingress;
 mod listing;
+mod signs;
 
 use crate::command::{Command, Notice};
 use crate::datagram::Datagram;
@@ -30,6 +31,8 @@ use clock::Clock;
 use events::{Poller, Token};
 use ingress::{BURST, Late};
 use rtrb::{Consumer, Producer, RingBuffer};
+use signs::Signs;
+pub use signs::Waker;
 use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -77,6 +80,11 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
+    /// What wakes it from elsewhere.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.wake))
+    }
+
     /// Sends an order.
     ///
     /// # Errors
@@ -131,6 +139,9 @@ pub struct Worker {
     pub(crate) reassembly: Option<Box<Reassembly>>,
     /// Room for the fragments of one datagram to a guest.
     pub(crate) fragmenter: Fragmenter,
+    pub(crate) signs: Signs,
+    /// Another engine goes on with what this worker has: nothing of it is closed.
+    pub(crate) rests: bool,
     /// Something happened that epoll does not know of.
     pub(crate) woken: bool,
     commands: Consumer<Command>,
@@ -176,6 +187,8 @@ impl Worker {
             late: Late::new(),
             reassembly: Some(Box::new(Reassembly::new())),
             fragmenter: Fragmenter::new(),
+            signs: Signs::new(Arc::clone(&config.checkpoint)),
+            rests: false,
             woken: false,
             commands,
             wake: Arc::clone(&wake),
@@ -185,12 +198,17 @@ impl Worker {
         Ok((worker, WorkerHandle { commands: producer, wake }))
     }
 
-    /// Works until [`Command::Stop`].
+    /// Works until [`Command::Stop`] or [`Command::Rest`].
     pub fn run(mut self) {
         let mut last_work = self.now;
         loop {
             self.now = self.clock.now();
+            self.signs.answer();
             if !self.apply_commands() {
+                if self.rests {
+                    // Descriptors are closed by being dropped, and these are the next engine's.
+                    std::mem::forget(self);
+                }
                 return;
             }
             let worked = self.round();
@@ -282,6 +300,7 @@ impl Worker {
     /// Publishes what every ring has completed: what a frame has become in other guests' rings before the descriptor that it
     /// came by.
     pub(crate) fn flush(&mut self) {
+        self.signs.at_none();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
