@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::custody::Custody;
 use crate::datagram::fragments::Kept;
 use crate::flow::challenge::Challenges;
 use crate::flow::usage::Usage;
@@ -125,6 +126,10 @@ pub struct Port {
     pub fragmented: u32,
     /// Fragments of the guest's that wait for others.
     pub(crate) kept: Kept,
+    /// What of it has records.
+    pub(crate) custody: Custody,
+    /// Until when a guest is expected that an engine before had, and what comes for it waits.
+    pub(crate) awaited: Option<Instant>,
 }
 
 impl Port {
@@ -144,6 +149,8 @@ impl Port {
             advertise_tries: 0,
             fragmented: 0,
             kept: Kept::default(),
+            custody: Custody::default(),
+            awaited: None,
         }
     }
 
@@ -158,8 +165,14 @@ impl Port {
         self.queues.rx()
     }
 
+    /// Until when what comes for the guest waits for its rings; `None`: they run, or nobody will start them soon.
+    pub fn awaits_guest(&mut self, now: Instant) -> Option<Instant> {
+        self.awaited.filter(|until| *until > now && !self.queues.is_live())
+    }
+
     /// Drops the session: rings and memory.
     pub fn disconnect(&mut self) {
+        self.awaited = None;
         self.queues.disconnect();
         self.kept = Kept::default();
         self.rx_burst.clear();

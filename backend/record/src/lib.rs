@@ -16,7 +16,7 @@ mod sys;
 
 pub use checkpoint::{Checkpoint, RecordId};
 pub use header::{CheckpointError, Header, Secrets, VERSION, WORKERS_MAX};
-pub use record::{Bits, Kind, Options, Record};
+pub use record::{Bits, Kind, Local, Options, Record};
 
 /// What a VM is known as in a checkpoint: FNV-1a of its name, which every version computes alike; never 0.
 pub fn vm_number(name: &str) -> u64 {

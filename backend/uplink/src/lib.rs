@@ -5,6 +5,7 @@
 
 mod datagram;
 mod forward;
+mod inherited;
 mod link;
 mod progress;
 mod socket;
@@ -13,6 +14,7 @@ mod tap;
 
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use forward::{Arrived, Local, UdpListener};
+pub use inherited::{BoundTo, Inherited};
 pub use link::LinkWatch;
 pub use progress::{Peer, Progress};
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};

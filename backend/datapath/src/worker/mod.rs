@@ -301,6 +301,7 @@ impl Worker {
     /// came by.
     pub(crate) fn flush(&mut self) {
         self.signs.at_none();
+        self.record_claims();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
