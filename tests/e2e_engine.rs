@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vonic_record::{Checkpoint, vm_number};
 use vonic_tests::line::Line;
-use vonic_tests::mock::{VnetHeader, feature};
+use vonic_tests::mock::{GUEST_TO_HOST, VnetHeader, feature};
 use vonic_tests::wire::HandGuest;
 use vonic_tests::*;
 
@@ -157,8 +157,12 @@ impl Poisoned {
 
     /// An engine dies while at work on `a`.
     fn die(&mut self) {
+        // Stopped, so that its worker does not begin with somebody else's before it is hit.
+        let engine = self.bed.vonicd.engine().unwrap();
+        signal(engine, "STOP");
         self.checkpoint.header().work_on(0, vm_number("a"));
-        end_engine(&self.bed, "ABRT");
+        signal(engine, "ABRT");
+        end_engine(&self.bed, "CONT");
         self.b.mock.gateway_answers(3).unwrap();
     }
 
@@ -268,6 +272,7 @@ fn the_header_names_whom_the_worker_is_at_work_for() {
             let seen = std::iter::from_fn(|| (Instant::now() < until).then(|| header.working_on(0)));
             let seen: Vec<u64> = seen.flatten().collect();
             assert!(!seen.contains(&numbers[other]));
+            while guest.mock.wait_used(GUEST_TO_HOST, Duration::from_millis(20))?.is_some() {}
             while guest.mock.receive_frame(Duration::ZERO)?.is_some() {}
             Ok(seen.first().copied())
         })
