@@ -105,6 +105,11 @@ pub enum Command {
         /// Where the answer goes.
         reply: Sender<ListPart>,
     },
+    /// Ends the worker between two rounds, and leaves everything as it is for another engine.
+    Rest {
+        /// When nothing will be touched any more.
+        done: Done,
+    },
     /// Resets every connection both ways and ends the worker.
     Stop {
         /// When the resets are in the guests' rings.

@@ -34,4 +34,4 @@ pub use spec::{
 };
 pub use stats::{Copied, CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use vonic_tcp::AckPolicy;
-pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};
+pub use worker::{Notify, Poll, Waker, Worker, WorkerConfig, WorkerHandle};

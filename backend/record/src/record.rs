@@ -48,6 +48,8 @@ impl Bits {
     pub const PEER_FIN: Bits = Bits(1 << 9);
     /// The socket leads nowhere: everything had come before that, in order if [`Bits::PEER_FIN`], else up to a reset.
     pub const PEER_GONE: Bits = Bits(1 << 10);
+    /// The operator wants it to end with the engine: the next one resets both of its sides.
+    pub const MORTAL: Bits = Bits(1 << 11);
     /// Of datagrams: they are pings, whose guest's end has the identifier in place of a port.
     pub const ECHO: Bits = Bits(1 << 16);
     /// Of datagrams: the world began, or goes on, by the socket of a forward, which the descriptor is.

@@ -69,7 +69,7 @@ impl Records {
         let agreed = flow.leg.agreed();
         let record = Record {
             kind: if flow.guest_opens { Kind::GuestOpens } else { Kind::WorldOpens },
-            bits: if agreed.is_some() { Bits::SYNCHRONIZED } else { Bits::default() },
+            bits: Bits(Bits::SYNCHRONIZED.only_if(agreed.is_some()).0 | Bits::MORTAL.only_if(flow.mortal).0),
             descriptor: socket.as_raw_fd(),
             cookie,
             session,

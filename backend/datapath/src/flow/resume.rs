@@ -13,6 +13,10 @@ impl Worker {
     pub(crate) fn begin_session(&mut self, port_id: PortId, session: u64) {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
         port.session = session;
+        if port.spec.quarantined {
+            // What is left of its connections is reset with what is nobody's.
+            return;
+        }
         if self.taking_over {
             self.await_port(port_id);
         }
@@ -31,6 +35,9 @@ impl Worker {
     pub(crate) fn abandon_connections(&mut self) {
         self.adopt_accepted();
         self.taking_over = false;
+        for port in self.ports.iter_mut().flatten().filter(|port| port.session == 0) {
+            port.awaited = None;
+        }
         for (id, record) in std::mem::take(&mut self.records.inherited) {
             let mode = self.peek_mode(record.host);
             if let Ok(Some(socket)) = HostSocket::resume(record.descriptor, record.cookie, mode) {
@@ -69,6 +76,10 @@ impl Worker {
         if flow.connecting {
             port.usage.begin(flow.destination());
         }
+        if record.bits.has(Bits::MORTAL) {
+            self.end_mortal(flow);
+            return false;
+        }
         let flow = self.register(flow);
         if progress.peer == Peer::Reset {
             self.resume_reset(flow);
@@ -82,6 +93,20 @@ impl Worker {
         let open = self.flows.get_mut(id).is_some_and(|flow| flow.leg.state() != State::SynReceived);
         // What came before it still gets to a guest that has seen a handshake.
         if open { self.host_failed(id) } else { self.reset_guest(id) }
+    }
+
+    /// Ends a connection that is not to outlive its engine: its peer gets a reset now, its guest as soon as it has buffers.
+    fn end_mortal(&mut self, mut flow: Flow) {
+        if let Some(socket) = flow.socket.take() {
+            socket.abort();
+        }
+        flow.record = None;
+        flow.leg.abort();
+        if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
+            port.spec.stats.tcp.reset.add(1);
+        }
+        let flow = self.register(flow);
+        self.flows.make_ready(flow);
     }
 }
 

@@ -91,6 +91,12 @@ impl Worker {
                     // Nobody waits any more: fine.
                     let _ = reply.send(self.list(port, from));
                 }
+                Command::Rest { done } => {
+                    self.flush();
+                    self.rests = true;
+                    done.done();
+                    return false;
+                }
                 Command::Stop { done } => {
                     self.stop();
                     done.done();
@@ -129,12 +135,12 @@ impl Worker {
         if let Some(network) = self.network_mut(spec.network) {
             network.join(&spec);
         }
-        let id = spec.port;
+        let (id, resumes) = (spec.port, !spec.quarantined);
         place(&mut self.ports, id, Box::new(Port::new(spec)));
         self.resume_places(id);
         self.watch_forwards(id);
         self.record_tap(id);
-        if self.taking_over {
+        if self.taking_over && resumes {
             self.await_port(id);
         }
     }
@@ -181,6 +187,7 @@ impl Worker {
 
     fn set_memory(&mut self, id: PortId, map: Arc<MemoryMap>) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        self.signs.at(port.spec.vm);
         port.queues.remap(&map);
         port.rx_burst.clear();
         port.map = Some(map);
@@ -197,6 +204,7 @@ impl Worker {
         let (id, index) = (command.port, command.index);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(map) = port.map.clone() else { return };
+        self.signs.at(port.spec.vm);
         let direction = port.queues.direction(index);
         let (Some(direction), Some(ring)) = (direction, port.queues.ring(index)) else { return };
         if let Some(fd) = ring.kick_fd() {

@@ -31,6 +31,7 @@ impl Worker {
         if port.queues.control().is_none_or(|ring| ring.available() == 0) {
             return false;
         }
+        self.signs.at(port.spec.vm);
         let Some(mut bursts) = self.bursts.take() else { return false };
         let [burst, ..] = bursts.as_mut();
         for _ in 0..COMMANDS_A_ROUND {
