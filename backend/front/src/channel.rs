@@ -66,6 +66,11 @@ pub enum ToMaster {
     },
     /// The engine serves.
     Ready,
+    /// A newer vonicd is to take over everything. Answered by [`ToEngine::Upgraded`], to whatever engine there is by then.
+    Upgrade {
+        /// Its program.
+        path: PathBuf,
+    },
 }
 
 /// What the master tells the engine.
@@ -95,6 +100,13 @@ pub enum ToEngine {
     Marked {
         /// As asked.
         number: u64,
+    },
+    /// How the last upgrade ended.
+    Upgraded {
+        /// How many there were, those that failed too.
+        number: u64,
+        /// Why it failed, if it did.
+        error: Option<String>,
     },
     /// The operator wants the configuration read again (SIGHUP).
     Reload,
@@ -191,6 +203,11 @@ impl MasterLink {
         let socket = UnixDatagram::from(socket);
         socket.set_nonblocking(true)?;
         Ok(MasterLink { socket, unsent: std::collections::VecDeque::new() })
+    }
+
+    /// One that leads nowhere, until there is an engine.
+    pub(crate) fn none() -> io::Result<MasterLink> {
+        MasterLink::new(sys::seqpacket_pair()?.0)
     }
 
     /// Sends, in order, now or when [`MasterLink::flush`] is called.

@@ -5,7 +5,7 @@ use crate::sys::{self, Cloned};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -62,6 +62,30 @@ impl<'a> Maker<'a> {
         let pid_file = pid_file.map(|path| PidFile(path.to_path_buf()));
         let checkpoint = checkpoint()?;
         Ok(Maker { body, checkpoint, pid_file, own: sys::open_descriptors()? })
+    }
+
+    /// As another master's, whose checkpoint this is; `own` are this master's descriptors.
+    pub(crate) fn resume(
+        body: Body<'a>,
+        pid_file: Option<&Path>,
+        checkpoint: Arc<Checkpoint>,
+        own: BTreeSet<RawFd>,
+    ) -> Maker<'a> {
+        Maker { body, checkpoint, pid_file: pid_file.map(|path| PidFile(path.to_path_buf())), own }
+    }
+
+    /// Another master writes the file from here on.
+    pub(crate) fn leave_pid_file(&mut self) {
+        std::mem::forget(self.pid_file.take());
+    }
+
+    pub(crate) fn checkpoint(&self) -> BorrowedFd<'_> {
+        self.checkpoint.as_fd()
+    }
+
+    /// Whether a descriptor has been the master's own since before the first engine.
+    pub(crate) fn owns(&self, fd: RawFd) -> bool {
+        self.own.contains(&fd)
     }
 
     /// Makes an engine, with what the one before it has left, if it takes over. In the engine's own process this does not return.

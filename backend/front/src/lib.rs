@@ -11,6 +11,7 @@ mod channel;
 mod connection;
 mod connector;
 mod engine;
+mod handover;
 mod journal;
 mod limit;
 mod listener;
@@ -20,6 +21,8 @@ mod message;
 mod request;
 mod run;
 mod sys;
+mod takeover;
+mod upgrade;
 mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
@@ -27,6 +30,8 @@ pub use engine::Start;
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
+pub use takeover::take_over;
+pub use upgrade::Upgrade;
 
 #[cfg(test)]
 mod testing;

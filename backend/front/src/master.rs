@@ -4,6 +4,7 @@ use crate::connection::{Connection, End};
 use crate::engine::{Engine, Maker};
 use crate::run::MasterError;
 use crate::sys::{self, Signals};
+use crate::upgrade::Upgrade;
 use crate::watch::{Source, Watch};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use std::collections::BTreeMap;
@@ -14,9 +15,11 @@ use vmm_sys_util::epoll::EventSet;
 
 mod entrance;
 mod succession;
+mod upgrade;
 
 use entrance::Entrance;
 use succession::Process;
+use upgrade::Upgrades;
 
 /// How many connections or messages of one source are taken before others get their turn.
 const TURN: usize = 32;
@@ -34,6 +37,7 @@ pub(crate) struct Master<'a> {
     process: Option<Process<'a>>,
     /// What an engine leaves for the next, by name.
     kept: BTreeMap<String, OwnedFd>,
+    upgrades: Upgrades,
     watch: Watch,
     entrances: BTreeMap<String, Entrance>,
     connections: BTreeMap<u64, Connection>,
@@ -47,9 +51,10 @@ pub(crate) struct Master<'a> {
 
 impl<'a> Master<'a> {
     /// Of an engine that is another process, and its successors.
-    pub(crate) fn new(signals: Signals, engine: Engine, maker: Maker<'a>) -> Master<'a> {
+    pub(crate) fn new(signals: Signals, engine: Engine, maker: Maker<'a>, upgrade: Upgrade) -> Master<'a> {
         let Engine { pidfd, link } = engine;
-        Master { process: Some(Process::new(pidfd, maker)), ..Master::standalone(signals, link) }
+        let upgrades = Upgrades::new(upgrade);
+        Master { process: Some(Process::new(pidfd, maker)), upgrades, ..Master::standalone(signals, link) }
     }
 
     /// Of an engine in this same process.
@@ -59,6 +64,7 @@ impl<'a> Master<'a> {
             link,
             process: None,
             kept: BTreeMap::new(),
+            upgrades: Upgrades::new(Upgrade::default()),
             watch: Watch::default(),
             entrances: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -71,15 +77,21 @@ impl<'a> Master<'a> {
 
     /// How it ended, once it has.
     pub(crate) fn outcome(&mut self) -> Option<Result<i32, MasterError>> {
-        self.outcome.take()
+        let outcome = self.outcome.take()?;
+        self.give_up(&match &outcome {
+            Ok(code) => format!("its engine ended with code {code}"),
+            Err(e) => e.to_string(),
+        });
+        Some(outcome)
     }
 
     /// The earliest thing that is due without an event.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let connections = self.connections.values().filter_map(Connection::due);
-        let entrances = self.entrances.values().filter_map(Entrance::due);
+        let is_open = !self.upgrades.is_provisional();
+        let entrances = self.entrances.values().filter(|_| is_open).filter_map(Entrance::due);
         let engine = self.process.as_ref().and_then(Process::due);
-        connections.chain(entrances).chain(self.kill).chain(engine).min()
+        connections.chain(entrances).chain(self.kill).chain(engine).chain(self.upgrades.due()).min()
     }
 
     /// Does what is due by now.
@@ -90,7 +102,10 @@ impl<'a> Master<'a> {
         for (session, end) in ends {
             self.end(session, &end, ops);
         }
-        self.tick_entrances(now, ops);
+        if !self.upgrades.is_provisional() {
+            self.tick_entrances(now, ops);
+        }
+        self.tick_upgrade(now, ops);
         if self.process.as_ref().and_then(Process::due).is_some_and(|due| due <= now) {
             self.start_engine(now, ops);
         }
@@ -169,7 +184,9 @@ impl<'a> Master<'a> {
                 if let Some(process) = &mut self.process {
                     process.served = true;
                 }
+                self.tell_older();
             }
+            ToMaster::Upgrade { path } => self.begin_upgrade(&path, now, ops),
         }
     }
 
@@ -193,7 +210,7 @@ impl<'a> Master<'a> {
 
     fn on_vmm(&mut self, session: u64, events: EventSet, now: Instant, ops: &mut EventOps) {
         let Some(connection) = self.connections.get_mut(&session) else { return };
-        let result = if connection.reads_vmm() {
+        let result = if connection.reads_vmm() && !self.upgrades.is_provisional() {
             connection.vmm_ready(now)
         } else if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
             Err(End::Vmm)
@@ -215,7 +232,7 @@ impl<'a> Master<'a> {
             return self.end(session, &end, ops);
         }
         let Some(connection) = self.connections.get(&session) else { return };
-        let interest = if connection.reads_vmm() { EventSet::IN } else { EventSet::empty() };
+        let interest = if connection.reads_vmm() && !self.upgrades.is_provisional() { EventSet::IN } else { EventSet::empty() };
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), interest);
         if let Some(fd) = connection.session_fd() {
             self.watch.set(ops, fd, Source::Session(session), EventSet::IN);
@@ -266,6 +283,8 @@ impl MutEventSubscriber for Master<'_> {
             Some(Source::Listener(name)) => self.on_listener(&name, now, ops),
             Some(Source::Vmm(session)) => self.on_vmm(session, events.event_set(), now, ops),
             Some(Source::Session(session)) => self.on_session(session, now, ops),
+            Some(Source::Candidate) => self.on_candidate(now, ops),
+            Some(Source::Older) => self.on_older(now, ops),
             None => {}
         }
         self.watch_link(ops);
@@ -277,5 +296,6 @@ impl MutEventSubscriber for Master<'_> {
             self.watch.set(ops, engine.as_raw_fd(), Source::Engine, EventSet::IN);
         }
         self.watch_link(ops);
+        self.begin_provisionally(ops);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The crates' backend answers a message that it does not like by ending the session. Whatever it would not like is
 //! therefore found out here, and refused alone where the VMM asked for an answer.
+use crate::handover::FrontState;
 use crate::memory::{MAX_REGIONS, MemoryError, Table};
 use crate::message::{Message, Request};
 use crate::sys;
@@ -66,6 +67,40 @@ impl Front {
     /// The crate turns REPLY_ACK on only after GET_FEATURES.
     pub(crate) fn handshake() -> [Message; 2] {
         [Request::GetFeatures, Request::GetProtocolFeatures].map(|request| Message::new(request, Vec::new()))
+    }
+
+    pub(crate) fn save(&self) -> FrontState {
+        let Front { offered, offered_protocol, rings, features, protocol, owned, held, table, status, warned_of_seals } =
+            self;
+        FrontState {
+            offered: *offered,
+            offered_protocol: *offered_protocol,
+            rings: *rings,
+            features: *features,
+            protocol: *protocol,
+            owned: *owned,
+            held: held.clone(),
+            table: table.save(),
+            status: *status,
+            warned_of_seals: *warned_of_seals,
+        }
+    }
+
+    pub(crate) fn restore(state: FrontState) -> Front {
+        let FrontState {
+            offered,
+            offered_protocol,
+            rings,
+            features,
+            protocol,
+            owned,
+            held,
+            table,
+            status,
+            warned_of_seals,
+        } = state;
+        let table = Table::restore(&table);
+        Front { offered, offered_protocol, rings, features, protocol, owned, held, table, status, warned_of_seals }
     }
 
     /// Takes in the answer to one of the front's own questions; the next ones, if any follow from it.

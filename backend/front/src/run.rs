@@ -3,6 +3,7 @@ use crate::channel::{EngineLink, MasterLink};
 use crate::engine::{Maker, PidFile, Start, checkpoint};
 use crate::master::Master;
 use crate::sys::{self, Signals};
+use crate::upgrade::Upgrade;
 use event_manager::{EventManager, SubscriberOps};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ use std::time::Instant;
 pub struct MasterConfig {
     /// Where the running engine's process number is written, if anywhere.
     pub engine_pid_file: Option<PathBuf>,
+    /// How a newer vonicd takes over from this one.
+    pub upgrade: Upgrade,
 }
 
 /// Why the master ended.
@@ -36,6 +39,8 @@ pub enum MasterError {
     System(&'static str, io::Error),
     /// The event loop.
     Events(event_manager::Error),
+    /// This vonicd could not take over from an older one, which goes on.
+    TakeOver(String),
     /// The master's thread ended badly (standalone only).
     Thread,
 }
@@ -49,6 +54,7 @@ impl fmt::Display for MasterError {
             }
             MasterError::System(what, e) => write!(f, "{what}: {e}"),
             MasterError::Events(e) => write!(f, "the master's event loop failed: {e}"),
+            MasterError::TakeOver(why) => write!(f, "not taking over: {why}"),
             MasterError::Thread => write!(f, "the master's thread ended badly"),
         }
     }
@@ -78,17 +84,20 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MasterErro
 /// [`MasterError::EngineDied`] if the last engine was killed; [`MasterError::Threads`] if this process is not single-threaded
 /// at the call.
 pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
-    let threads = fs::read_dir("/proc/self/task").map_err(system("threads cannot be counted"))?.count();
-    if threads != 1 {
-        return Err(MasterError::Threads(threads));
-    }
+    alone()?;
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
     let engine = maker.start(None)?;
-    serve(manager, Master::new(signals, engine, maker))
+    serve(manager, Master::new(signals, engine, maker, config.upgrade))
+}
+
+/// Whether this process can be cloned: it has one thread.
+pub(crate) fn alone() -> Result<(), MasterError> {
+    let threads = fs::read_dir("/proc/self/task").map_err(system("threads cannot be counted"))?.count();
+    if threads == 1 { Ok(()) } else { Err(MasterError::Threads(threads)) }
 }
 
 /// As [`run`], for debugging: the engine runs on the calling thread of this same process, the master on one of its own.
@@ -122,7 +131,7 @@ pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Star
     }
 }
 
-fn serve<'a>(mut manager: EventManager<Rc<RefCell<Master<'a>>>>, master: Master<'a>) -> Result<i32, MasterError> {
+pub(crate) fn serve<'a>(mut manager: EventManager<Rc<RefCell<Master<'a>>>>, master: Master<'a>) -> Result<i32, MasterError> {
     let master = Rc::new(RefCell::new(master));
     let id = manager.add_subscriber(Rc::clone(&master));
     loop {

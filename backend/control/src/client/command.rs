@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Arguments, Command, VmCommand, connection, view};
+use super::{Arguments, Command, VmCommand, connection, upgrade, view};
 use crate::api::types::{ReloadReport, Stats};
 use crate::api::{ApiError, ErrorBody};
 use crate::config::name;
@@ -65,6 +65,14 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
         Command::Stats { name: None } => show(arguments, Method::GET, "/v1/stats", out, view::stats),
         Command::Stats { name: Some(name) } => vm_stats(arguments, checked(name)?, out),
         Command::Reload => reload(arguments, out),
+        Command::Upgrade { binary } => {
+            let report = upgrade::upgrade(&arguments.socket, binary)?;
+            if arguments.json {
+                serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
+                return Ok(writeln!(out)?);
+            }
+            Ok(view::upgrade(&report, out)?)
+        }
     }
 }
 
@@ -111,7 +119,7 @@ fn reload(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     if report.errors.is_empty() { Ok(()) } else { Err(Failure::BadFiles(view::file_errors(&report.errors))) }
 }
 
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|e| {
         let error = ApiError::internal(format!("the answer cannot be read: {e}"));
         Failure::Api(error.mend("use the vonic of the same version as vonicd, or --json"))

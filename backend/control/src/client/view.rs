@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
     AgentRow, ConnectionRow, Drops, FileError, GuestReport, Interface, LimitRow, NicCounters, Opener, ReloadReport,
-    RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    RingRow, Stats, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `vm list`.
@@ -319,6 +319,11 @@ pub(super) fn reload(report: &ReloadReport, out: &mut dyn Write) -> io::Result<(
         }
     }
     writeln!(out, "unchanged: {}", report.unchanged)
+}
+
+/// `upgrade`.
+pub(super) fn upgrade(report: &UpgradeReport, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "vonicd {} serves as process {}", report.version, report.process)
 }
 
 /// Each mistake as `FILE:LINE: message`.

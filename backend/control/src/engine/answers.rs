@@ -31,6 +31,8 @@ impl Registry {
             Request::Connections { vm } => self.connections(vm),
             Request::Stats => Response::Stats(self.stats()),
             Request::Reload => return self.reload(Some(reply)),
+            Request::Upgrade(path) => return self.upgrade(path, reply),
+            Request::Upgraded => Response::Upgrade(self.upgrade_report()),
             Request::Health => Response::Health(Health {
                 status: "ok".into(),
                 version: env!("CARGO_PKG_VERSION").into(),

@@ -15,7 +15,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The engine, where it is another process.
 pub(super) struct Process<'a> {
-    maker: Maker<'a>,
+    pub(super) maker: Maker<'a>,
     /// None: it is dead, and the next one is due at `next`.
     pidfd: Option<OwnedFd>,
     next: Option<Instant>,
@@ -34,6 +34,11 @@ impl<'a> Process<'a> {
         let deaths = Deaths::default();
         let made = Instant::now();
         Process { maker, pidfd: Some(pidfd), next: None, made, deaths, served: false, reload: false }
+    }
+
+    /// Without an engine until `now`.
+    pub(super) fn due_at(now: Instant, maker: Maker<'a>) -> Process<'a> {
+        Process { maker, pidfd: None, next: Some(now), made: now, deaths: Deaths::default(), served: false, reload: false }
     }
 
     pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
@@ -78,8 +83,24 @@ impl Master<'_> {
         }
     }
 
-    /// Puts away what the dead engine left. It is reaped: none of its threads can touch the table any more.
+    /// An engine has ended that was to go on.
     fn lose_engine(&mut self, ended: Ended, now: Instant, ops: &mut EventOps) {
+        self.put_away_engine(&[], now, ops);
+        let Some(process) = &mut self.process else { return };
+        let delay = process.deaths.note(now, now - process.made);
+        process.next = Some(now + delay);
+        let lately = process.deaths.lately();
+        log::error!(
+            "the engine {ended}, end {lately} within {:?}: the next one takes over in {delay:?}",
+            Deaths::WINDOW
+        );
+        if delay.is_zero() {
+            self.start_engine(now, ops);
+        }
+    }
+
+    /// Puts away what the dead engine left, but for `held`. It is reaped: none of its threads can touch the table any more.
+    pub(super) fn put_away_engine(&mut self, held: &[RawFd], now: Instant, ops: &mut EventOps) {
         // What it said before its end holds.
         while let Ok(Some(message)) = self.link.recv() {
             self.on_message(message, now, ops);
@@ -92,17 +113,7 @@ impl Master<'_> {
         if let Some(pidfd) = process.pidfd.take() {
             self.watch.forget(ops, pidfd.as_raw_fd());
         }
-        let delay = process.deaths.note(now, now - process.made);
-        process.next = Some(now + delay);
-        let lately = process.deaths.lately();
-        log::error!(
-            "the engine {ended}, end {lately} within {:?}: the next one takes over in {delay:?}",
-            Deaths::WINDOW
-        );
-        self.sweep();
-        if delay.is_zero() {
-            self.start_engine(now, ops);
-        }
+        self.sweep(held);
     }
 
     /// One connection's part of it.
@@ -118,12 +129,13 @@ impl Master<'_> {
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
     }
 
-    fn sweep(&self) {
+    fn sweep(&self, held: &[RawFd]) {
         let Some(process) = &self.process else { return };
         let doors = self.entrances.values().filter_map(|entrance| entrance.descriptor());
         let connections = self.connections.values().flat_map(|connection| connection.descriptors());
         let kept = self.kept.values().map(AsRawFd::as_raw_fd);
-        match process.maker.sweep(doors.chain(connections).chain(kept).chain([self.link.as_raw_fd()])) {
+        let masters = held.iter().copied().chain(self.upgrades.descriptors()).chain([self.link.as_raw_fd()]);
+        match process.maker.sweep(doors.chain(connections).chain(kept).chain(masters)) {
             Ok(closed) => log::info!("{closed} descriptors of the dead engine are closed"),
             Err(e) => log::error!("the dead engine's descriptors stay open: {e}"),
         }
@@ -149,6 +161,9 @@ impl Master<'_> {
         self.link = link;
         for (&session, connection) in &self.connections {
             self.link.send(&ToEngine::Connected { name: connection.log().name().into(), session });
+        }
+        if let Some(told) = self.upgrades.told() {
+            self.link.send(&told);
         }
         if reload {
             self.link.send(&ToEngine::Reload);
