@@ -65,7 +65,7 @@ fn master(config: &Config) -> MasterConfig {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).filter(|argument| argument != TAKE_OVER).collect();
     arguments.push(TAKE_OVER.into());
     let upgrade = Upgrade { arguments, essential: engine::CONFIGURATION.into() };
-    MasterConfig { engine_pid_file: Some(config.service.engine_pid()), upgrade }
+    MasterConfig { engine_pid_file: Some(config.service.engine_pid()), upgrade, ..MasterConfig::default() }
 }
 
 fn end(outcome: Result<i32, MasterError>) -> ExitCode {

@@ -12,6 +12,8 @@ mod connection;
 mod connector;
 mod engine;
 mod handover;
+mod heartbeat;
+mod history;
 mod journal;
 mod limit;
 mod listener;
@@ -27,6 +29,7 @@ mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
 pub use engine::Start;
+pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};

@@ -1,5 +1,5 @@
 //! Starting master and engine, and what is left when they end.
-use crate::channel::{EngineLink, MasterLink};
+use crate::channel::{Begin, EngineLink, MasterLink};
 use crate::engine::{Maker, PidFile, Start, checkpoint};
 use crate::master::Master;
 use crate::sys::{self, Signals};
@@ -14,7 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What the master needs to know.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,10 @@ pub struct MasterConfig {
     pub engine_pid_file: Option<PathBuf>,
     /// How a newer vonicd takes over from this one.
     pub upgrade: Upgrade,
+    /// How long a worker may take to give a sign of life before the engine is held for dead; `None`: for ever.
+    pub heartbeat: Option<Duration>,
+    /// Whether a VM at whose port two engines died within ten minutes is left alone by the next.
+    pub quarantine: bool,
 }
 
 /// Why the master ended.
@@ -90,8 +94,8 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
-    let engine = maker.start(None)?;
-    serve(manager, Master::new(signals, engine, maker, config.upgrade))
+    let engine = maker.start(None, &Begin::default())?;
+    serve(manager, Master::new(signals, engine, maker, &config))
 }
 
 /// Whether this process can be cloned: it has one thread.
@@ -106,7 +110,7 @@ pub(crate) fn alone() -> Result<(), MasterError> {
 /// As [`run`].
 pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
     let checkpoint = checkpoint().map_err(system("no checkpoint"))?;
-    let start = Start { takes_over: false, checkpoint, kept: BTreeMap::new() };
+    let start = Start { takes_over: false, checkpoint, kept: BTreeMap::new(), blamed: BTreeMap::new() };
     let (signals, mask) = Signals::new().map_err(system("signals cannot be received"))?;
     let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
     let theirs = EngineLink::new(theirs);

@@ -47,7 +47,7 @@ pub fn take_over(
     own.retain(|fd| !state.descriptors.contains(fd) && *fd != channel.as_raw_fd());
     let numbers = receive_descriptors(&channel, &state, limit).map_err(|e| MasterError::TakeOver(e.to_string()))?;
     let maker = Maker::resume(Box::new(engine), config.engine_pid_file.as_deref(), checkpoint, own);
-    let master = Master::resume(signals, maker, config.upgrade, channel, state, numbers)?;
+    let master = Master::resume(signals, maker, &config, channel, state, numbers)?;
     run::serve(manager, master)
 }
 

@@ -15,6 +15,16 @@ pub(crate) mod header {
     /// Four words.
     pub(crate) const SECRETS: usize = 4;
     pub(crate) const CLOCK: usize = 8;
+    /// The number that workers are to answer with, on a cache line that they only read.
+    pub(crate) const ASKED: usize = 255;
+    /// [`WORKER_WORDS`] for each of [`crate::WORKERS_MAX`] workers.
+    pub(crate) const WORKERS: usize = 256;
+    /// A cache line: no worker writes to another one's.
+    pub(crate) const WORKER_WORDS: usize = 8;
+    /// In a worker's words: the number that it last answered with.
+    pub(crate) const ANSWERED: usize = 0;
+    /// In a worker's words: the VM whose port it is at; 0: none.
+    pub(crate) const VM: usize = 1;
 }
 
 /// A record's words.

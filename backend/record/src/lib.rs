@@ -15,5 +15,12 @@ mod record;
 mod sys;
 
 pub use checkpoint::{Checkpoint, RecordId};
-pub use header::{CheckpointError, Header, Secrets, VERSION};
+pub use header::{CheckpointError, Header, Secrets, VERSION, WORKERS_MAX};
 pub use record::{Bits, Kind, Options, Record};
+
+/// What a VM is known as in a checkpoint: FNV-1a of its name, which every version computes alike; never 0.
+pub fn vm_number(name: &str) -> u64 {
+    let hash =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    std::cmp::max(hash, 1)
+}

@@ -234,7 +234,8 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Reload => registry.reload(None),
         ToEngine::Upgraded { number, error } => registry.upgraded(number, error),
         ToEngine::Marked { number } => registry.marked(number),
-        ToEngine::Stop => {}
+        ToEngine::Ping { number } => registry.tell(&vonic_front::ToMaster::Pong { number }),
+        ToEngine::History(_) | ToEngine::Stop => {}
     }
 }
 

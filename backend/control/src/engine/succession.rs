@@ -4,6 +4,7 @@ use crate::config::{self, Config, Sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use vonic_front::Start;
+pub(super) use vonic_record::vm_number as number;
 
 /// The name by which it is left.
 pub(super) const CONFIG: &str = "config";
@@ -49,9 +50,4 @@ impl Registry {
             log::error!("the configuration cannot be left for another engine: {error}");
         }
     }
-}
-
-/// What a VM is known as in records: FNV-1a of its name, which every version computes alike.
-pub(super) fn number(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -23,6 +23,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the engine has yet to learn of what was before it.
+    pub(crate) fn is_behind(&self) -> bool {
+        let ours = |purpose: &Purpose| matches!(purpose, Purpose::Handshake | Purpose::Replay);
+        let in_flight = self.in_flight.iter().map(|f| &f.purpose);
+        self.session.is_none() || in_flight.chain(self.queued.iter().map(|(_, purpose)| purpose)).any(ours)
+    }
+
     /// What a new session is sent before anything else: the front's own questions, and the state so far.
     pub(super) fn introduction(&self) -> io::Result<VecDeque<(Message, Purpose)>> {
         let mut messages: VecDeque<_> = Front::handshake().map(|message| (message, Purpose::Handshake)).into();

@@ -2,6 +2,7 @@
 //!
 //! Fields may be added with a default; whatever else changes here is a change of [`super::FORMAT`]. Descriptors are numbers, which the
 //! next master has its own descriptors at: records name them so.
+use crate::history::History;
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,9 @@ pub(crate) struct MasterState {
     pub(crate) last_session: u64,
     /// Upgrades so far, those that failed too.
     pub(crate) upgrades: u64,
+    /// Of the engines so far.
+    #[serde(default)]
+    pub(crate) history: History,
 }
 
 /// One VM's way in.

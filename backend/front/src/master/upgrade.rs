@@ -7,7 +7,7 @@ use crate::connection::Connection;
 use crate::engine::Maker;
 use crate::handover::{MasterState, Numbers};
 use crate::limit::VmLog;
-use crate::run::MasterError;
+use crate::run::{MasterConfig, MasterError};
 use crate::sys::{self, Signals};
 use crate::upgrade::{Candidate, Channel, FromSuccessor, SWITCH_LIMIT, Upgrade};
 use crate::watch::Source;
@@ -92,7 +92,8 @@ impl Master<'_> {
         }
         let with = &self.upgrades.with;
         let essential = self.kept.get(&with.essential).ok_or("the engine does not serve yet: try again")?;
-        Candidate::start(path, with, process.maker.checkpoint().as_raw_fd(), essential.as_raw_fd(), now)
+        let checkpoint = process.maker.checkpoint.as_fd().as_raw_fd();
+        Candidate::start(path, with, checkpoint, essential.as_raw_fd(), now)
     }
 
     /// The newer vonicd has said something, or ended.
@@ -164,7 +165,9 @@ impl Master<'_> {
 
     /// Ends the engine, and puts away what it leaves.
     fn retire_engine(&mut self, held: RawFd, now: Instant, ops: &mut EventOps) -> Result<(), String> {
-        if let Some(pidfd) = self.process.as_ref().and_then(Process::pidfd) {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        drop(process.standby.take(&mut self.watch, ops));
+        if let Some(pidfd) = process.pidfd() {
             sys::kill(pidfd.as_fd()).map_err(|e| format!("the engine cannot be ended: {e}"))?;
             let limit = Instant::now() + SWITCH_LIMIT;
             while sys::reap(pidfd.as_fd()).map_err(|e| format!("the engine's end cannot be seen: {e}"))?.is_none() {
@@ -191,6 +194,7 @@ impl Master<'_> {
             connections: self.connections.iter().map(|(&session, c)| (session, c.save())).collect(),
             last_session: self.last_session,
             upgrades: self.upgrades.number,
+            history: self.process.as_ref().map(|process| process.history.clone()).unwrap_or_default(),
         })
     }
 
@@ -230,7 +234,7 @@ impl<'a> Master<'a> {
     pub(crate) fn resume(
         signals: Signals,
         maker: Maker<'a>,
-        with: Upgrade,
+        config: &MasterConfig,
         channel: Channel,
         state: MasterState,
         mut numbers: Numbers,
@@ -238,10 +242,14 @@ impl<'a> Master<'a> {
         let now = Instant::now();
         let unfit = |e: io::Error| MasterError::TakeOver(e.to_string());
         let link = crate::channel::MasterLink::none().map_err(crate::run::system("no control channel"))?;
-        let mut master = Master { process: Some(Process::due_at(now, maker)), ..Master::standalone(signals, link) };
-        let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades } = state;
+        let mut master = Master { process: Some(Process::new(None, maker, config)), ..Master::standalone(signals, link) };
+        let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades, history } = state;
+        if let Some(process) = &mut master.process {
+            process.history = history;
+        }
         master.last_session = last_session;
         let older = Some(Older { channel, told: false });
+        let with = config.upgrade.clone();
         master.upgrades = Upgrades { with, number: upgrades + 1, error: None, candidate: None, older };
         for (name, fd) in kept {
             master.kept.insert(name, numbers.take(fd).map_err(unfit)?);

@@ -120,6 +120,7 @@ impl Engine {
                     Seen::Disconnected(session)
                 }
                 ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
+                ToEngine::Ping { .. } | ToEngine::History(_) => continue,
             };
             let _ = sink.0.lock().unwrap().send(seen);
         }
