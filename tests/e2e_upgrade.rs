@@ -77,6 +77,7 @@ fn streams_outlive_upgrades(vmm: Vmm, bytes: u64) {
     assert_eq!(into["ok"], true, "{into}");
     assert_eq!(guest.must(carrier, seconds(10)).unwrap(), before);
     guest.must(&format!("vonic-peer both {to_host} 1000003 4"), seconds(60)).unwrap();
+    println!("{}", bed.vonicd.log());
     let (master, run) = (bed.vonicd.master(), bed.directory.path().join("run"));
     assert_eq!(std::fs::read_link(format!("/proc/{master}/exe")).unwrap(), newer);
     bed.vonicd.stop().unwrap();
