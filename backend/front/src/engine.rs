@@ -103,11 +103,18 @@ pub(crate) struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    /// To be called when the master's own descriptors are open, and nothing else is.
-    pub(crate) fn new(body: Body<'a>, pid_file: Option<&Path>) -> io::Result<Maker<'a>> {
-        let pid_file = pid_file.map(|path| PidFile(path.to_path_buf()));
+    /// To be called when the master's own descriptors are open, and nothing else is but `others`, which come and go.
+    pub(crate) fn new(
+        body: Body<'a>,
+        pid_file: Option<&Path>,
+        others: impl Iterator<Item = RawFd>,
+    ) -> io::Result<Maker<'a>> {
         let checkpoint = checkpoint()?;
-        Ok(Maker { body, checkpoint, pid_file, own: sys::open_descriptors()? })
+        let mut own = sys::open_descriptors()?;
+        for fd in others {
+            own.remove(&fd);
+        }
+        Ok(Maker::resume(body, pid_file, checkpoint, own))
     }
 
     /// As another master's, whose checkpoint this is; `own` are this master's descriptors.

@@ -22,6 +22,7 @@ mod memory;
 mod message;
 mod request;
 mod run;
+mod service;
 mod sys;
 mod takeover;
 mod upgrade;

@@ -1,5 +1,6 @@
 //! Unix sockets at paths: taken over from the dead, never from the living.
 use crate::handover::Door;
+use crate::service::Passed;
 use crate::sys;
 use std::fmt;
 use std::fs;
@@ -61,6 +62,19 @@ impl Listener {
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o777)).map_err(failed)?;
         sys::listen(listener.socket.as_fd()).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// One that the service manager has passed, for its path.
+    pub(crate) fn passed(passed: Passed, path: &Path) -> Result<Listener, ListenError> {
+        let file = fs::symlink_metadata(path).map_err(|e| ListenError::Io(path.to_path_buf(), e))?;
+        let Passed { socket, lent, .. } = passed;
+        log::info!("{}: this socket is the service manager's", path.display());
+        Ok(Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()), lent, shared: false })
+    }
+
+    /// Whether who started vonic made it, and removes it.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
     }
 
     pub(crate) fn save(&self) -> Door {

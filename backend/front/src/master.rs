@@ -3,6 +3,7 @@ use crate::channel::{MasterLink, ToEngine, ToMaster};
 use crate::connection::{Connection, End};
 use crate::engine::{Engine, Maker};
 use crate::run::{MasterConfig, MasterError};
+use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
 use crate::upgrade::Upgrade;
 use crate::watch::{Source, Watch};
@@ -34,6 +35,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Everything that outlives an engine.
 pub(crate) struct Master<'a> {
     signals: Signals,
+    pub(crate) service: ServiceManager,
     link: MasterLink,
     /// None if the engine is a part of this process.
     process: Option<Process<'a>>,
@@ -53,17 +55,24 @@ pub(crate) struct Master<'a> {
 
 impl<'a> Master<'a> {
     /// Of an engine that is another process, and its successors.
-    pub(crate) fn new(signals: Signals, engine: Engine, maker: Maker<'a>, config: &MasterConfig) -> Master<'a> {
+    pub(crate) fn new(
+        signals: Signals,
+        engine: Engine,
+        maker: Maker<'a>,
+        config: &MasterConfig,
+        service: ServiceManager,
+    ) -> Master<'a> {
         let Engine { pid, pidfd, link } = engine;
         let upgrades = Upgrades::new(config.upgrade.clone());
         let process = Some(Process::new(Some((pid, pidfd)), maker, config));
-        Master { process, upgrades, ..Master::standalone(signals, link) }
+        Master { process, upgrades, service, ..Master::standalone(signals, link) }
     }
 
     /// Of an engine in this same process.
     pub(crate) fn standalone(signals: Signals, link: MasterLink) -> Master<'a> {
         Master {
             signals,
+            service: ServiceManager::default(),
             link,
             process: None,
             kept: BTreeMap::new(),
@@ -94,7 +103,7 @@ impl<'a> Master<'a> {
         let is_open = !self.upgrades.is_provisional();
         let entrances = self.entrances.values().filter(|_| is_open).filter_map(Entrance::due);
         let engine = self.process.as_ref().and_then(|process| process.due(self.stopping));
-        connections.chain(entrances).chain(self.kill).chain(engine).chain(self.upgrades.due()).min()
+        connections.chain(entrances).chain(self.kill).chain(engine).chain(self.upgrades.due()).chain(self.service.due()).min()
     }
 
     /// Does what is due by now.
@@ -114,6 +123,8 @@ impl<'a> Master<'a> {
         }
         self.tick_standby(now, ops);
         self.tick_heartbeat(now);
+        let is_well = self.process.as_ref().is_none_or(|process| process.served && process.pidfd().is_some());
+        self.service.tick(now, is_well || self.stopping);
         if self.kill.is_some_and(|limit| limit <= now) {
             self.kill = None;
             log::error!("the engine did not stop within {:?}: it is killed", STOP_LIMIT);
@@ -134,13 +145,20 @@ impl<'a> Master<'a> {
     fn on_signal(&mut self, now: Instant) {
         while let Some(signal) = self.signals.next() {
             match signal {
-                libc::SIGHUP if self.process.as_mut().is_some_and(Process::defer_reload) => {}
-                libc::SIGHUP => self.link.send(&ToEngine::Reload),
+                libc::SIGHUP if self.stopping => {}
+                libc::SIGHUP => {
+                    self.service.reloading();
+                    if !self.process.as_mut().is_some_and(Process::defer_reload) {
+                        self.link.send(&ToEngine::Reload);
+                    }
+                }
                 _ if self.process.as_ref().is_some_and(|process| process.pidfd().is_none()) => {
                     self.outcome = Some(Ok(0));
                 }
                 _ if !self.stopping => {
                     log::info!("stopping");
+                    self.service.stopping();
+                    self.release_entrances();
                     self.link.send(&ToEngine::Stop);
                     self.stopping = true;
                     self.kill = Some(now + STOP_LIMIT);
@@ -183,10 +201,16 @@ impl<'a> Master<'a> {
                 self.end(session, &End::Fault("the engine has no session for this VM now".into()), ops);
             }
             ToMaster::Keep { name, fd } => self.keep(name, fd),
-            ToMaster::Mark { number } => self.link.send(&ToEngine::Marked { number }),
+            ToMaster::Mark { number } => {
+                self.link.send(&ToEngine::Marked { number });
+                self.service.reloaded();
+            }
             ToMaster::Ready => {
                 self.on_ready(now, ops);
-                self.tell_older();
+                match self.upgrades.is_provisional() {
+                    true => self.tell_older(),
+                    false => self.service.ready(),
+                }
             }
             ToMaster::Upgrade { path } => self.begin_upgrade(&path, now, ops),
             ToMaster::Pong { number } => self.on_pong(number),

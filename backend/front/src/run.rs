@@ -2,6 +2,7 @@
 use crate::channel::{Begin, EngineLink, MasterLink};
 use crate::engine::{Maker, PidFile, Start, checkpoint};
 use crate::master::Master;
+use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
 use crate::upgrade::Upgrade;
 use event_manager::{EventManager, SubscriberOps};
@@ -92,10 +93,11 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;
-    let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref());
+    let service = ServiceManager::find(false);
+    let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref(), service.descriptors());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
     let engine = maker.start(None, &Begin::default())?;
-    serve(manager, Master::new(signals, engine, maker, &config))
+    serve(manager, Master::new(signals, engine, maker, &config, service))
 }
 
 /// Whether this process can be cloned: it has one thread.

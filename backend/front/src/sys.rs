@@ -8,7 +8,7 @@ mod table;
 
 pub(crate) use process::{
     Cloned, Ended, adopt_orphans, clone_sharing_files, descriptor_limit, die_with_parent, exit_now, is_stopped, kill,
-    kill_self, no_core_dump, pidfd_open, raise_descriptor_limit, reap, reap_all,
+    kill_self, monotonic, no_core_dump, pidfd_open, raise_descriptor_limit, reap, reap_all,
 };
 pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{

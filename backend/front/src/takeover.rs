@@ -4,6 +4,7 @@ use crate::engine::{Maker, Start};
 use crate::handover::{self, MasterState, Numbers, Offer};
 use crate::master::Master;
 use crate::run::{self, MasterConfig, MasterError, system};
+use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
 use crate::upgrade::{Channel, FromSuccessor, PREPARE_LIMIT, SWITCH_LIMIT, ToSuccessor};
 use event_manager::EventManager;
@@ -43,11 +44,12 @@ pub fn take_over(
     let (state, channel) = receive_state(channel, limit).map_err(|why| MasterError::TakeOver(why.to_string()))?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;
+    let service = ServiceManager::find(true);
     let mut own = sys::open_descriptors().map_err(system("its own descriptors cannot be listed"))?;
     own.retain(|fd| !state.descriptors.contains(fd) && *fd != channel.as_raw_fd());
     let numbers = receive_descriptors(&channel, &state, limit).map_err(|e| MasterError::TakeOver(e.to_string()))?;
     let maker = Maker::resume(Box::new(engine), config.engine_pid_file.as_deref(), checkpoint, own);
-    let master = Master::resume(signals, maker, &config, channel, state, numbers)?;
+    let master = Master::resume((signals, service), maker, &config, channel, state, numbers)?;
     run::serve(manager, master)
 }
 

@@ -146,8 +146,14 @@ impl Master<'_> {
             Some(other) => return Err(format!("{name} is already served at {}", other.path().display())),
             None => {}
         }
-        let listener = Listener::bind(path, mode).map_err(|e| e.to_string())?;
+        let listener = match self.service.take(path) {
+            Some(passed) => Listener::passed(passed, path).map_err(|e| e.to_string())?,
+            None => Listener::bind(path, mode).map_err(|e| e.to_string())?,
+        };
         let fd = listener.as_raw_fd();
+        if !listener.is_lent() {
+            self.service.keep(name, fd);
+        }
         if name != API && !self.upgrades.is_provisional() {
             self.watch.set(ops, fd, Source::Listener(name.into()), EventSet::IN);
         }
@@ -176,12 +182,22 @@ impl Master<'_> {
         let Some(entrance) = self.entrances.remove(name) else { return };
         if let Door::Listener { listener, .. } = &entrance.door {
             self.watch.forget(ops, listener.as_raw_fd());
+            self.service.release(name);
         }
         log::info!("{name}: no longer served at {}", entrance.path().display());
         let session = entrance.session;
         drop(entrance); // The file goes before anybody learns of the end.
         if let Some(session) = session {
             self.end(session, &End::Fault("the VM is no longer served".into()), ops);
+        }
+    }
+
+    /// vonicd ends, and with it the sockets' files: nobody is to keep the sockets.
+    pub(super) fn release_entrances(&self) {
+        for (name, entrance) in &self.entrances {
+            if let Door::Listener { .. } = entrance.door {
+                self.service.release(name);
+            }
         }
     }
 

@@ -200,6 +200,7 @@ impl Master<'_> {
         process.takeover = Some(Underway { since: now, planned, behind, serves: false });
         let delay = if planned { process.note_replacement() } else { process.note_death(ended, verdict, now) };
         process.next = Some(now + delay);
+        self.service.status("Between two engines");
         if delay.is_zero() {
             self.start_engine(now, ops);
         }
@@ -240,9 +241,9 @@ impl Master<'_> {
         let doors = self.entrances.values().filter_map(|entrance| entrance.descriptor());
         let connections = self.connections.values().flat_map(|connection| connection.descriptors());
         let kept = self.kept.values().map(AsRawFd::as_raw_fd);
-        let masters = held.iter().copied().chain(self.upgrades.descriptors()).chain([self.link.as_raw_fd()]);
+        let masters = held.iter().copied().chain(self.upgrades.descriptors()).chain(self.service.descriptors());
         let held = doors.chain(connections).chain(kept).chain(process.standby.descriptors());
-        match process.maker.sweep(held.chain(masters)) {
+        match process.maker.sweep(held.chain(masters).chain([self.link.as_raw_fd()])) {
             Ok(closed) => log::info!("{closed} descriptors of the dead engine are closed"),
             Err(e) => log::error!("the dead engine's descriptors stay open: {e}"),
         }

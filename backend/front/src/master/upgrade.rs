@@ -8,6 +8,7 @@ use crate::engine::Maker;
 use crate::handover::{MasterState, Numbers};
 use crate::limit::VmLog;
 use crate::run::{MasterConfig, MasterError};
+use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
 use crate::upgrade::{Candidate, Channel, FromSuccessor, SWITCH_LIMIT, Upgrade};
 use crate::watch::Source;
@@ -148,6 +149,7 @@ impl Master<'_> {
         match given {
             Ok(()) => {
                 log::info!("process {} has taken over; this one ends", candidate.pid());
+                self.service.succeeded_by(candidate.pid());
                 self.share_everything();
                 self.outcome = Some(Ok(0));
             }
@@ -232,7 +234,7 @@ impl<'a> Master<'a> {
     /// # Errors
     /// The state does not fit its descriptors.
     pub(crate) fn resume(
-        signals: Signals,
+        (signals, service): (Signals, ServiceManager),
         maker: Maker<'a>,
         config: &MasterConfig,
         channel: Channel,
@@ -242,7 +244,7 @@ impl<'a> Master<'a> {
         let now = Instant::now();
         let unfit = |e: io::Error| MasterError::TakeOver(e.to_string());
         let link = crate::channel::MasterLink::none().map_err(crate::run::system("no control channel"))?;
-        let mut master = Master { process: Some(Process::new(None, maker, config)), ..Master::standalone(signals, link) };
+        let mut master = Master { process: Some(Process::new(None, maker, config)), service, ..Master::standalone(signals, link) };
         let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades, history } = state;
         if let Some(process) = &mut master.process {
             process.history = history;
@@ -287,6 +289,7 @@ impl<'a> Master<'a> {
         self.watch.forget(ops, older.channel.as_raw_fd());
         drop(older);
         log::info!("taken over: {} VMMs are connected", self.connections.len());
+        self.service.ready();
         for entrance in self.entrances.values_mut() {
             entrance.set_shared(false);
         }

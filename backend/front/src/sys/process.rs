@@ -3,6 +3,7 @@ use super::check;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Which side of [`clone_sharing_files`] one is on.
 pub(crate) enum Cloned {
@@ -164,4 +165,12 @@ pub(crate) fn reap_all() -> io::Result<bool> {
             _ => {}
         }
     }
+}
+
+/// CLOCK_MONOTONIC.
+pub(crate) fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is live and writable; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
