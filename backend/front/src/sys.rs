@@ -16,7 +16,9 @@ pub(crate) use socket::{
     receive_many, seqpacket_pair,
 };
 
-pub(crate) use table::{close_all_but, memory_file, move_off, open_descriptors, place, reserve, take_stdin};
+pub(crate) use table::{
+    accepted_at, close_all_but, memory_file, move_off, open_descriptors, place, reserve, take_stdin,
+};
 
 use std::io;
 

@@ -276,6 +276,7 @@ impl Master<'_> {
         if let Some(told) = self.upgrades.told() {
             self.link.send(&told);
         }
+        self.link.send(&ToEngine::Present);
         if reload {
             self.link.send(&ToEngine::Reload);
         }

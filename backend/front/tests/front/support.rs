@@ -119,8 +119,8 @@ impl Engine {
                     drop(sessions.lock().unwrap().remove(&session));
                     Seen::Disconnected(session)
                 }
-                ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
-                ToEngine::Ping { .. } | ToEngine::History(_) => continue,
+                ToEngine::Present | ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
+                ToEngine::Ping { .. } | ToEngine::History(_) | ToEngine::Upgraded { .. } => continue,
             };
             let _ = sink.0.lock().unwrap().send(seen);
         }
