@@ -4,7 +4,6 @@ use crate::config::{self, Config, Sources};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use vonic_front::Start;
-pub(super) use vonic_record::vm_number as number;
 
 /// The name by which it is left.
 pub(super) const CONFIG: &str = "config";
