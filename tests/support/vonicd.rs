@@ -162,6 +162,14 @@ impl Vonicd {
         Ok(program)
     }
 
+    /// The variant that writes the formats after this one's, as a newer vonicd would.
+    ///
+    /// # Errors
+    /// If it has not been built.
+    pub fn of_next_format() -> Result<PathBuf> {
+        lab::built("VONIC_NEXT_BIN_DIR", "next/debug", "vonicd")
+    }
+
     fn start_program(
         directory: &TempDir,
         config: &TestConfig,
