@@ -25,6 +25,7 @@ mod qmp;
 pub mod relay;
 mod server;
 mod skip;
+mod successor;
 mod sys;
 pub mod trace;
 pub mod usage;

@@ -100,6 +100,27 @@ pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid as libc::pid_t, signal) }).map(drop)
 }
 
+/// Has processes whose parents end become this one's children (PR_SET_CHILD_SUBREAPER).
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong) }).map(drop)
+}
+
+/// Takes the exit code of a child that has ended, or the signal's number below zero. A process that is no child yet has not ended.
+pub(crate) fn reap(pid: u32) -> io::Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: the status is written to a live place.
+    match unsafe { libc::waitpid(pid as libc::pid_t, &raw mut status, libc::WNOHANG) } {
+        0 => Ok(None),
+        -1 => {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) }
+        }
+        _ if libc::WIFEXITED(status) => Ok(Some(libc::WEXITSTATUS(status))),
+        _ => Ok(Some(-libc::WTERMSIG(status))),
+    }
+}
+
 /// Moves the calling thread, and what it starts from now on, into a new network namespace.
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: no memory is passed.

@@ -14,6 +14,7 @@ use crate::directory::TempDir;
 use crate::lab;
 use crate::netns::Netns;
 use crate::process::Process;
+use crate::successor::{self, Successor};
 use crate::wait::wait_for;
 
 /// A service with network `default` (192.0.2.0/24, gateway and host_loopback4 192.0.2.1, uplink sockets) and any number of VMs.
@@ -104,6 +105,8 @@ impl TestConfig {
 #[derive(Debug)]
 pub struct Vonicd {
     process: Process,
+    /// The one that serves after an upgrade.
+    successor: Option<Successor>,
     directory: PathBuf,
 }
 
@@ -159,6 +162,14 @@ impl Vonicd {
         Ok(program)
     }
 
+    /// The variant that writes the formats after this one's, as a newer vonicd would.
+    ///
+    /// # Errors
+    /// If it has not been built.
+    pub fn of_next_format() -> Result<PathBuf> {
+        lab::built("VONIC_NEXT_BIN_DIR", "next/debug", "vonicd")
+    }
+
     fn start_program(
         directory: &TempDir,
         config: &TestConfig,
@@ -173,7 +184,7 @@ impl Vonicd {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env("RUST_BACKTRACE", "1");
         let process = Process::start("vonicd", &mut command, netns, &directory.path().join("vonicd.log"))?;
-        let mut vonicd = Vonicd { process, directory: directory.path().to_path_buf() };
+        let mut vonicd = Vonicd { process, successor: None, directory: directory.path().to_path_buf() };
         vonicd.wait_ready()?;
         Ok(vonicd)
     }
@@ -282,11 +293,42 @@ impl Vonicd {
         stats["copied_bytes"][path].as_u64().with_context(|| format!("copied_bytes.{path} in {stats}"))
     }
 
+    /// `vonic upgrade PROGRAM`: another vonicd serves from here on.
+    ///
+    /// # Errors
+    /// If it does not take over, or the one before does not end in good order.
+    pub fn upgrade(&mut self, program: &Path) -> Result<()> {
+        successor::adopt_orphans()?;
+        let report = self.vonic(&["upgrade", &program.display().to_string(), "--json"])?;
+        let pid = report["process"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("its process")?;
+        let code = match self.successor.replace(Successor::new(pid)) {
+            Some(mut older) => older.wait(Duration::from_secs(5))?,
+            None => self.process.wait(Duration::from_secs(5))?.code().unwrap_or(-1),
+        };
+        if code != 0 {
+            bail!("the older vonicd ended with {code}:\n{}", self.log());
+        }
+        Ok(())
+    }
+
+    /// The master's process id.
+    pub fn master(&self) -> u32 {
+        self.successor.as_ref().map_or_else(|| self.process.pid(), Successor::pid)
+    }
+
     /// Asks it to end (SIGTERM) and waits.
     ///
     /// # Errors
     /// If it has not ended in good order after ten seconds.
     pub fn stop(mut self) -> Result<()> {
+        if let Some(mut successor) = self.successor.take() {
+            successor.signal(libc::SIGTERM)?;
+            let code = successor.wait(Duration::from_secs(10))?;
+            if code != 0 {
+                bail!("vonicd ended with {code}:\n{}", self.process.log());
+            }
+            return Ok(());
+        }
         self.process.signal(libc::SIGTERM)?;
         let status = self.process.wait(Duration::from_secs(10))?;
         if !status.success() {
@@ -297,6 +339,7 @@ impl Vonicd {
 
     /// Kills it with SIGKILL and reaps it.
     pub fn kill(&mut self) {
+        self.successor = None;
         self.process.kill();
     }
 
