@@ -6,6 +6,8 @@
 mod datagram;
 mod forward;
 mod link;
+#[cfg(feature = "crash-points")]
+pub mod mutation;
 mod progress;
 mod socket;
 mod sys;

@@ -1,4 +1,6 @@
 //! How far a connection's two streams are, by the kernel's own counters: what an engine that takes over a socket knows of it.
+#[cfg(feature = "crash-points")]
+use crate::mutation::{self, Mutation};
 use crate::socket::{HostSocket, PeekMode};
 use crate::sys::tcp::{self, Counters, States};
 use std::io;
@@ -42,11 +44,15 @@ impl Progress {
             States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => Peer::Finished,
             // Both streams have ended in order, or else everything has ended at once.
             States::CLOSE if shut && outq == 0 && !pending_error => Peer::Finished,
+            #[cfg(feature = "crash-points")]
+            States::CLOSE if mutation::is_set(Mutation::CloseIsFinished) => Peer::Finished,
             States::CLOSE => Peer::Reset,
             _ => Peer::Open,
         };
         // The peer's end has a place among what was received, and none in the queue.
         let end = u64::from(peer == Peer::Finished);
+        #[cfg(feature = "crash-points")]
+        let end = if mutation::is_set(Mutation::NoFinTerm) { 0 } else { end };
         Progress {
             peer,
             taken: (acked + u64::from(outq)).saturating_sub(u64::from(connected)),
@@ -85,6 +91,8 @@ impl HostSocket {
         let mut before = tcp::counters(self.as_fd())?;
         loop {
             let after = tcp::counters(self.as_fd())?;
+            #[cfg(feature = "crash-points")]
+            let after = if mutation::is_set(Mutation::SingleRead) { before } else { after };
             if before.same_place(&after) {
                 return Ok(Progress::of(&before, tcp::has_error(self.as_fd())?, connected, shut));
             }

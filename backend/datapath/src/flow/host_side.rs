@@ -1,4 +1,5 @@
 //! Events of host sockets, and timers.
+use crate::crash::crash_point;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::worker::Worker;
@@ -41,6 +42,7 @@ impl Worker {
     /// it gets a reset, and the connection ends with it (RFC 9293 §3.10.7.4).
     pub(crate) fn host_failed(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
+        crash_point!("host-failed");
         flow.doomed = true;
         flow.leg.host_readable();
         if flow.leg.state() == State::SynSent {
@@ -105,8 +107,10 @@ impl Worker {
 
 /// Ends a connection whose host side has failed: the guest's reset is due.
 pub fn conclude(flow: &mut Flow, port: &mut Port) {
+    crash_point!("before-conclusion");
     flow.leg.abort();
     flow.socket = None;
+    crash_point!("after-conclusion");
     flow.doomed = false;
     port.spec.stats.tcp.reset.add(1);
 }

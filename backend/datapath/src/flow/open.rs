@@ -1,5 +1,6 @@
 //! How connections begin and end.
 use crate::command::Notice;
+use crate::crash::crash_point;
 use crate::flow::guest_side::envelope;
 use crate::flow::names::{self, Asked};
 use crate::flow::policy::{self, Route, World};
@@ -73,6 +74,7 @@ impl Worker {
         };
         match opened {
             Ok(Asked { socket, state, to, tries }) => {
+                crash_point!("connect-begun");
                 let mut flow = Flow::new(key, Leg::accept(&config, syn, iss, now), socket, to, now);
                 flow.guest_opens = true;
                 flow.connecting = true;
@@ -81,6 +83,7 @@ impl Worker {
                 // Names and vonic's own service end with the engine: their far ends are not the guest's own.
                 if matches!(route, Route::To(_)) {
                     self.records.begin(&mut flow, (port.spec.vm, timestamps));
+                    crash_point!("connect-recorded");
                 }
                 let id = self.register(flow);
                 if state == Connecting::Done {
@@ -138,6 +141,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         match result {
             Ok(()) => {
+                crash_point!("after-connect");
                 flow.leg.host_connected(now);
                 flow.window_stale = true;
                 self.flows.make_ready(id);
@@ -177,6 +181,7 @@ impl Worker {
             }
             match listener.accept() {
                 Ok(Some(accepted)) => {
+                    crash_point!("after-accept");
                     if std::mem::take(&mut waited) {
                         port.spec.stats.limited(Limit::NewPerSecond);
                     }
@@ -225,6 +230,7 @@ impl Worker {
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
         self.records.begin(&mut flow, (port.spec.vm, timestamps));
+        crash_point!("accept-recorded");
         let id = self.register(flow);
         self.flows.make_ready(id);
     }
@@ -272,9 +278,12 @@ impl Worker {
     pub(crate) fn finish(&mut self, id: FlowId) -> Option<&mut crate::port::Port> {
         let mut flow = self.flows.remove(id)?;
         // The record goes behind the socket: what has a record is not swept away, and what has none is.
+        crash_point!("before-close");
         drop(flow.socket.take());
         if let Some(record) = flow.record {
+            crash_point!("after-close");
             self.records.end(record);
+            crash_point!("record-freed");
         }
         let port = Worker::port_mut(&mut self.ports, flow.key.port)?;
         if flow.counted {

@@ -1,4 +1,5 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
+use crate::crash::crash_point;
 use crate::flow::open::leg_config;
 use crate::flow::records::{agreed, opened};
 use crate::flow::table::{Flow, FlowKey};
@@ -16,6 +17,7 @@ impl Worker {
         let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.vm == vm);
         self.records.inherited = others;
         for (id, record) in own {
+            crash_point!("before-resumption");
             if !self.resume_connection(port, id, &record) {
                 self.records.end(id);
             }
@@ -60,6 +62,7 @@ impl Worker {
         }
         let flow = self.register(flow);
         self.flows.make_ready(flow);
+        crash_point!("after-resumption");
         true
     }
 }

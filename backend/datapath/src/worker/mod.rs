@@ -13,6 +13,7 @@ mod ingress;
 mod listing;
 
 use crate::command::{Command, Notice};
+use crate::crash::crash_point;
 use crate::datagram::Datagram;
 use crate::datagram::fragmenter::Fragmenter;
 use crate::datagram::reassembly::Reassembly;
@@ -145,6 +146,8 @@ impl Worker {
     /// # Errors
     /// The system's.
     pub fn new(config: WorkerConfig, notify: Notify) -> std::io::Result<(Worker, WorkerHandle)> {
+        #[cfg(feature = "crash-points")]
+        crate::crash::watch();
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let (producer, commands) = RingBuffer::new(COMMANDS);
         let poller = Poller::new()?;
@@ -282,7 +285,9 @@ impl Worker {
     /// Publishes what every ring has completed: what a frame has become in other guests' rings before the descriptor that it
     /// came by.
     pub(crate) fn flush(&mut self) {
+        crash_point!("before-publishing");
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
+        crash_point!("published-to-guest");
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
 

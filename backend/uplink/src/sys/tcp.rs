@@ -246,6 +246,8 @@ pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place.cast::<c_void>(), &raw mut length)
     })?;
+    #[cfg(feature = "crash-points")]
+    crate::mutation::linger();
     let (inq, outq) = (queue(fd, libc::FIONREAD)?, queue(fd, libc::TIOCOUTQ)?);
     Ok(Counters { state: info.state, acked: info.acked, received: info.received, inq, outq })
 }
