@@ -5,6 +5,7 @@
 
 mod bed;
 mod console;
+pub mod crash;
 pub mod datagram;
 mod directory;
 mod dns;
