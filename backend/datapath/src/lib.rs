@@ -8,6 +8,7 @@
 mod bridged;
 mod command;
 mod crash;
+mod custody;
 mod datagram;
 mod flow;
 mod keyed;

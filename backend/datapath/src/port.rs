@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::custody::Custody;
 use crate::datagram::fragments::Kept;
 use crate::flow::challenge::Challenges;
 use crate::flow::usage::Usage;
@@ -125,6 +126,8 @@ pub struct Port {
     pub fragmented: u32,
     /// Fragments of the guest's that wait for others.
     pub(crate) kept: Kept,
+    /// What of it has records.
+    pub(crate) custody: Custody,
 }
 
 impl Port {
@@ -144,6 +147,7 @@ impl Port {
             advertise_tries: 0,
             fragmented: 0,
             kept: Kept::default(),
+            custody: Custody::default(),
         }
     }
 

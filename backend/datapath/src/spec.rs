@@ -157,6 +157,19 @@ impl ForwardSocket {
     }
 }
 
+impl ForwardSocket {
+    /// What tells the socket from every other one of this host's, ever (SO_COOKIE).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cookie(&self) -> std::io::Result<u64> {
+        match self {
+            ForwardSocket::Tcp(listener) => listener.cookie(),
+            ForwardSocket::Udp(listener) => listener.cookie(),
+        }
+    }
+}
+
 impl AsRawFd for ForwardSocket {
     fn as_raw_fd(&self) -> RawFd {
         match self {

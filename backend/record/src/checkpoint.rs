@@ -1,7 +1,7 @@
 //! The whole of it: header and records.
 use crate::header::{CheckpointError, Header, Secrets};
 use crate::layout::{HEADER, RECORD};
-use crate::record::{Bits, Options, Record, Words};
+use crate::record::{Bits, Local, Options, Record, Words};
 use crate::sys::{self, Mapping};
 use std::fs::File;
 use std::io;
@@ -85,6 +85,18 @@ impl Checkpoint {
         if let Some(words) = self.words(id) {
             words.write(record);
         }
+    }
+
+    /// As [`Checkpoint::write`], of a flow of datagrams that leads through a forward ([`Bits::FORWARDED`]).
+    pub fn write_forwarded(&self, id: RecordId, record: &Record, local: Local) {
+        if let Some(words) = self.words(id) {
+            words.write_forwarded(record, local);
+        }
+    }
+
+    /// What was written beside a record that [`Checkpoint::write_forwarded`] wrote.
+    pub fn local(&self, id: RecordId) -> Option<Local> {
+        self.words(id).map(|words| words.local())
     }
 
     /// The guest's SYN has come to a connection that the world opened.

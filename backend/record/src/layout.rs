@@ -39,4 +39,6 @@ pub(crate) mod record {
     pub(crate) const PEER: usize = 13;
     /// When the connection began, in the checkpoint's microseconds.
     pub(crate) const OPENED: usize = 14;
+    /// Of datagrams by a forward; the forward's own address stands in [`OURS`] and [`PEER`].
+    pub(crate) const INTERFACE: usize = 15;
 }

@@ -16,4 +16,4 @@ mod sys;
 
 pub use checkpoint::{Checkpoint, RecordId};
 pub use header::{CheckpointError, Header, Secrets, VERSION};
-pub use record::{Bits, Kind, Options, Record};
+pub use record::{Bits, Kind, Local, Options, Record};

@@ -5,6 +5,7 @@
 
 mod datagram;
 mod forward;
+mod inherited;
 mod link;
 #[cfg(feature = "crash-points")]
 pub mod mutation;
@@ -15,6 +16,7 @@ mod tap;
 
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use forward::{Arrived, Local, UdpListener};
+pub use inherited::{BoundTo, Inherited};
 pub use link::LinkWatch;
 pub use progress::{Peer, Progress};
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};

@@ -99,6 +99,26 @@ impl Tap {
         Ok(tap)
     }
 
+    /// Takes over the tap of an engine that has died, by its number in the table that engines share, with the frames that wait in it;
+    /// `None`: the number is another thing's by now, and is left alone, or the interface is gone.
+    ///
+    /// # Errors
+    /// See [`UplinkError`]; the tap goes then.
+    pub fn resume(fd: RawFd, index: u32, guest: MacAddr) -> Result<Option<Tap>, UplinkError> {
+        let Some((fd, name)) = sys::adopt(fd) else { return Ok(None) };
+        let links = Links::open().map_err(failed("the host's interfaces cannot be asked for"))?;
+        if links.by_name(&name).ok().map(|link| link.index) != Some(index) {
+            return Ok(None);
+        }
+        sys::set_filter(fd.as_fd(), guest).map_err(failed("a tap's filter cannot be set"))?;
+        Ok(Some(Tap { fd, name, index }))
+    }
+
+    /// Its interface's index.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Makes it an isolated port of `bridge`, and puts it up. Nothing is done where that is so already. As long as it is
     /// no port it is down: the host must not take a guest's frames for its own.
     ///

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use vonic_datapath::{ForwardSocket, ForwardSpec};
-use vonic_uplink::{Listener, UdpListener, is_on_interface};
+use vonic_uplink::{BoundTo, Inherited, Listener, UdpListener, is_on_interface};
 
 /// Where a listener listens: protocol, address and, for an interface, its name.
 pub(super) type Place = (Protocol, SocketAddr, Option<String>);
@@ -14,6 +14,8 @@ pub(super) type Place = (Protocol, SocketAddr, Option<String>);
 #[derive(Default)]
 pub struct Forwards {
     open: HashMap<Place, Open>,
+    /// Those of the engine before, until everything is open: who listens at the same place takes them.
+    inherited: HashMap<Place, ForwardSocket>,
 }
 
 /// A listener that lives as long as somebody uses it.
@@ -39,6 +41,20 @@ impl Open {
 }
 
 impl Forwards {
+    /// Takes over a listening socket of the engine before, with what waits in its queues.
+    pub fn inherit(&mut self, socket: Inherited, (address, interface): BoundTo) {
+        let (protocol, socket) = match socket {
+            Inherited::Tcp(listener) => (Protocol::Tcp, ForwardSocket::Tcp(Arc::new(listener))),
+            Inherited::Udp(listener) => (Protocol::Udp, ForwardSocket::Udp(Arc::new(listener))),
+        };
+        self.inherited.insert((protocol, address, interface), socket);
+    }
+
+    /// Closes what nobody has taken of the engine before.
+    pub fn end_inheritance(&mut self) {
+        self.inherited.clear();
+    }
+
     /// Opens what a VM's forwards need; those in use already are shared.
     ///
     /// # Errors
@@ -93,10 +109,12 @@ impl Forwards {
             return Ok(socket);
         }
         let (protocol, address, interface) = &place;
-        let socket = match protocol {
-            Protocol::Udp => ForwardSocket::Udp(Arc::new(UdpListener::bind(*address, interface.as_deref())?)),
+        let inherited = self.inherited.remove(&place).filter(|socket| is_current(socket, &place));
+        let socket = match (inherited, protocol) {
+            (Some(socket), _) => socket,
+            (None, Protocol::Udp) => ForwardSocket::Udp(Arc::new(UdpListener::bind(*address, interface.as_deref())?)),
             // ICMP has no ports: no file has such a forward.
-            Protocol::Tcp | Protocol::Icmp => {
+            (None, Protocol::Tcp | Protocol::Icmp) => {
                 ForwardSocket::Tcp(Arc::new(Listener::bind(*address, interface.as_deref())?))
             }
         };

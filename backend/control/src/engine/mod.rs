@@ -115,6 +115,7 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
     let mut registry = Registry::new(engine.config_dir, config, first_service, handle, link, sender, guests);
     registry.leave_config();
+    registry.inherit(&start.checkpoint);
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));

@@ -116,6 +116,7 @@ impl Registry {
         for vm in self.config.vms.clone().into_values() {
             self.add(vm);
         }
+        self.end_inheritance();
         self.order(Command::Inherited);
         let path = self.config.service.api_socket();
         self.tell(&ToMaster::Listen { name: API.into(), path, mode: SOCKET_MODE });

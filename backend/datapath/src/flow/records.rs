@@ -2,7 +2,7 @@
 use crate::flow::table::Flow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use vonic_record::{Bits, Checkpoint, Kind, Options, Record, RecordId};
+use vonic_record::{Bits, Checkpoint, Kind, Local, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
 
 /// The checkpoint, as its one writer has it.
@@ -11,6 +11,8 @@ pub struct Records {
     free: Vec<RecordId>,
     /// What an engine before this one has left, until the VM's port is there.
     pub inherited: Vec<(RecordId, Record)>,
+    /// The same of everything but connections: see [`custody`](crate::custody).
+    pub others: Vec<(RecordId, Record)>,
 }
 
 impl Records {
@@ -19,7 +21,28 @@ impl Records {
         let mut free: Vec<RecordId> = checkpoint.free_numbers().collect();
         // The lowest are used first, and again: so many pages are in memory as are needed.
         free.reverse();
-        Records { inherited: checkpoint.records().collect(), free, checkpoint }
+        let (inherited, others) = checkpoint.records().partition(|(_, record)| record.kind.is_connection());
+        Records { inherited, others, free, checkpoint }
+    }
+
+    /// Writes the record of something that is no connection; `None`: there is no room, so it ends with this engine.
+    pub fn keep(&mut self, record: &Record, local: Option<Local>) -> Option<RecordId> {
+        let id = self.free.pop()?;
+        match local {
+            Some(local) => self.checkpoint.write_forwarded(id, record, local),
+            None => self.checkpoint.write(id, record),
+        }
+        Some(id)
+    }
+
+    /// Something has happened to what [`Records::keep`] wrote.
+    pub fn mark(&self, id: RecordId, bits: Bits) {
+        self.checkpoint.add(id, bits);
+    }
+
+    /// What was kept beside the record of a flow by a forward.
+    pub fn local(&self, id: RecordId) -> Option<Local> {
+        self.checkpoint.local(id)
     }
 
     /// Writes the record of a connection of the VM, whose timestamps begin at `timestamps`. Without room, or a socket that the next

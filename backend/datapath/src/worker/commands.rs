@@ -69,7 +69,10 @@ impl Worker {
                     self.disconnect(port);
                     done.done();
                 }
-                Command::Inherited => self.abandon_connections(),
+                Command::Inherited => {
+                    self.abandon_connections();
+                    self.abandon_custody();
+                }
                 Command::Barrier { done } => done.done(),
                 Command::Host(view) => {
                     self.host = *view;
@@ -121,7 +124,9 @@ impl Worker {
         }
         let id = spec.port;
         place(&mut self.ports, id, Box::new(Port::new(spec)));
+        self.resume_custody(id);
         self.watch_forwards(id);
+        self.record_tap(id);
         self.resume_connections(id);
     }
 
@@ -141,7 +146,9 @@ impl Worker {
     /// Watches the listeners of a port, and keeps the list of addresses that guests must not reach through the host.
     fn watch_forwards(&mut self, id: PortId) {
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-            for (i, forward) in port.spec.forwards.iter().enumerate() {
+            let Port { custody, spec, .. } = port;
+            custody.set_listeners(spec.vm, spec.forwards.iter().map(|forward| &forward.socket), &mut self.records);
+            for (i, forward) in spec.forwards.iter().enumerate() {
                 let token = Token::Listener { port: id, index: i as u16 };
                 if let Err(error) = self.poller.watch_input(forward.socket.as_raw_fd(), token) {
                     (self.notify)(crate::Notice::WatchFailed { port: id, error });
@@ -154,7 +161,8 @@ impl Worker {
 
     fn detach(&mut self, id: PortId) {
         self.disconnect(id);
-        if let Some(port) = self.ports.get_mut(id as usize).and_then(Option::take) {
+        if let Some(mut port) = self.ports.get_mut(id as usize).and_then(Option::take) {
+            port.custody.end(&mut self.records);
             if let Some(network) = self.network_mut(port.spec.network) {
                 network.leave(id);
             }
@@ -257,6 +265,7 @@ impl Worker {
         }
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         port.disconnect();
+        port.custody.tap_waits = false;
         // What waited for the guest's buffers is not for the next one.
         let forwards = port.spec.forwards.len();
         (0..forwards).for_each(|index| self.accept_later(id, index, self.now, false));

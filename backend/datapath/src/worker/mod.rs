@@ -286,6 +286,7 @@ impl Worker {
     /// came by.
     pub(crate) fn flush(&mut self) {
         crash_point!("before-publishing");
+        self.record_claims();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
         crash_point!("published-to-guest");
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
