@@ -174,9 +174,6 @@ impl Worker {
             let ForwardSocket::Tcp(listener) = &forward.socket else {
                 return self.forward_datagrams(port_id, index);
             };
-            if !port.queues.is_live() && now < self.expects_guests {
-                return self.accept_later(port_id, index, now + ACCEPT_PAUSE, false);
-            }
             // The peer is connected already and could only be reset: it waits in the kernel's queue, as at any busy server.
             let wait = port.usage.world_waits(&port.spec.limits, now);
             if !wait.is_zero() {

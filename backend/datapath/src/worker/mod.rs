@@ -35,7 +35,6 @@ use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vonic_queue::Burst;
 use vonic_record::Checkpoint;
@@ -51,9 +50,6 @@ const DESCRIPTORS_KEPT: u64 = 512;
 
 /// Milliseconds between two looks at a ring whose driver does not signal, once there was nothing in it for a while.
 const LOOK_MS: i32 = 1;
-
-/// How long the guests of an engine that has died may take to be there again, at most.
-const TAKEOVER: Duration = Duration::from_secs(2);
 
 /// How long the worker looks for work before it sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +116,6 @@ pub struct Worker {
     pub(crate) listen_addresses: Vec<(u8, SocketAddr)>,
     /// Listeners at which something may still wait.
     pub(crate) accept_later: Vec<AcceptLater>,
-    /// Until when guests are expected back that an engine before has served: whoever connects to one meanwhile waits.
-    pub(crate) expects_guests: Instant,
     /// When the first guest is next told of its router.
     pub(crate) advertise_at: Option<Instant>,
     /// Connections and datagram flows of all ports together, as far as they have sockets: descriptors are shared by everybody.
@@ -162,14 +156,11 @@ impl Worker {
         let mode = |address| config.peek_mode.unwrap_or_else(|| PeekMode::probe(SocketAddr::new(address, 0)));
         let peek_modes = families.map(mode);
         let clock = Clock::start(config.checkpoint.header().elapsed());
-        let records = Records::new(Arc::clone(&config.checkpoint));
-        let patience = if records.inherited.is_empty() { Duration::ZERO } else { TAKEOVER };
         let worker = Worker {
             ports: Vec::new(),
             networks: Vec::new(),
             flows: FlowTable::default(),
-            records,
-            expects_guests: clock.now() + patience,
+            records: Records::new(Arc::clone(&config.checkpoint)),
             questions: Questions::default(),
             datagrams: DatagramTable::default(),
             ping_permitted: true,
