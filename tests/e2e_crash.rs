@@ -174,10 +174,9 @@ fn engines_end_at_every_point_and_nobody_notices() {
         println!("{point} {:?}", began.elapsed());
     }
     for (point, most) in TAKEOVER_POINTS {
-        let engine = scene.killer.engine().unwrap();
         scene.killer.arm(point, 1 + random.below(*most), Manner::Kill).unwrap();
-        scene.killer.kill().unwrap();
-        println!("{point} {engine}");
+        // Some are passed by an engine that runs, too: it may be gone already.
+        drop(scene.killer.signal(libc::SIGKILL));
         wait_until(point, seconds(10), || scene.killer.has_fired()).unwrap();
     }
     println!("{} sessions", scene.finish());
