@@ -8,8 +8,12 @@ use crate::worker::Worker;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 use vonic_record::{Bits, Kind, Record, RecordId};
 use vonic_uplink::DatagramSocket;
+
+/// How long a guest that the engine before had is waited for. Its session is replayed at once, or its VMM has gone.
+const AWAITED: Duration = Duration::from_secs(5);
 
 /// The records of one port.
 #[derive(Debug, Default)]
@@ -84,12 +88,24 @@ impl Custody {
 }
 
 impl Worker {
+    /// A port's guest has started its rings: what has waited for it is taken.
+    pub(crate) fn end_wait(&mut self, id: PortId) {
+        let Some(port) = Worker::port_mut(&mut self.ports, id).filter(|port| port.queues.is_live()) else { return };
+        if port.awaited.take().is_some() {
+            let forwards = port.spec.forwards.len();
+            (0..forwards).for_each(|index| self.accept_later(id, index, self.now, false));
+        }
+    }
+
     /// Takes over what an engine before has left of a port that has just been attached.
     pub(crate) fn resume_custody(&mut self, id: PortId) {
         let Some(vm) = Worker::port_mut(&mut self.ports, id).map(|port| port.spec.vm) else { return };
         let others = std::mem::take(&mut self.records.others);
         let (own, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|(_, record)| record.vm == vm);
         self.records.others = others;
+        if let Some(port) = Worker::port_mut(&mut self.ports, id).filter(|_| !own.is_empty()) {
+            port.awaited = Some(self.now + AWAITED);
+        }
         for (number, record) in own {
             let goes_on = match record.kind {
                 Kind::Datagrams => self.resume_datagrams(id, number, &record),

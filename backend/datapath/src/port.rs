@@ -128,6 +128,8 @@ pub struct Port {
     pub(crate) kept: Kept,
     /// What of it has records.
     pub(crate) custody: Custody,
+    /// Until when a guest is expected that an engine before had, and what comes for it waits.
+    pub(crate) awaited: Option<Instant>,
 }
 
 impl Port {
@@ -148,6 +150,7 @@ impl Port {
             fragmented: 0,
             kept: Kept::default(),
             custody: Custody::default(),
+            awaited: None,
         }
     }
 
@@ -162,8 +165,14 @@ impl Port {
         self.queues.rx()
     }
 
+    /// Until when what comes for the guest waits for its rings; `None`: they run, or nobody will start them soon.
+    pub fn awaits_guest(&mut self, now: Instant) -> Option<Instant> {
+        self.awaited.filter(|until| *until > now && !self.queues.is_live())
+    }
+
     /// Drops the session: rings and memory.
     pub fn disconnect(&mut self) {
+        self.awaited = None;
         self.queues.disconnect();
         self.kept = Kept::default();
         self.rx_burst.clear();

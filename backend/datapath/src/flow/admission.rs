@@ -28,10 +28,11 @@ impl AcceptLater {
     }
 }
 
-/// Puts a listener in the line, unless it stands there.
+/// Puts a listener in the line; one that stands there already is looked at when the first of both wants it.
 pub fn accept_later(line: &mut Vec<AcceptLater>, later: AcceptLater) {
-    if !line.iter().any(|other| (other.port, other.index) == (later.port, later.index)) {
-        line.push(later);
+    match line.iter_mut().find(|other| (other.port, other.index) == (later.port, later.index)) {
+        Some(other) => other.at = other.at.min(later.at),
+        None => line.push(later),
     }
 }
 

@@ -169,6 +169,9 @@ impl Worker {
         let now = self.now;
         for _ in 0..ACCEPT_BATCH {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
+            if let Some(until) = port.awaits_guest(now) {
+                return self.accept_later(port_id, index, until, waited);
+            }
             let Some(forward) = port.spec.forwards.get(index) else { return };
             let guest_port = forward.guest_port;
             let ForwardSocket::Tcp(listener) = &forward.socket else {

@@ -206,6 +206,7 @@ impl Worker {
             self.forget_driver(id);
         }
         self.watch_tap(id);
+        self.end_wait(id);
         self.report_broken(id);
         self.feed(id);
         if direction == Direction::HostToGuest {
