@@ -142,8 +142,7 @@ impl Vonicd {
         wrapper: &[&str],
     ) -> Result<Vonicd> {
         config.write(directory)?;
-        let program =
-            if config.crash_points { crash::program()? } else { lab::built("VONIC_BIN_DIR", "release", "vonicd")? };
+        let program = Vonicd::program(config.crash_points)?;
         Vonicd::start_program(directory, config, netns, wrapper, &program)
     }
 
@@ -173,6 +172,14 @@ impl Vonicd {
         let program = directory.path().join("vonicd");
         std::fs::copy(lab::built("VONIC_BIN_DIR", "release", "vonicd")?, &program).context("copying vonicd")?;
         Ok(program)
+    }
+
+    /// Where it was built, with its crash points or as it is released.
+    ///
+    /// # Errors
+    /// If it was not.
+    pub fn program(crash_points: bool) -> Result<PathBuf> {
+        if crash_points { crash::program() } else { lab::built("VONIC_BIN_DIR", "release", "vonicd") }
     }
 
     fn start_program(

@@ -112,9 +112,12 @@ fn receive(stream: &mut TcpStream, session: &Session) -> io::Result<()> {
     let mut received = 0;
     while received < session.bytes {
         let length = (session.bytes - received).min(BLOCK as u64) as usize;
-        match stream.read(&mut buffer[..length])? {
-            0 => return Err(invalid(format!("ended after {received} of {} bytes", session.bytes))),
-            got => {
+        match stream.read(&mut buffer[..length]) {
+            Ok(0) => return Err(invalid(format!("ended after {received} of {} bytes", session.bytes))),
+            // A read with a timeout ends so when its process was stopped (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(got) => {
                 pattern::check(&buffer[..got], session.seed, received).map_err(|wrong| invalid(wrong.to_string()))?;
                 received += got as u64;
             }

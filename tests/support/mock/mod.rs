@@ -4,6 +4,7 @@
 //! [`DriverRing`]'s raw access, [`MockFrontend::memory`] and [`MockFrontend::raw`].
 
 mod control;
+mod handshake;
 mod header;
 mod memory;
 mod message;
@@ -20,6 +21,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
 use vm_memory::GuestMemoryMmap;
 
+pub use handshake::{Message, handshake};
 pub use header::VnetHeader;
 pub use memory::{BUFFERS, RINGS, Region};
 pub use message::{RawConnection, Reply, code};
