@@ -41,6 +41,11 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let (guest_opens, shut) = (record.kind == Kind::GuestOpens, record.bits.has(Bits::GUEST_FIN));
+        if shut {
+            // The engine before may have died between record and call, after which nobody would ask for it again. A second time it
+            // changes nothing.
+            let _ = socket.shutdown_write();
+        }
         let Ok(progress) = socket.progress(guest_opens, shut) else { return false };
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return false };
         let key = FlowKey { port: port_id, guest: record.guest, remote: record.remote };
