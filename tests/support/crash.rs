@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
@@ -29,6 +29,39 @@ pub(crate) fn folder(directory: &TempDir) -> Result<PathBuf> {
     fs::create_dir_all(&folder)?;
     Ok(folder)
 }
+
+/// Every labelled point; after how many passages at most an engine dies there.
+pub const POINTS: &[(&str, u64)] = &[
+    ("before-sendmsg", 200),
+    ("after-sendmsg", 200),
+    ("segment-half-taken", 3),
+    ("published-to-guest", 500),
+    ("before-publishing", 500),
+    ("used-before-call", 500),
+    ("before-discard", 200),
+    ("after-discard", 200),
+    ("after-peek", 200),
+    ("frame-completed", 200),
+    ("connect-begun", 5),
+    ("connect-recorded", 5),
+    ("after-connect", 5),
+    ("after-accept", 5),
+    ("accept-recorded", 5),
+    ("before-synchronized", 5),
+    ("after-synchronized", 5),
+    ("before-established", 5),
+    ("guest-fin-recorded", 5),
+    ("after-shutdown", 5),
+    ("host-failed", 2),
+    ("before-conclusion", 2),
+    ("after-conclusion", 2),
+    ("before-close", 5),
+    ("after-close", 5),
+    ("record-freed", 5),
+];
+/// Those that engines pass when they take over.
+pub const TAKEOVER_POINTS: &[(&str, u64)] =
+    &[("before-resumption", 5), ("after-resumption", 5), ("command-applied", 6)];
 
 /// How an engine is ended at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +158,19 @@ impl Killer {
         reached.with_context(|| format!("an end at {point}, time {nth}, by {manner:?}")).map(drop)
     }
 
+    /// Kills the engine, and ends its successor at a point that it passes when it takes over.
+    ///
+    /// # Errors
+    /// If it is not reached within ten seconds.
+    pub fn end_in_takeover(&self, point: &str, nth: u64) -> Result<()> {
+        self.arm(point, nth, Manner::Kill)?;
+        // Some are passed by an engine that runs, too: it may be gone already.
+        drop(self.signal(libc::SIGKILL));
+        let fired = wait_for(&format!("an end at {point}"), PATIENCE, || Ok(self.has_fired().then_some(())));
+        self.disarm();
+        fired
+    }
+
     /// What is left out of recovery from the next engine on; empty: nothing.
     ///
     /// # Errors
@@ -152,6 +198,16 @@ impl Killer {
 /// xorshift64*: a seed's sequence is the same everywhere.
 #[derive(Debug)]
 pub struct Random(pub u64);
+
+/// VONIC_SEED, or one of the clock's; printed, so that a run can be repeated.
+#[allow(clippy::print_stdout, reason = "a test's output is shown when it fails")]
+pub fn seed() -> u64 {
+    let given = std::env::var("VONIC_SEED").ok().and_then(|seed| seed.parse().ok());
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+    let seed = given.unwrap_or_else(clock);
+    println!("VONIC_SEED={seed}");
+    seed
+}
 
 impl Random {
     /// A number below `limit`.
