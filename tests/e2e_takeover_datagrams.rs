@@ -50,7 +50,7 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
     isolate().unwrap();
     let config =
         TestConfig::both_families().vm("a", 2, "[[forward]]\nproto = \"udp\"\nlisten = \"*:7000\"\nport = 53\n");
-    let bed = Bed::start_here(&config).unwrap();
+    let mut bed = Bed::start_here(&config).unwrap();
     let mut guest = UdpGuest::start(&bed, "a", 2, MockConfig { posted: 200, ..MockConfig::default() }).unwrap();
     let families = [("127.0.0.1", IpAddr::V4(ip4(1))), ("[::1]", ip6(1).into())];
     let own = families.map(|(host, seen)| {
@@ -68,6 +68,7 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
         assert_eq!(guest.expect().unwrap().from, seen);
         (peer, seen)
     });
+    let (master, mut descriptors) = (bed.vonicd.process().pid(), None);
     for round in 0..ROUNDS {
         let old = kill_engine(&bed);
         for n in 0..20u8 {
@@ -91,6 +92,10 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
             assert_eq!(receive(peer).0, "answer");
         }
         assert_eq!(open(&bed, "a"), 4);
+        // What one engine leaves, the next one has once.
+        let now = || usage::descriptors(master).unwrap();
+        let before = *descriptors.get_or_insert_with(now);
+        wait_until("as many descriptors as before", seconds(5), || now() == before).unwrap();
     }
     // What ends is forgotten: no record keeps its socket open.
     bed.directory.write("etc/vms.d/a.toml", "mac = \"52:54:00:00:00:02\"\naddress4 = \"192.0.2.2\"\n").unwrap();
@@ -108,14 +113,19 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
 fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     let forward = "[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7001\"\nport = 7\n";
     let bed = Bed::start(&TestConfig::default().vm("a", 2, forward)).unwrap();
-    let mut guest = bed.guest("a", 2, Vmm::Uml).unwrap();
+    let programs = vec![agent_program().unwrap()];
+    let config = GuestConfig { programs, ..GuestConfig::new("a", 2, &bed.socket("a")) };
+    let mut guest = bed.start_configured(&config).unwrap();
+    guest.wait_ready().unwrap();
+    // Its connection leads into the engine, and ends with it.
+    let agent = guest.spawn("vonic-agent").unwrap();
     let served = guest.spawn("vonic-peer echo 0.0.0.0:7").unwrap();
     served.wait_output(&mut guest, "listening", seconds(10)).unwrap();
     let reflector = socket("127.0.0.1:0");
     let port = reflector.local_addr().unwrap().port();
     std::thread::spawn(move || vonic_peer::datagrams::reflect(&reflector));
     let pings = guest.spawn("ping -i 0.1 -c 60 -W 2 192.0.2.1").unwrap();
-    let datagrams = guest.spawn(&format!("vonic-peer datagrams 192.0.2.1:{port} 1400 40")).unwrap();
+    let datagrams = guest.spawn(&format!("vonic-peer datagrams 192.0.2.1:{port} 1400 500")).unwrap();
     for _ in 0..ROUNDS {
         std::thread::sleep(std::time::Duration::from_millis(1100));
         let old = kill_engine(&bed);
@@ -133,6 +143,14 @@ fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     assert!(lost <= usize::from(ROUNDS), "{lost} of 60 pings were lost: {}", pings.stdout);
     let datagrams = datagrams.wait(&mut guest, seconds(60)).unwrap();
     assert_eq!(datagrams.status, 0, "{}", datagrams.stdout);
+    let shown = bed.vonicd.vm("a").unwrap();
+    assert_eq!((&shown["icmp"]["opened"], &shown["udp"]["guest_opened"]), (&1.into(), &1.into()), "{shown}");
+    wait_until("the agent's word", seconds(5), || {
+        bed.vonicd.vm("a").unwrap()["agent"]["seen_seconds"].as_u64() < Some(2)
+    })
+    .unwrap();
+    let told = agent.output(&mut guest).unwrap();
+    assert_eq!(told, "vonic-agent: connected to vonic", "each time the next engine was there at once");
     bed.vonicd.stop().unwrap();
 }
 
@@ -174,6 +192,98 @@ fn claimed_addresses_stay_their_guests() {
     bed.vonicd.stop().unwrap();
 }
 
+/// What has been counted of VM `a`, as names and numbers, without what tells the present.
+fn counted(bed: &Bed) -> Vec<(String, u64)> {
+    fn numbers(path: &str, value: &serde_json::Value, all: &mut Vec<(String, u64)>) {
+        match value {
+            serde_json::Value::Object(map) => map.iter().for_each(|(k, v)| numbers(&format!("{path}/{k}"), v, all)),
+            serde_json::Value::Array(list) => {
+                list.iter().enumerate().for_each(|(i, v)| numbers(&format!("{path}/{i}"), v, all))
+            }
+            _ => all.extend(value.as_u64().map(|n| (path.to_string(), n))),
+        }
+    }
+    let (mut all, shown) = (Vec::new(), bed.vonicd.vm("a").unwrap());
+    for part in [
+        "guest_to_host",
+        "host_to_guest",
+        "drops_by_reason",
+        "copied_bytes",
+        "udp",
+        "egress",
+        "denied_otherwise",
+        "limits",
+    ] {
+        numbers(part, &shown[part], &mut all);
+    }
+    numbers("copied", &bed.vonicd.stats().unwrap()["copied_bytes"], &mut all);
+    all
+}
+
+/// An operator's graph of a VM shows no engine's end: nothing falls back, and what is there now is told as it is.
+#[test]
+fn counters_go_on() {
+    isolate().unwrap();
+    let rules = "[[egress]]\naction = \"deny\"\nto = \"198.51.100.0/24\"\n[[egress]]\naction = \"allow\"\nto = \"192.0.2.0/24\"\n";
+    let config = TestConfig::default().vm("a", 2, &format!("limits = {{ udp_flows = 2 }}\n{rules}")).vm("b", 3, "");
+    let bed = Bed::start_here(&config).unwrap();
+    let mut guest = UdpGuest::start(&bed, "a", 2, MockConfig::default()).unwrap();
+    // Another VM's counters stay when it goes.
+    let mut other = bed.mock("b", MockConfig::default()).unwrap();
+    other.gateway_answers(3).unwrap();
+    let server = socket("127.0.0.1:0");
+    let there = SocketAddr::new(ip4(1).into(), server.local_addr().unwrap().port());
+    let denied = "198.51.100.7:9".parse().unwrap();
+    for port in 4000..4004 {
+        guest.send(port, there, b"counted").unwrap();
+        receive(&server);
+        guest.send(port, denied, b"denied").unwrap();
+    }
+    guest.send(1, "203.0.113.1:1".parse().unwrap(), b"no rule").unwrap();
+    wait_until("the drops", seconds(5), || bed.vonicd.drops("a", "denied").unwrap() == 5).unwrap();
+    let mut before = counted(&bed);
+    let value = |all: &[(String, u64)], name: &str| {
+        all.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("{name} in {all:?}")).1
+    };
+    for (name, count) in [
+        ("udp/guest_opened", 4),
+        ("udp/evicted", 2),
+        ("udp/open", 2),
+        ("egress/0/decided", 4),
+        ("egress/1/decided", 4),
+        ("denied_otherwise/no_rule", 1),
+    ] {
+        assert_eq!(value(&before, name), count, "{name}");
+    }
+    for _ in 0..ROUNDS {
+        let old = kill_engine(&bed);
+        wait_engine(&bed, old);
+        assert_eq!(counted(&bed), before);
+        guest.send(4003, there, b"one more").unwrap();
+        receive(&server);
+        guest.send(4003, denied, b"denied").unwrap();
+        wait_until("one more", seconds(5), || {
+            value(&counted(&bed), "egress/0/decided") == value(&before, "egress/0/decided") + 1
+        })
+        .unwrap();
+        let now = counted(&bed);
+        assert!(before.iter().zip(&now).all(|(old, new)| old.0 == new.0 && old.1 <= new.1), "{before:?} {now:?}");
+        assert_eq!(value(&now, "guest_to_host/frames"), value(&before, "guest_to_host/frames") + 2);
+        before = now;
+    }
+    // What a VM that is gone has copied is not forgotten; a VM of its name begins anew.
+    let copied = bed.vonicd.stats().unwrap()["copied_bytes"].clone();
+    std::fs::remove_file(bed.vonicd.config_dir().join("vms.d/a.toml")).unwrap();
+    bed.vonicd.vonic(&["reload", "--json"]).unwrap();
+    let old = kill_engine(&bed);
+    wait_engine(&bed, old);
+    assert_eq!(bed.vonicd.stats().unwrap()["copied_bytes"], copied);
+    bed.directory.write("etc/vms.d/a.toml", "mac = \"52:54:00:00:00:02\"\naddress4 = \"192.0.2.2\"\n").unwrap();
+    bed.vonicd.vonic(&["reload", "--json"]).unwrap();
+    assert_eq!(value(&counted(&bed), "guest_to_host/frames"), 0);
+    bed.vonicd.stop().unwrap();
+}
+
 /// What the kernel says of an interface, its number, its bridge and its port's state there among it, and last how often its carrier has
 /// changed; empty if there is none.
 fn device(name: &str) -> String {
@@ -182,8 +292,10 @@ fn device(name: &str) -> String {
         String::from_utf8(output.stdout).unwrap()
     };
     let (details, statistics) = (show(&["-d", "-o"]), show(&["-s", "-s", "-o"]));
-    // Behind the port's number there are timers.
-    let details = details.split("designated_port").next().unwrap_or_default();
+    // Behind these words there are timers.
+    let details = ["designated_port", "hello_timer"]
+        .iter()
+        .fold(&details[..], |text, word| text.split(word).next().unwrap_or_default());
     format!("{details}{}", statistics.split_whitespace().last().unwrap_or_default())
 }
 

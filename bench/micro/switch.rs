@@ -16,7 +16,7 @@ use vonic_datapath::{
 };
 use vonic_frame::{MacAddr, VNET_HEADER_LEN};
 use vonic_queue::handover;
-use vonic_record::Checkpoint;
+use vonic_record::{Checkpoint, Shared};
 
 use crate::memory::{Guest, RECEIVE, TRANSMIT, setup};
 
@@ -81,10 +81,9 @@ fn network() -> Result<NetworkSpec> {
     })
 }
 
-fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
+fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
     PortSpec {
         port,
-        vm: port.into(),
         mac: mac(port),
         network: 0,
         address4: Some(address(port)),
@@ -103,7 +102,7 @@ fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
         egress: Vec::new(),
         forwards: Vec::new(),
         tap: None,
-        stats: Arc::clone(stats),
+        stats: stats.clone(),
     }
 }
 
@@ -119,7 +118,7 @@ impl Control {
     }
 
     /// Attaches a port and starts its rings; where the calls of its receive queue go.
-    fn attach(&mut self, id: PortId, guest: &Guest, stats: &Arc<PortStats>) -> Result<PipeReader> {
+    fn attach(&mut self, id: PortId, guest: &Guest, stats: &Shared<PortStats>) -> Result<PipeReader> {
         self.send(Command::Attach(Box::new(port(id, stats))))?;
         self.send(Command::Features { port: id, bits: FEATURES })?;
         self.send(Command::Memory { port: id, map: guest.map(), done: handover().0 })?;
@@ -156,9 +155,14 @@ pub fn run(len: usize, count: u16) -> Result<()> {
     let (sender, receiver) = (Guest::new()?, Guest::new()?);
     sender.post(TRANSMIT, count, Some(&frame))?;
     receiver.post(RECEIVE, count, None)?;
-    let stats = [SENDER, RECEIVER].map(|_| Arc::new(PortStats::default()));
+    let stats = [SENDER, RECEIVER].map(|_| Shared::<PortStats>::default());
 
-    let config = WorkerConfig { checkpoint: Arc::new(Checkpoint::create(16)?), poll: Poll::For(0), peek_mode: None };
+    let config = WorkerConfig {
+        checkpoint: Arc::new(Checkpoint::create(16)?),
+        takes_over: false,
+        poll: Poll::For(0),
+        peek_mode: None,
+    };
     let (worker, handle) = Worker::new(config, Box::new(|_| {}))?;
     let mut control = Control { handle, kicks: Vec::new() };
     control.send(Command::Network(Box::new(network()?)))?;

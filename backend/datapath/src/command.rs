@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use vonic_queue::{Done, MemoryMap, QueueError, RingSetup};
+use vonic_record::Shared;
 
 /// One order to a worker, applied between two bursts.
 #[derive(Debug)]
@@ -65,7 +66,14 @@ pub enum Command {
         /// When it is done.
         done: Done,
     },
-    /// Every VM that there will be at the start is attached: what an engine before has left for others is reset.
+    /// A VMM has connected: what an engine before has left of this connection goes on.
+    Session {
+        /// Which port.
+        port: PortId,
+        /// The master's number of the connection.
+        session: u64,
+    },
+    /// Every VMM that was connected at the start is known: what an engine before has left of other connections is reset.
     Inherited,
     /// Nothing but an answer, when everything before it is in force.
     Barrier {
@@ -182,7 +190,7 @@ pub enum Notice {
     /// A guest has connected to vonic's own service.
     Service {
         /// Counters of the port by which it came, which are its VM's for good: a port's number may have changed hands meanwhile.
-        from: Arc<PortStats>,
+        from: Shared<PortStats>,
         /// The service's end: a non-blocking Unix stream.
         end: OwnedFd,
         /// Held as long as the connection is.

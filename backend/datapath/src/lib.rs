@@ -33,6 +33,6 @@ pub use spec::{
     Action, EgressRule, Family, ForwardSocket, ForwardSpec, HostView, Limits, Names, NetworkId, NetworkSpec, PortId,
     PortSpec, Uplink,
 };
-pub use stats::{CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
+pub use stats::{Copied, CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use vonic_tcp::AckPolicy;
 pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};

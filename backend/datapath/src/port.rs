@@ -102,6 +102,10 @@ pub struct Source<'a> {
 pub struct Port {
     /// What the control side said.
     pub spec: PortSpec,
+    /// Which VMM connection it is, by the master's number; of the last one if there is none.
+    pub session: u64,
+    /// Until when its rings are expected to come, after an engine's death.
+    pub awaited: Option<Instant>,
     /// What the driver said.
     pub negotiated: Negotiated,
     /// Guest memory, while there is a session.
@@ -128,8 +132,6 @@ pub struct Port {
     pub(crate) kept: Kept,
     /// What of it has records.
     pub(crate) custody: Custody,
-    /// Until when a guest is expected that an engine before had, and what comes for it waits.
-    pub(crate) awaited: Option<Instant>,
 }
 
 impl Port {
@@ -138,6 +140,8 @@ impl Port {
         Port {
             queues: Queues::new(feature::VERSION_1, spec.queue_pairs),
             spec,
+            session: 0,
+            awaited: None,
             negotiated: Negotiated::new(feature::VERSION_1),
             map: None,
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
@@ -150,7 +154,6 @@ impl Port {
             fragmented: 0,
             kept: Kept::default(),
             custody: Custody::default(),
-            awaited: None,
         }
     }
 
@@ -165,14 +168,8 @@ impl Port {
         self.queues.rx()
     }
 
-    /// Until when what comes for the guest waits for its rings; `None`: they run, or nobody will start them soon.
-    pub fn awaits_guest(&mut self, now: Instant) -> Option<Instant> {
-        self.awaited.filter(|until| *until > now && !self.queues.is_live())
-    }
-
     /// Drops the session: rings and memory.
     pub fn disconnect(&mut self) {
-        self.awaited = None;
         self.queues.disconnect();
         self.kept = Kept::default();
         self.rx_burst.clear();

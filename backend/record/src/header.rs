@@ -1,5 +1,5 @@
 //! What is true of the whole checkpoint.
-use crate::layout::{RECORD, header as word};
+use crate::layout::{COUNTERS, RECORD, header as word};
 use crate::sys;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,6 +57,7 @@ impl Header<'_> {
         self.set(word::CAPACITY, capacity as u64);
         secrets.0.iter().enumerate().for_each(|(i, secret)| self.set(word::SECRETS + i, *secret));
         self.set(word::CLOCK, clock);
+        self.set(word::COUNTERS, COUNTERS as u64);
         self.set(word::MAGIC, MAGIC);
     }
 
@@ -70,7 +71,8 @@ impl Header<'_> {
             return Err(CheckpointError::Version(version));
         }
         let capacity = usize::try_from(self.get(word::CAPACITY)).unwrap_or(usize::MAX);
-        let fits = capacity.checked_mul(RECORD) == Some(words);
+        let counters = usize::try_from(self.get(word::COUNTERS)).unwrap_or(usize::MAX);
+        let fits = capacity.checked_mul(RECORD).and_then(|records| records.checked_add(counters)) == Some(words);
         let size = self.get(word::VERSION) >> 32;
         if fits && size == RECORD as u64 * 8 { Ok(capacity) } else { Err(CheckpointError::Damaged) }
     }
@@ -90,6 +92,27 @@ impl Header<'_> {
         Duration::from_nanos(sys::monotonic().saturating_sub(self.get(word::CLOCK)))
     }
 
+    /// From now on a listener's connections are accepted; `None`: of each there is a record by now.
+    pub fn set_accepting(&self, listener: Option<i32>) {
+        self.set(word::ACCEPTING, descriptor_word(listener));
+    }
+
+    /// The listener at which a connection may have been accepted that has no record.
+    pub fn accepting(&self) -> Option<i32> {
+        descriptor(self.get(word::ACCEPTING))
+    }
+
+    /// The next engine is to find the connection that was accepted there.
+    pub fn leave_accepted(&self, connection: Option<i32>) {
+        self.set(word::ACCEPTING, 0);
+        self.set(word::ADOPTED, descriptor_word(connection));
+    }
+
+    /// Takes what was left.
+    pub fn take_accepted(&self) -> Option<i32> {
+        descriptor(self.0[word::ADOPTED].swap(0, Ordering::AcqRel))
+    }
+
     fn get(&self, word: usize) -> u64 {
         self.0[word].load(Ordering::Acquire)
     }
@@ -97,4 +120,12 @@ impl Header<'_> {
     fn set(&self, word: usize, value: u64) {
         self.0[word].store(value, Ordering::Release);
     }
+}
+
+fn descriptor_word(descriptor: Option<i32>) -> u64 {
+    descriptor.map_or(0, |number| u64::from(number as u32) + 1)
+}
+
+fn descriptor(word: u64) -> Option<i32> {
+    word.checked_sub(1).map(|number| number as i32)
 }

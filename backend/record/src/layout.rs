@@ -15,6 +15,28 @@ pub(crate) mod header {
     /// Four words.
     pub(crate) const SECRETS: usize = 4;
     pub(crate) const CLOCK: usize = 8;
+    /// A descriptor's number and one; 0: none.
+    pub(crate) const ACCEPTING: usize = 9;
+    /// The same.
+    pub(crate) const ADOPTED: usize = 10;
+    /// Words of counters behind the records.
+    pub(crate) const COUNTERS: usize = 11;
+}
+
+/// Words of counters that a new checkpoint has room for: 32 MiB, of which what is used takes memory.
+pub(crate) const COUNTERS: usize = 1 << 22;
+
+/// A block of counters: these words, then a name for each counter, then the counters.
+pub(crate) mod block {
+    /// 1 while somebody counts there; the last word to be written.
+    pub(crate) const STATE: usize = 0;
+    /// How many counters there is room for. It never changes; 0: here the blocks end.
+    pub(crate) const LENGTH: usize = 1;
+    /// Whose.
+    pub(crate) const OWNER: usize = 2;
+    /// Which of the owner's.
+    pub(crate) const WHICH: usize = 3;
+    pub(crate) const NAMES: usize = 4;
 }
 
 /// A record's words.
@@ -26,7 +48,7 @@ pub(crate) mod record {
     /// The descriptor's number in the low half; options of the connection in the high one.
     pub(crate) const DESCRIPTOR: usize = 2;
     pub(crate) const COOKIE: usize = 3;
-    pub(crate) const VM: usize = 4;
+    pub(crate) const SESSION: usize = 4;
     /// Two words each.
     pub(crate) const GUEST: usize = 5;
     pub(crate) const REMOTE: usize = 7;

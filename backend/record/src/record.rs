@@ -39,10 +39,9 @@ impl Bits {
     pub const ESTABLISHED: Bits = Bits(1 << 1);
     /// The guest's FIN is passed on, or about to be: set before shutdown(2).
     pub const GUEST_FIN: Bits = Bits(1 << 2);
-    /// The connection is at an end by a reset: set before the error is read.
+    /// If the socket is closed, then by a reset. Set before a call that may take the socket's error, which would be the only sign of
+    /// it; removed if the call took none.
     pub const ABORTED: Bits = Bits(1 << 3);
-    /// The guest has acknowledged our FIN: the leg answers nothing any more.
-    pub const FINISHED: Bits = Bits(1 << 4);
     /// Of datagrams: they are pings, whose guest's end has the identifier in place of a port.
     pub const ECHO: Bits = Bits(1 << 16);
     /// Of datagrams: the world began, or goes on, by the socket of a forward, which the descriptor is.
@@ -108,8 +107,8 @@ pub struct Record {
     pub descriptor: i32,
     /// SO_COOKIE: whether the number still is this socket's.
     pub cookie: u64,
-    /// Which VM: a number that the control side makes of its name.
-    pub vm: u64,
+    /// Of which of the VMM connections, which the master numbers. A tap has [`name`](crate::name) of its VM's name here.
+    pub session: u64,
     /// The guest's end.
     pub guest: SocketAddr,
     /// The other end, as the guest sees it.
@@ -129,15 +128,15 @@ pub struct Record {
 }
 
 impl Record {
-    /// What a VM has beside connections and flows, without ends.
-    pub fn of_vm(kind: Kind, vm: u64, (descriptor, cookie): (i32, u64), bits: Bits) -> Record {
+    /// One without ends.
+    pub fn endless(kind: Kind, session: u64, (descriptor, cookie): (i32, u64), bits: Bits) -> Record {
         let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         Record {
             kind,
             bits,
             descriptor,
             cookie,
-            vm,
+            session,
             guest: nobody,
             remote: nobody,
             host: nobody,
@@ -196,7 +195,7 @@ impl Words<'_> {
         self.set(word::BITS, record.bits.0);
         self.set(word::DESCRIPTOR, u64::from(record.descriptor as u32));
         self.set(word::COOKIE, record.cookie);
-        self.set(word::VM, record.vm);
+        self.set(word::SESSION, record.session);
         for (at, end) in [(word::GUEST, record.guest), (word::REMOTE, record.remote), (word::HOST, record.host)] {
             let [high, low] = address_words(end.ip());
             self.set(at, high);
@@ -234,7 +233,7 @@ impl Words<'_> {
             bits,
             descriptor: self.get(word::DESCRIPTOR) as u32 as i32,
             cookie: self.get(word::COOKIE),
-            vm: self.get(word::VM),
+            session: self.get(word::SESSION),
             guest: end(word::GUEST, 0, v4),
             remote: end(word::REMOTE, 1, v4),
             host: end(word::HOST, 2, host_v4),
@@ -258,6 +257,10 @@ impl Words<'_> {
 
     pub(crate) fn add(&self, bits: Bits) {
         self.0[word::BITS].fetch_or(bits.0, Ordering::Release);
+    }
+
+    pub(crate) fn remove(&self, bits: Bits) {
+        self.0[word::BITS].fetch_and(!bits.0, Ordering::Release);
     }
 
     pub(crate) fn free(&self) {

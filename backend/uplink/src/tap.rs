@@ -68,6 +68,7 @@ pub struct Tap {
     fd: OwnedFd,
     name: String,
     index: u32,
+    vm: String,
 }
 
 impl Tap {
@@ -88,7 +89,7 @@ impl Tap {
         sys::set_filter(fd.as_fd(), guest).map_err(failed("a tap's filter cannot be set"))?;
         let links = Links::open().map_err(failed("the host's interfaces cannot be asked for"))?;
         let link = links.by_name(&name).map_err(failed("a tap cannot be found"))?;
-        let tap = Tap { fd, name, index: link.index };
+        let tap = Tap { fd, name, index: link.index, vm: vm.into() };
         tap.set_offloads(Offloads::default()).map_err(failed("a tap's offloads cannot be set"))?;
         // A bridge takes the lowest address of its ports for its own: this one is high, so that no guest changes it.
         let MacAddr([_, b, c, d, e, f]) = link.address.unwrap_or_default();
@@ -104,14 +105,19 @@ impl Tap {
     ///
     /// # Errors
     /// See [`UplinkError`]; the tap goes then.
-    pub fn resume(fd: RawFd, index: u32, guest: MacAddr) -> Result<Option<Tap>, UplinkError> {
+    pub fn resume((fd, index): (RawFd, u32), vm: &str, guest: MacAddr) -> Result<Option<Tap>, UplinkError> {
         let Some((fd, name)) = sys::adopt(fd) else { return Ok(None) };
         let links = Links::open().map_err(failed("the host's interfaces cannot be asked for"))?;
         if links.by_name(&name).ok().map(|link| link.index) != Some(index) {
             return Ok(None);
         }
         sys::set_filter(fd.as_fd(), guest).map_err(failed("a tap's filter cannot be set"))?;
-        Ok(Some(Tap { fd, name, index }))
+        Ok(Some(Tap { fd, name, index, vm: vm.into() }))
+    }
+
+    /// Its VM's name.
+    pub fn vm(&self) -> &str {
+        &self.vm
     }
 
     /// Its interface's index.

@@ -29,7 +29,7 @@ impl Registry {
                 None => Response::Error(ApiError::no_such_vm(&name)),
             },
             Request::Connections { vm } => self.connections(vm),
-            Request::Stats => Response::Stats(self.stats()),
+            Request::Stats => Response::Stats(self.all_stats()),
             Request::Reload => return self.reload(Some(reply)),
             Request::Health => Response::Health(Health {
                 status: "ok".into(),
@@ -82,9 +82,9 @@ impl Registry {
         Response::Connections(views.into_iter().filter_map(row).collect())
     }
 
-    fn stats(&self) -> Stats {
-        let gone = CopyPath::ALL.iter().zip(self.copied_by_gone);
-        let mut copied: BTreeMap<String, u64> = gone.map(|(path, bytes)| (path.name().to_string(), bytes)).collect();
+    fn all_stats(&self) -> Stats {
+        let gone = CopyPath::ALL.iter().map(|path| (path.name().to_string(), self.copied_by_gone.on(*path).get()));
+        let mut copied: BTreeMap<String, u64> = gone.collect();
         for entry in self.vms.values() {
             for (path, bytes) in copied_bytes(&entry.stats) {
                 *copied.entry(path).or_default() += bytes;

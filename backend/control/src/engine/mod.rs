@@ -27,6 +27,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
 use vonic_front::{API, EngineLink, Start, ToEngine};
+use vonic_record::Ledger;
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
 
@@ -100,6 +101,7 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig {
         checkpoint: Arc::clone(&start.checkpoint),
+        takes_over: start.takes_over,
         poll: poll(config.service.poll),
         peek_mode: engine.peek_mode,
     };
@@ -113,7 +115,8 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
-    let mut registry = Registry::new(engine.config_dir, config, first_service, handle, link, sender, guests);
+    let ledger = Ledger::new(Arc::clone(&start.checkpoint));
+    let mut registry = Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger);
     registry.leave_config();
     registry.inherit(&start.checkpoint);
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
@@ -218,6 +221,7 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         },
         ToEngine::Listening { name, result } => registry.listening(&name, result.err()),
         ToEngine::Connected { name, session } => registry.connected(&name, session),
+        ToEngine::Present => registry.order(Command::Inherited),
         ToEngine::Disconnected { session } => registry.disconnected(session),
         // What is wrong is in the log.
         ToEngine::Reload => registry.reload(None),

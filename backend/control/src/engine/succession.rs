@@ -4,8 +4,9 @@ use crate::config::{self, Config, Sources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
+use vonic_datapath::PortStats;
 use vonic_front::Start;
-use vonic_record::{Checkpoint, Kind};
+use vonic_record::{Checkpoint, Kind, Shared, name};
 use vonic_uplink::Inherited;
 
 /// The name by which it is left.
@@ -51,16 +52,22 @@ impl Registry {
                     Ok(None) => {}
                     Err(error) => log::warn!("a forward's socket is opened anew: {error}"),
                 },
-                Kind::Tap => self.taps.inherit(record.vm, record.descriptor, record.cookie as u32),
+                Kind::Tap => self.taps.inherit(record.session, (record.descriptor, record.cookie as u32)),
                 Kind::GuestOpens | Kind::WorldOpens | Kind::Datagrams | Kind::Claim => {}
             }
         }
+    }
+
+    /// A VM's counters: those of the engine before, if it had the VM.
+    pub(super) fn stats(&mut self, vm: &str) -> Shared<PortStats> {
+        self.ledger.open(number(vm), name("port"))
     }
 
     /// Closes what no VM has taken.
     pub(super) fn end_inheritance(&mut self) {
         self.forwards.end_inheritance();
         self.taps.end_inheritance();
+        self.ledger.end_inheritance();
     }
 
     /// Leaves what runs now.
@@ -73,7 +80,7 @@ impl Registry {
     }
 }
 
-/// What a VM is known as in records: FNV-1a of its name, which every version computes alike.
-pub(super) fn number(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+/// What a VM is known as in records.
+pub(super) fn number(vm: &str) -> u64 {
+    name(vm)
 }

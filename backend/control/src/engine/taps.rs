@@ -44,21 +44,21 @@ pub(super) struct Taps {
 
 impl Taps {
     /// The tap with this descriptor and interface was the VM's, which has this number, with the engine before.
-    pub fn inherit(&mut self, vm: u64, descriptor: RawFd, index: u32) {
-        self.inherited.insert(vm, (descriptor, index));
+    pub fn inherit(&mut self, vm: u64, place: (RawFd, u32)) {
+        self.inherited.insert(vm, place);
     }
 
     /// Lets go of the taps that no VM has taken: they go.
     pub fn end_inheritance(&mut self) {
-        for (descriptor, index) in std::mem::take(&mut self.inherited).into_values() {
-            drop(Tap::resume(descriptor, index, MacAddr::default()));
+        for place in std::mem::take(&mut self.inherited).into_values() {
+            drop(Tap::resume(place, "", MacAddr::default()));
         }
     }
 
     /// The tap that a VM had with the engine before.
     fn inherited(&mut self, vm: &Vm) -> Option<Arc<Tap>> {
-        let (descriptor, index) = self.inherited.remove(&succession::number(&vm.name))?;
-        match Tap::resume(descriptor, index, vm.mac) {
+        let place = self.inherited.remove(&succession::number(&vm.name))?;
+        match Tap::resume(place, &vm.name, vm.mac) {
             Ok(tap) => tap.map(Arc::new),
             Err(error) => {
                 log::warn!("{}: its tap is made anew: {error}", vm.name);
@@ -161,7 +161,7 @@ impl Registry {
     /// Gives the worker a VM's new tap, or tells it that there is none, and waits until it has let go of the old one.
     fn use_tap(&mut self, vm: &Vm) {
         let Some(entry) = self.vms.get(&vm.name) else { return };
-        let (port, stats) = (entry.port, Arc::clone(&entry.stats));
+        let (port, stats) = (entry.port, entry.stats.clone());
         self.taps.set_offloads(&vm.name, entry.session.as_ref().and_then(|s| s.features));
         // A bridged network has no forwards.
         let spec = self.spec(vm, port, &stats, Vec::new());

@@ -170,7 +170,7 @@ impl Worker {
         drop(flow.far);
         // Its socket is closed.
         if let Some(record) = record {
-            self.records.end(record);
+            self.records.free(record);
         }
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         if starved {

@@ -28,10 +28,10 @@ impl Worker {
         let Some(flow) = self.datagrams.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         if let Some(old) = flow.record.take() {
-            self.records.end(old);
+            self.records.free(old);
         }
         // A socket that the next engine could not know again has no record, and ends with this engine.
-        let Ok((record, local)) = record(flow, port.spec.vm) else { return };
+        let Ok((record, local)) = record(flow, port.session) else { return };
         flow.record = self.records.keep(&record, local);
     }
 
@@ -73,7 +73,7 @@ fn listener(spec: &PortSpec, cookie: u64) -> Option<Arc<UdpListener>> {
     })
 }
 
-fn record(flow: &Datagram, vm: u64) -> io::Result<(Record, Option<vonic_record::Local>)> {
+fn record(flow: &Datagram, session: u64) -> io::Result<(Record, Option<vonic_record::Local>)> {
     let (descriptor, cookie, local) = match &flow.far {
         Far::Own(socket) => (socket.as_raw_fd(), socket.cookie()?, None),
         Far::Forward { listener, local } => (listener.as_raw_fd(), listener.cookie()?, Some(*local)),
@@ -86,6 +86,6 @@ fn record(flow: &Datagram, vm: u64) -> io::Result<(Record, Option<vonic_record::
     let bits = Bits(bits.iter().fold(0, |all, bit| all | bit.0));
     let local = local.map(|l| vonic_record::Local { address: l.address, interface: l.interface });
     let Datagram { key, host, opened, .. } = flow;
-    let blank = Record::of_vm(vonic_record::Kind::Datagrams, vm, (descriptor, cookie), bits);
+    let blank = Record::endless(vonic_record::Kind::Datagrams, session, (descriptor, cookie), bits);
     Ok((Record { guest: key.guest, remote: key.remote, host: *host, opened: opened.0, ..blank }, local))
 }

@@ -28,11 +28,10 @@ impl AcceptLater {
     }
 }
 
-/// Puts a listener in the line; one that stands there already is looked at when the first of both wants it.
+/// Puts a listener in the line, unless it stands there.
 pub fn accept_later(line: &mut Vec<AcceptLater>, later: AcceptLater) {
-    match line.iter_mut().find(|other| (other.port, other.index) == (later.port, later.index)) {
-        Some(other) => other.at = other.at.min(later.at),
-        None => line.push(later),
+    if !line.iter().any(|other| (other.port, other.index) == (later.port, later.index)) {
+        line.push(later);
     }
 }
 
@@ -122,6 +121,7 @@ impl Worker {
         flow.leg.abort();
         if let Some(socket) = flow.socket.take() {
             socket.abort();
+            self.records.end(flow);
         }
         if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
             port.spec.stats.tcp.revoked.add(1);

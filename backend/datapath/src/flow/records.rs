@@ -1,6 +1,7 @@
 //! What stands of each connection in the checkpoint, for the engine after this one.
+use crate::crash::crash_point;
 use crate::flow::table::Flow;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_record::{Bits, Checkpoint, Kind, Local, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
@@ -9,10 +10,12 @@ use vonic_tcp::{Agreed, Instant, Leg};
 pub struct Records {
     checkpoint: Arc<Checkpoint>,
     free: Vec<RecordId>,
-    /// What an engine before this one has left, until the VM's port is there.
+    /// What an engine before this one has left, until the VMM connection's number is known.
     pub inherited: Vec<(RecordId, Record)>,
-    /// The same of everything but connections: see [`custody`](crate::custody).
-    pub others: Vec<(RecordId, Record)>,
+    /// The same of flows of datagrams, and of claimed addresses.
+    pub flows: Vec<(RecordId, Record)>,
+    /// What it has left of VMs, until their ports are there: listening sockets and taps.
+    pub places: Vec<(RecordId, Record)>,
 }
 
 impl Records {
@@ -21,8 +24,11 @@ impl Records {
         let mut free: Vec<RecordId> = checkpoint.free_numbers().collect();
         // The lowest are used first, and again: so many pages are in memory as are needed.
         free.reverse();
-        let (inherited, others) = checkpoint.records().partition(|(_, record)| record.kind.is_connection());
-        Records { inherited, others, free, checkpoint }
+        let (inherited, others): (Vec<_>, Vec<_>) =
+            checkpoint.records().partition(|(_, record)| record.kind.is_connection());
+        let is_flow = |record: &Record| matches!(record.kind, Kind::Datagrams | Kind::Claim);
+        let (flows, places) = others.into_iter().partition(|(_, record)| is_flow(record));
+        Records { inherited, flows, places, free, checkpoint }
     }
 
     /// Writes the record of something that is no connection; `None`: there is no room, so it ends with this engine.
@@ -45,9 +51,19 @@ impl Records {
         self.checkpoint.local(id)
     }
 
-    /// Writes the record of a connection of the VM, whose timestamps begin at `timestamps`. Without room, or a socket that the next
-    /// engine could know again, it has none and ends with this engine.
-    pub fn begin(&mut self, flow: &mut Flow, (vm, timestamps): (u64, u32)) {
+    /// From now on connections of a listener are accepted; `None`: all of them have their records.
+    pub fn accepting(&self, listener: Option<RawFd>) {
+        self.checkpoint.header().set_accepting(listener);
+    }
+
+    /// A connection of which there is no record, though an engine before this one has accepted it.
+    pub fn take_accepted(&self) -> Option<RawFd> {
+        self.checkpoint.header().take_accepted()
+    }
+
+    /// Writes the record of a connection of the VMM connection, whose timestamps begin at `timestamps`. Without room, or a socket that
+    /// the next engine could know again, it has none and ends with this engine.
+    pub fn begin(&mut self, flow: &mut Flow, (session, timestamps): (u64, u32)) {
         let Some(socket) = &flow.socket else { return };
         let (Ok(cookie), Some(id)) = (socket.cookie(), self.free.pop()) else { return };
         let agreed = flow.leg.agreed();
@@ -56,7 +72,7 @@ impl Records {
             bits: if agreed.is_some() { Bits::SYNCHRONIZED } else { Bits::default() },
             descriptor: socket.as_raw_fd(),
             cookie,
-            vm,
+            session,
             guest: flow.key.guest,
             remote: flow.key.remote,
             host: flow.host,
@@ -84,8 +100,24 @@ impl Records {
         }
     }
 
-    /// The connection is over, its descriptor closed.
-    pub fn end(&mut self, id: RecordId) {
+    /// Something that was about to happen has not.
+    pub fn remove(&self, flow: &Flow, bits: Bits) {
+        if let Some(id) = flow.record {
+            self.checkpoint.remove(id, bits);
+        }
+    }
+
+    /// The connection's descriptor is closed: with a record it would not be swept away, and what has none is.
+    pub fn end(&mut self, flow: &mut Flow) {
+        if let Some(id) = flow.record.take() {
+            crash_point!("after-close");
+            self.free(id);
+            crash_point!("record-freed");
+        }
+    }
+
+    /// As [`Records::end`], of what nobody has taken over.
+    pub fn free(&mut self, id: RecordId) {
         self.checkpoint.free(id);
         self.free.push(id);
     }

@@ -167,7 +167,7 @@ pub(crate) mod tests {
     use crate::spec::Family;
     use crate::spec::{Limits, Names};
     use std::net::Ipv6Addr;
-    use std::sync::Arc;
+    use vonic_record::Shared;
     use vonic_tcp::AckPolicy;
 
     fn family(subnet: &str, gateway: &str) -> Family {
@@ -194,7 +194,6 @@ pub(crate) mod tests {
         let limits =
             Limits { connections: 16, pending: 4, pending_per_destination: 2, udp_flows: 8, new_per_second: 100 };
         PortSpec {
-            vm: u64::from(n),
             port: n.into(),
             mac: MacAddr([2, 0, 0, 0, 0, n]),
             network: 0,
@@ -208,7 +207,7 @@ pub(crate) mod tests {
             egress: Vec::new(),
             forwards: Vec::new(),
             tap: None,
-            stats: Arc::default(),
+            stats: Shared::default(),
         }
     }
 

@@ -69,9 +69,10 @@ impl Worker {
                     self.disconnect(port);
                     done.done();
                 }
+                Command::Session { port, session } => self.begin_session(port, session),
                 Command::Inherited => {
-                    self.abandon_connections();
                     self.abandon_custody();
+                    self.abandon_connections();
                 }
                 Command::Barrier { done } => done.done(),
                 Command::Host(view) => {
@@ -124,10 +125,12 @@ impl Worker {
         }
         let id = spec.port;
         place(&mut self.ports, id, Box::new(Port::new(spec)));
-        self.resume_custody(id);
+        self.resume_places(id);
         self.watch_forwards(id);
         self.record_tap(id);
-        self.resume_connections(id);
+        if self.taking_over {
+            self.await_port(id);
+        }
     }
 
     fn reconfigure(&mut self, spec: PortSpec) {
@@ -147,7 +150,7 @@ impl Worker {
     fn watch_forwards(&mut self, id: PortId) {
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
             let Port { custody, spec, .. } = port;
-            custody.set_listeners(spec.vm, spec.forwards.iter().map(|forward| &forward.socket), &mut self.records);
+            custody.set_listeners(spec.forwards.iter().map(|forward| &forward.socket), &mut self.records);
             for (i, forward) in spec.forwards.iter().enumerate() {
                 let token = Token::Listener { port: id, index: i as u16 };
                 if let Err(error) = self.poller.watch_input(forward.socket.as_raw_fd(), token) {
@@ -205,8 +208,10 @@ impl Worker {
         if another_driver {
             self.forget_driver(id);
         }
+        if Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.is_live()) {
+            self.settle_adopted(id);
+        }
         self.watch_tap(id);
-        self.end_wait(id);
         self.report_broken(id);
         self.feed(id);
         if direction == Direction::HostToGuest {
@@ -260,6 +265,7 @@ impl Worker {
 
     /// The VMM is gone: what its guest had open is reset towards the world.
     fn disconnect(&mut self, id: PortId) {
+        self.settle_adopted(id);
         self.reset_connections(id);
         for index in Queues::indices() {
             self.stop_ring(id, index);
