@@ -14,6 +14,8 @@ use crate::wait::wait_for;
 
 /// How long an engine may go on after it was armed, and how long its successor may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Several of the engine's looks at what it is to do.
+pub const LOOKS: Duration = Duration::from_millis(20);
 /// Words of 64 bits in the checkpoint's header and in a record, whose first is 0 if it is free.
 const HEADER: usize = 512;
 const RECORD: usize = 16;
@@ -59,6 +61,9 @@ pub const POINTS: &[(&str, u64)] = &[
     ("abort-recorded", 2),
     ("before-conclusion", 2),
     ("after-conclusion", 2),
+    ("retired", 5),
+    ("retired-closed", 5),
+    ("retired-freed", 5),
     ("before-close", 5),
     ("after-close", 5),
     ("record-freed", 5),
@@ -143,6 +148,8 @@ impl Killer {
     /// Disarms what has not been reached.
     pub fn disarm(&self) {
         drop(fs::remove_file(self.folder.join("point")));
+        // The engine looks every few milliseconds.
+        std::thread::sleep(LOOKS);
     }
 
     /// Whether nothing is armed any more: the engine has died of it.

@@ -116,7 +116,7 @@ fn receive(stream: &mut TcpStream, session: &Session) -> io::Result<()> {
             Ok(0) => return Err(invalid(format!("ended after {received} of {} bytes", session.bytes))),
             // A read with a timeout ends so when its process was stopped (signal(7)).
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(io::Error::new(error.kind(), format!("after {received} bytes: {error}"))),
             Ok(got) => {
                 pattern::check(&buffer[..got], session.seed, received).map_err(|wrong| invalid(wrong.to_string()))?;
                 received += got as u64;

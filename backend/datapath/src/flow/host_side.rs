@@ -91,9 +91,11 @@ impl Worker {
             flow.socket = None; // The service's: it has no record.
             flow.leg.host_gone(self.now);
         }
-        let gone = (over || flow.leg.state() == State::TimeWait) && flow.socket.take().is_some();
-        if gone {
-            self.records.end(flow);
+        let ended = over || flow.leg.state() == State::TimeWait;
+        let socket = flow.socket.take_if(|_| ended);
+        let gone = socket.is_some();
+        if let Some(socket) = socket {
+            self.records.retire(flow, socket);
         }
         // What was not reset has both FINs.
         let clean = gone && !flow.failed;

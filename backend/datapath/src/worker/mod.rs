@@ -299,6 +299,7 @@ impl Worker {
         self.record_claims();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
         crash_point!("published-to-guest");
+        self.records.close_retired();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
 
