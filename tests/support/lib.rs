@@ -4,7 +4,9 @@
 //! it starts ends with it, also if it is killed; whatever it waits for has a deadline; logs and consoles are shown if it fails.
 
 mod bed;
+pub mod churn;
 mod console;
+pub mod crash;
 pub mod datagram;
 mod directory;
 mod dns;

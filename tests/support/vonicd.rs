@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::crash;
 use crate::directory::TempDir;
 use crate::lab;
 use crate::netns::Netns;
@@ -28,12 +29,20 @@ pub struct TestConfig {
     pub vms: BTreeMap<String, String>,
     /// More arguments, for instance `--standalone`.
     pub arguments: Vec<String>,
+    /// The program is the one that dies on demand: see [`Killer`](crate::crash::Killer).
+    pub crash_points: bool,
 }
 
 impl Default for TestConfig {
     fn default() -> TestConfig {
         let network = "subnet4 = \"192.0.2.0/24\"\ngateway4 = \"192.0.2.1\"\nuplink = \"sockets\"\nhost_loopback4 = \"192.0.2.1\"\n";
-        TestConfig { service: String::new(), network: network.to_string(), vms: BTreeMap::new(), arguments: Vec::new() }
+        TestConfig {
+            service: String::new(),
+            network: network.to_string(),
+            vms: BTreeMap::new(),
+            arguments: Vec::new(),
+            crash_points: false,
+        }
     }
 }
 
@@ -65,7 +74,13 @@ impl TestConfig {
             let name = path.file_stem().and_then(|name| name.to_str()).context("a VM's name")?;
             vms.insert(name.to_string(), read(&path)?);
         }
-        Ok(TestConfig { service: service.join("\n"), network: String::new(), vms, arguments: Vec::new() })
+        Ok(TestConfig {
+            service: service.join("\n"),
+            network: String::new(),
+            vms,
+            arguments: Vec::new(),
+            crash_points: false,
+        })
     }
 
     /// Adds a VM with MAC 52:54:00:00:00:NN and address 192.0.2.NN; on a network with subnet6 also 2001:db8::NN, in which NN has the
@@ -130,7 +145,7 @@ impl Vonicd {
         wrapper: &[&str],
     ) -> Result<Vonicd> {
         config.write(directory)?;
-        let program = lab::built("VONIC_BIN_DIR", "release", "vonicd")?;
+        let program = Vonicd::program(config.crash_points)?;
         Vonicd::start_program(directory, config, netns, wrapper, &program)
     }
 
@@ -170,6 +185,14 @@ impl Vonicd {
         lab::built("VONIC_NEXT_BIN_DIR", "next/debug", "vonicd")
     }
 
+    /// Where it was built, with its crash points or as it is released.
+    ///
+    /// # Errors
+    /// If it was not.
+    pub fn program(crash_points: bool) -> Result<PathBuf> {
+        if crash_points { crash::program() } else { lab::built("VONIC_BIN_DIR", "release", "vonicd") }
+    }
+
     fn start_program(
         directory: &TempDir,
         config: &TestConfig,
@@ -183,6 +206,9 @@ impl Vonicd {
         words.extend(config.arguments.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env("RUST_BACKTRACE", "1");
+        if config.crash_points {
+            command.env("VONIC_CRASH", crash::folder(directory)?);
+        }
         let process = Process::start("vonicd", &mut command, netns, &directory.path().join("vonicd.log"))?;
         let mut vonicd = Vonicd { process, successor: None, directory: directory.path().to_path_buf() };
         vonicd.wait_ready()?;

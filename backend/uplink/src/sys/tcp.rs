@@ -267,6 +267,8 @@ pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place.cast::<c_void>(), &raw mut length)
     })?;
+    #[cfg(feature = "crash-points")]
+    crate::mutation::linger();
     let (inq, outq) = (queue(fd, libc::FIONREAD)?, queue(fd, libc::TIOCOUTQ)?);
     let Info { state, options, scales, acked, received, .. } = info;
     Ok(Counters { state, options, scales, acked, received, inq, outq })
