@@ -112,7 +112,10 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
 #[test]
 fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     let forward = "[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7001\"\nport = 7\n";
-    let bed = Bed::start(&TestConfig::default().vm("a", 2, forward)).unwrap();
+    isolate().unwrap();
+    let world = Netns::new().unwrap();
+    world.cable("world", "198.51.100.1/24", "198.51.100.2/24").unwrap();
+    let bed = Bed::start_here(&TestConfig::default().vm("a", 2, forward)).unwrap();
     let programs = vec![agent_program().unwrap()];
     let config = GuestConfig { programs, ..GuestConfig::new("a", 2, &bed.socket("a")) };
     let mut guest = bed.start_configured(&config).unwrap();
@@ -124,7 +127,7 @@ fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     let reflector = socket("127.0.0.1:0");
     let port = reflector.local_addr().unwrap().port();
     std::thread::spawn(move || vonic_peer::datagrams::reflect(&reflector));
-    let pings = guest.spawn("ping -i 0.1 -c 60 -W 2 192.0.2.1").unwrap();
+    let pings = guest.spawn("ping -i 0.1 -c 60 -W 2 198.51.100.2").unwrap();
     let datagrams = guest.spawn(&format!("vonic-peer datagrams 192.0.2.1:{port} 1400 500")).unwrap();
     for _ in 0..ROUNDS {
         std::thread::sleep(std::time::Duration::from_millis(1100));

@@ -138,7 +138,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
         let key = (record.descriptor, record.cookie);
         let is_own =
-            |socket: &ForwardSocket| (Some(key.0), Some(key.1)) == (Some(socket.as_raw_fd()), socket.cookie().ok());
+            |socket: &ForwardSocket| socket.as_raw_fd() == key.0 && socket.cookie().is_ok_and(|own| own == key.1);
         let known = port.spec.forwards.iter().any(|forward| is_own(&forward.socket));
         known && port.custody.listeners.insert(key, number).is_none()
     }
