@@ -15,7 +15,7 @@ mod record;
 mod sys;
 
 pub use checkpoint::{Checkpoint, RecordId};
-pub use header::{CheckpointError, Header, Secrets, VERSION, WORKERS_MAX};
+pub use header::{CheckpointError, Header, OLDEST, Secrets, VERSION, WORKERS_MAX};
 pub use record::{Bits, Kind, Options, Record};
 
 /// What a VM is known as in a checkpoint: FNV-1a of its name, which every version computes alike; never 0.
