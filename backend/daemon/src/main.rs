@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use vonic_control::config::{self, Config};
+use vonic_control::config::{self, Config, Service};
 use vonic_control::engine::{self, EngineConfig};
 use vonic_front::{EngineLink, MasterConfig, MasterError, Start, Upgrade};
 
@@ -65,7 +65,14 @@ fn master(config: &Config) -> MasterConfig {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).filter(|argument| argument != TAKE_OVER).collect();
     arguments.push(TAKE_OVER.into());
     let upgrade = Upgrade { arguments, essential: engine::CONFIGURATION.into() };
-    MasterConfig { engine_pid_file: Some(config.service.engine_pid()), upgrade, ..MasterConfig::default() }
+    let Service { heartbeat, quarantine, .. } = config.service;
+    MasterConfig {
+        engine_pid_file: Some(config.service.engine_pid()),
+        heartbeat,
+        quarantine,
+        upgrade,
+        ..MasterConfig::default()
+    }
 }
 
 fn end(outcome: Result<i32, MasterError>) -> ExitCode {

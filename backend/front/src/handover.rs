@@ -9,7 +9,7 @@ use std::fmt;
 mod state;
 
 pub(crate) use state::{
-    ConnectionState, Door, EntranceState, FrontState, MasterState, MessageState, Numbers, Offer, RegionState,
+    ConnectionState, Door, EntranceState, FrontState, LogState, MasterState, MessageState, Numbers, Offer, RegionState,
 };
 
 /// The format that this version writes. Tests build a variant that writes the next one.

@@ -7,6 +7,7 @@
 //! What holds everywhere in this crate: nothing waits for a VMM or for the engine; no guest memory is mapped; no message
 //! of a VMM ends anything but that VMM's own connection.
 
+mod carrier;
 mod channel;
 mod connection;
 mod connector;

@@ -58,7 +58,8 @@ impl Listener {
         clear(path)?;
         let socket = UnixListener::from(sys::bind(path).map_err(failed)?);
         let file = fs::symlink_metadata(path).map_err(failed)?;
-        let listener = Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()), lent: false, shared: false };
+        let listener =
+            Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()), lent: false, shared: false };
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o777)).map_err(failed)?;
         sys::listen(listener.socket.as_fd()).map_err(failed)?;
         Ok(listener)

@@ -103,7 +103,13 @@ impl<'a> Master<'a> {
         let is_open = !self.upgrades.is_provisional();
         let entrances = self.entrances.values().filter(|_| is_open).filter_map(Entrance::due);
         let engine = self.process.as_ref().and_then(|process| process.due(self.stopping));
-        connections.chain(entrances).chain(self.kill).chain(engine).chain(self.upgrades.due()).chain(self.service.due()).min()
+        connections
+            .chain(entrances)
+            .chain(self.kill)
+            .chain(engine)
+            .chain(self.upgrades.due())
+            .chain(self.service.due())
+            .min()
     }
 
     /// Does what is due by now.
@@ -262,7 +268,8 @@ impl<'a> Master<'a> {
             return self.end(session, &end, ops);
         }
         let Some(connection) = self.connections.get(&session) else { return };
-        let interest = if connection.reads_vmm() && !self.upgrades.is_provisional() { EventSet::IN } else { EventSet::empty() };
+        let interest =
+            if connection.reads_vmm() && !self.upgrades.is_provisional() { EventSet::IN } else { EventSet::empty() };
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), interest);
         if let Some(fd) = connection.session_fd() {
             self.watch.set(ops, fd, Source::Session(session), EventSet::IN);

@@ -90,6 +90,10 @@ requests! {
     SetStatus = 39,
     /// Asks for it.
     GetStatus = 40,
+    /// Transfer the device's state through the descriptor that comes with it.
+    SetDeviceStateFd = 42,
+    /// Asks how that went.
+    CheckDeviceState = 43,
 }
 
 impl Request {
@@ -104,6 +108,9 @@ impl Request {
                 | Request::GetConfig
                 | Request::GetMaxMemSlots
                 | Request::GetStatus
+                | Request::SetLogBase
+                | Request::SetDeviceStateFd
+                | Request::CheckDeviceState
         )
     }
 }
@@ -143,7 +150,12 @@ impl Message {
 
     pub(crate) fn save(&self) -> MessageState {
         let Message { code, flags, body, fds } = self;
-        MessageState { code: *code, flags: *flags, body: body.clone(), fds: fds.iter().map(AsRawFd::as_raw_fd).collect() }
+        MessageState {
+            code: *code,
+            flags: *flags,
+            body: body.clone(),
+            fds: fds.iter().map(AsRawFd::as_raw_fd).collect(),
+        }
     }
 
     pub(crate) fn restore(state: MessageState, numbers: &mut Numbers) -> io::Result<Message> {
@@ -275,7 +287,11 @@ impl Reader {
     /// What is there of the next message.
     pub(crate) fn save(&self) -> MessageState {
         let Reader { bytes, fds } = self;
-        MessageState { body: bytes.clone(), fds: fds.iter().map(AsRawFd::as_raw_fd).collect(), ..MessageState::default() }
+        MessageState {
+            body: bytes.clone(),
+            fds: fds.iter().map(AsRawFd::as_raw_fd).collect(),
+            ..MessageState::default()
+        }
     }
 
     pub(crate) fn restore(state: MessageState, numbers: &mut Numbers) -> io::Result<Reader> {

@@ -137,7 +137,10 @@ pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Star
     }
 }
 
-pub(crate) fn serve<'a>(mut manager: EventManager<Rc<RefCell<Master<'a>>>>, master: Master<'a>) -> Result<i32, MasterError> {
+pub(crate) fn serve<'a>(
+    mut manager: EventManager<Rc<RefCell<Master<'a>>>>,
+    master: Master<'a>,
+) -> Result<i32, MasterError> {
     let master = Rc::new(RefCell::new(master));
     let id = manager.add_subscriber(Rc::clone(&master));
     loop {

@@ -162,7 +162,10 @@ fn passed() -> Vec<Passed> {
     let count = number("LISTEN_FDS").and_then(|count| RawFd::try_from(count).ok()).unwrap_or(0);
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names = names.split(':').chain(std::iter::repeat(""));
-    (FIRST_PASSED..FIRST_PASSED.saturating_add(count)).zip(names).filter_map(|(fd, name)| one_passed(fd, name)).collect()
+    (FIRST_PASSED..FIRST_PASSED.saturating_add(count))
+        .zip(names)
+        .filter_map(|(fd, name)| one_passed(fd, name))
+        .collect()
 }
 
 fn one_passed(fd: RawFd, name: &str) -> Option<Passed> {

@@ -58,9 +58,9 @@ fn prepare(
     channel: &Channel,
     inspect: impl FnOnce(&[u8]) -> Result<MasterConfig, String>,
 ) -> Result<(MasterConfig, Arc<Checkpoint>), String> {
-    let (text, fds) = channel.recv_bytes(Instant::now() + PREPARE_LIMIT).map_err(|e| {
-        format!("nothing to take over: {e}; --take-over is for vonicd itself, use 'vonic upgrade'")
-    })?;
+    let (text, fds) = channel
+        .recv_bytes(Instant::now() + PREPARE_LIMIT)
+        .map_err(|e| format!("nothing to take over: {e}; --take-over is for vonicd itself, use 'vonic upgrade'"))?;
     let Offer { vonic } = handover::open(&text).map_err(|e| e.to_string())?;
     log::info!("asked to take over from vonicd {vonic}");
     let fds: [OwnedFd; 2] = fds.try_into().map_err(|_| String::from("this hand-over lacks its descriptors"))?;

@@ -122,7 +122,13 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     /// Starts the program and tells it who asks.
-    pub(crate) fn start(path: &Path, with: &Upgrade, checkpoint: RawFd, essential: RawFd, now: Instant) -> Result<Candidate, String> {
+    pub(crate) fn start(
+        path: &Path,
+        with: &Upgrade,
+        checkpoint: RawFd,
+        essential: RawFd,
+        now: Instant,
+    ) -> Result<Candidate, String> {
         let program = examine(path)?;
         let (ours, theirs) = sys::seqpacket_pair().map_err(|e| format!("no channel to the new vonicd: {e}"))?;
         // Should it die when it has made an engine, that engine's end must be seen before this master makes one.

@@ -72,7 +72,12 @@ impl EventSink for Sink {
 
 fn service(manner: &str, dir: &Path) -> i32 {
     let heartbeat = matches!(manner, "hangs" | "deaf" | "beats").then_some(HEARTBEAT);
-    let config = MasterConfig { engine_pid_file: Some(dir.join("engine.pid")), heartbeat, quarantine: true, ..Default::default() };
+    let config = MasterConfig {
+        engine_pid_file: Some(dir.join("engine.pid")),
+        heartbeat,
+        quarantine: true,
+        ..Default::default()
+    };
     let engine = |link: EngineLink, start: Start| engine(manner, dir, &link, &start);
     match if manner == "standalone" { run_standalone(config, engine) } else { run(config, engine) } {
         Ok(code) => code,
@@ -136,7 +141,8 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
                     link.send(&ToMaster::Pong { number }).unwrap();
                 }
             }
-            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Upgraded { .. } | ToEngine::Marked { .. } => {}
+            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Upgraded { .. } | ToEngine::Marked { .. } => {
+            }
         }
     }
     99 // The master cannot have gone: this process would have been killed.

@@ -1,5 +1,5 @@
 //! What is true of the whole checkpoint.
-use crate::layout::{RECORD, header as word};
+use crate::layout::{COUNTERS, RECORD, header as word};
 use crate::sys;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +59,7 @@ impl Header<'_> {
         self.set(word::CAPACITY, capacity as u64);
         secrets.0.iter().enumerate().for_each(|(i, secret)| self.set(word::SECRETS + i, *secret));
         self.set(word::CLOCK, clock);
+        self.set(word::COUNTERS, COUNTERS as u64);
         self.set(word::MAGIC, MAGIC);
     }
 
@@ -72,7 +73,8 @@ impl Header<'_> {
             return Err(CheckpointError::Version(version));
         }
         let capacity = usize::try_from(self.get(word::CAPACITY)).unwrap_or(usize::MAX);
-        let fits = capacity.checked_mul(RECORD) == Some(words);
+        let counters = usize::try_from(self.get(word::COUNTERS)).unwrap_or(usize::MAX);
+        let fits = capacity.checked_mul(RECORD).and_then(|records| records.checked_add(counters)) == Some(words);
         let size = self.get(word::VERSION) >> 32;
         if fits && size == RECORD as u64 * 8 { Ok(capacity) } else { Err(CheckpointError::Damaged) }
     }

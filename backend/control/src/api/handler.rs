@@ -3,7 +3,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::ApiError;
-use super::types::{ConnectionRow, Health, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow};
+use super::types::{ConnectionRow, EngineStatus, Health, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow};
 use std::path::PathBuf;
 
 /// What a client asks for, checked for form only.
@@ -28,6 +28,10 @@ pub enum Request {
     Upgraded,
     /// Whether the service works.
     Health,
+    /// The engine, and what became of those before it.
+    Engine,
+    /// Another engine in the place of this one.
+    RestartEngine,
 }
 
 /// What it gets.
@@ -48,6 +52,8 @@ pub enum Response {
     Upgrade(UpgradeReport),
     /// Whether the service works.
     Health(Health),
+    /// The engine.
+    Engine(Box<EngineStatus>),
     /// Why not.
     #[serde(skip)]
     Error(ApiError),

@@ -53,6 +53,17 @@ enum Command {
         /// Its program
         binary: PathBuf,
     },
+    /// The engine: the process that moves frames
+    #[command(subcommand)]
+    Engine(EngineCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum EngineCommand {
+    /// How it is, and what became of those before it
+    Status,
+    /// Put another one in its place; VMs and their connections go on
+    Restart,
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What cannot stand in a query (RFC 3986 §3.4), and what parts its pairs.
-const QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'%').add(b'&').add(b'+').add(b'=');
+const QUERY: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'%').add(b'&').add(b'+').add(b'=');
 
 /// Has a newer vonicd take over. Ends when that is done, or is not to be.
 pub(super) fn upgrade(socket: &Path, binary: &Path) -> Result<UpgradeReport, Failure> {

@@ -45,5 +45,7 @@ impl Registry {
 }
 
 fn refusal(why: &str) -> ApiError {
-    ApiError::new(409, format!("the upgrade failed: {why}")).field("binary").mend("vonicd goes on as it was; see its log")
+    ApiError::new(409, format!("the upgrade failed: {why}"))
+        .field("binary")
+        .mend("vonicd goes on as it was; see its log")
 }

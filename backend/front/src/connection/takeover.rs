@@ -1,8 +1,9 @@
 //! A connection between two engines: what the dead one had not answered is asked of the next, behind the journal.
 use super::{Connection, End, InFlight, Purpose};
+use crate::carrier;
 use crate::handover::{ConnectionState, Numbers};
 use crate::limit::VmLog;
-use crate::message::{Message, Reader};
+use crate::message::{Message, Reader, Request};
 use crate::request::Front;
 use std::collections::VecDeque;
 use std::io;
@@ -15,12 +16,28 @@ impl Connection {
     pub(crate) fn lose_engine(&mut self, now: Instant) -> Result<(), End> {
         self.session_ready(now)?;
         self.session = None;
+        self.give_up_transfer()?;
         let unanswered = self.in_flight.take().map(|InFlight { message, purpose }| (message, purpose));
         let queued = std::mem::take(&mut self.queued);
         let is_vmms = |(_, purpose): &(Message, Purpose)| matches!(purpose, Purpose::Relay | Purpose::Swallow);
         self.queued = unanswered.into_iter().chain(queued).filter(is_vmms).collect();
         self.due = Some(now + self.patience);
         Ok(())
+    }
+
+    /// A transfer of the device's state dies with the engine: its pipe is half written, or half read. The VMM's migration fails,
+    /// and the VM goes on where it is.
+    fn give_up_transfer(&mut self) -> Result<(), End> {
+        self.front.lose_transfer();
+        let is_one = |message: &Message| {
+            matches!(message.request(), Some(Request::SetDeviceStateFd | Request::CheckDeviceState))
+        };
+        if let Some(InFlight { message, .. }) = self.in_flight.take_if(|f| is_one(&f.message)) {
+            self.answer(&Front::no_transfer(&message))?;
+        }
+        let (waiting, queued): (VecDeque<_>, _) = self.queued.drain(..).partition(|(message, _)| is_one(message));
+        self.queued = queued;
+        waiting.iter().try_for_each(|(message, _)| self.answer(&Front::no_transfer(message)))
     }
 
     /// Whether the engine has yet to learn of what was before it.
@@ -34,6 +51,7 @@ impl Connection {
     pub(super) fn introduction(&self) -> io::Result<VecDeque<(Message, Purpose)>> {
         let mut messages: VecDeque<_> = Front::handshake().map(|message| (message, Purpose::Handshake)).into();
         for message in self.journal.replay() {
+            messages.extend(carrier::in_front_of(message).map(|carried| (carried, Purpose::Replay)));
             messages.push_back((message.duplicate()?, Purpose::Replay));
         }
         Ok(messages)

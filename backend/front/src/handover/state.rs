@@ -82,12 +82,26 @@ pub(crate) struct FrontState {
     pub(crate) offered_protocol: u64,
     pub(crate) rings: u32,
     pub(crate) features: Option<u64>,
+    pub(crate) protocol_asked: u64,
     pub(crate) protocol: u64,
+    pub(crate) log: LogState,
+    pub(crate) logged_rings: BTreeSet<u32>,
+    /// A transfer of the device's state was under way, or lost: it ended with the engine.
+    pub(crate) transfer: bool,
     pub(crate) owned: bool,
     pub(crate) held: BTreeMap<u32, u32>,
     pub(crate) table: Vec<RegionState>,
     pub(crate) status: u64,
     pub(crate) warned_of_seals: bool,
+}
+
+/// The log of guest memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LogState {
+    #[default]
+    Absent,
+    Refused(String),
+    Bytes(u64),
 }
 
 /// One region of guest memory: guest address, size, the VMM's address, offset.

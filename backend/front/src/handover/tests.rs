@@ -14,14 +14,17 @@ use std::time::{Duration, Instant};
 const GOLDEN: &[u8] = include_bytes!("../../tests/handover/format-1");
 
 fn sample() -> MasterState {
-    let message =
-        |code: u32, fds: &[i32]| MessageState { code, flags: 1, body: vec![1, 0, 255, 7], fds: fds.to_vec() };
+    let message = |code: u32, fds: &[i32]| MessageState { code, flags: 1, body: vec![1, 0, 255, 7], fds: fds.to_vec() };
     let front = FrontState {
         offered: 1 << 32 | 1 << 30,
         offered_protocol: 0xa209,
         rings: 2,
         features: Some(1 << 32),
+        protocol_asked: 0x9,
         protocol: 0x8,
+        log: LogState::Bytes(4096),
+        logged_rings: [0, 1].into(),
+        transfer: true,
         owned: true,
         held: BTreeMap::from([(0, 1), (1, 0)]),
         table: vec![[0, 4096, 1 << 40, 0]],
@@ -37,8 +40,7 @@ fn sample() -> MasterState {
         queued: vec![(message(18, &[]), true)],
         declined: [99].into(),
     };
-    let listener =
-        Door::Listener { path: "/run/vonic/web1.sock".into(), socket: 23, file: (8, u64::MAX), lent: true };
+    let listener = Door::Listener { path: "/run/vonic/web1.sock".into(), socket: 23, file: (8, u64::MAX), lent: true };
     let connector = Door::Connector { path: "/run/vonic/web2.sock".into(), connected: false, delay_ms: 400 };
     MasterState {
         descriptors: (20..=24).collect(),
@@ -148,12 +150,18 @@ fn a_connection_goes_on_where_it_was() {
     // A journal forgets what later messages have made void: saved once more, it is the same.
     let mut again = Numbers::new(connection.descriptors());
     assert_eq!(restore(&saved, &mut again).map(|twin| (twin.save(), std::mem::forget(twin))).unwrap().0, saved);
-    assert_eq!(ConnectionState { journal: Vec::new(), ..saved.clone() }, ConnectionState { journal: Vec::new(), ..state });
+    assert_eq!(
+        ConnectionState { journal: Vec::new(), ..saved.clone() },
+        ConnectionState { journal: Vec::new(), ..state }
+    );
     assert!(!saved.journal.is_empty() && connection.shared);
     drop(connection);
     vmm.set_nonblocking(true).unwrap();
     let closed = Reader::default().read(&vmm);
-    assert!(matches!(closed, Err(crate::message::ReadError::Closed)), "the last descriptor of it is closed: {closed:?}");
+    assert!(
+        matches!(closed, Err(crate::message::ReadError::Closed)),
+        "the last descriptor of it is closed: {closed:?}"
+    );
 }
 
 #[test]
@@ -162,7 +170,10 @@ fn half_a_message_and_its_descriptors_are_kept() {
     ours.set_nonblocking(true).unwrap();
     let whole = message(Request::SetVringKick, 1u64.to_ne_bytes(), vec![some_fd()]);
     whole.send(&vmm).unwrap();
-    let text = { let mut reader = Reader::default(); reader.read(&ours).unwrap().unwrap().save() };
+    let text = {
+        let mut reader = Reader::default();
+        reader.read(&ours).unwrap().unwrap().save()
+    };
     let (head, rest) = text.body.split_at(4);
     let header: Vec<u8> = [text.code, text.flags, 8].into_iter().flat_map(u32::to_ne_bytes).collect();
     let fd = some_fd().into_raw_fd();

@@ -244,7 +244,8 @@ impl<'a> Master<'a> {
         let now = Instant::now();
         let unfit = |e: io::Error| MasterError::TakeOver(e.to_string());
         let link = crate::channel::MasterLink::none().map_err(crate::run::system("no control channel"))?;
-        let mut master = Master { process: Some(Process::new(None, maker, config)), service, ..Master::standalone(signals, link) };
+        let mut master =
+            Master { process: Some(Process::new(None, maker, config)), service, ..Master::standalone(signals, link) };
         let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades, history } = state;
         if let Some(process) = &mut master.process {
             process.history = history;
@@ -261,7 +262,8 @@ impl<'a> Master<'a> {
             master.entrances.insert(name, entrance);
         }
         for (session, connection) in connections {
-            let log = master.entrances.get(&connection.name).map_or_else(|| VmLog::new(&connection.name), Entrance::log);
+            let log =
+                master.entrances.get(&connection.name).map_or_else(|| VmLog::new(&connection.name), Entrance::log);
             let connection = Connection::restore(connection, log, PATIENCE, now, &mut numbers).map_err(unfit)?;
             master.connections.insert(session, connection);
         }

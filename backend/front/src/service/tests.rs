@@ -10,7 +10,8 @@ fn pair(watchdog: Option<Watchdog>) -> (UnixDatagram, ServiceManager) {
 
 fn heard(manager: &UnixDatagram) -> Vec<String> {
     let mut buffer = [0; 1024];
-    std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|n| String::from_utf8(buffer[..n].to_vec()).unwrap())).collect()
+    std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|n| String::from_utf8(buffer[..n].to_vec()).unwrap()))
+        .collect()
 }
 
 #[test]

@@ -44,8 +44,7 @@ fn receive_up_to<const WORDS: usize>(
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
     // SAFETY: `message` points to live buffers of the lengths that it gives.
-    let read =
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | flags) };
+    let read = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | flags) };
     if read < 0 {
         return Err(io::Error::last_os_error());
     }
