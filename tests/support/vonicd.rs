@@ -1,6 +1,7 @@
 //! The service under test, with a configuration of the test's own.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::lab;
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::successor::{self, Successor};
+use crate::sys;
 use crate::wait::wait_for;
 
 /// A service with network `default` (192.0.2.0/24, gateway and host_loopback4 192.0.2.1, uplink sockets) and any number of VMs.
@@ -146,7 +148,32 @@ impl Vonicd {
     ) -> Result<Vonicd> {
         config.write(directory)?;
         let program = Vonicd::program(config.crash_points)?;
-        Vonicd::start_program(directory, config, netns, wrapper, &program)
+        Vonicd::start_program(directory, config, (netns, &[]), wrapper, &program)
+    }
+
+    /// As [`Vonicd::start`], as a service manager does it: with an environment, and descriptors with their names.
+    ///
+    /// # Errors
+    /// As [`Vonicd::start`].
+    pub fn start_passing(
+        directory: &TempDir,
+        config: &TestConfig,
+        environment: &[(&str, String)],
+        passed: &[(String, RawFd)],
+    ) -> Result<Vonicd> {
+        config.write(directory)?;
+        let program = Vonicd::program(config.crash_points)?;
+        let names: Vec<&str> = passed.iter().map(|(name, _)| name.as_str()).collect();
+        let more = [("LISTEN_FDS", passed.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))];
+        let variables = environment.iter().chain(&more).map(|(name, value)| format!("{name}={value}"));
+        let mut wrapper: Vec<String> = vec!["env".into()];
+        wrapper.extend(variables);
+        wrapper.extend(["sh", "-c", "export LISTEN_PID=$$; exec \"$0\" \"$@\""].map(String::from));
+        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+        let copies: Vec<OwnedFd> =
+            passed.iter().map(|(_, fd)| sys::copy_above(*fd, 200)).collect::<std::io::Result<_>>()?;
+        let numbers: Vec<RawFd> = copies.iter().map(AsRawFd::as_raw_fd).collect();
+        Vonicd::start_program(directory, config, (None, &numbers), &wrapper, &program)
     }
 
     /// Starts it as an ordinary user: all its files are the user's, it has no capability and can get none, its programs lie where the
@@ -164,7 +191,7 @@ impl Vonicd {
         let wrapper = ["prlimit", "--nofile=1024:4096", "setpriv", &uid, &gid, "--clear-groups", "--bounding-set=-all"];
         // A change of credentials clears what the test has asked for (prctl(2)).
         let more = ["--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--pdeathsig=SIGKILL"];
-        Vonicd::start_program(directory, config, None, &[&wrapper[..], &more].concat(), &program)
+        Vonicd::start_program(directory, config, (None, &[]), &[&wrapper[..], &more].concat(), &program)
     }
 
     /// Puts the program where every user can run it.
@@ -175,6 +202,14 @@ impl Vonicd {
         let program = directory.path().join("vonicd");
         std::fs::copy(lab::built("VONIC_BIN_DIR", "release", "vonicd")?, &program).context("copying vonicd")?;
         Ok(program)
+    }
+
+    /// The command `vonic`.
+    ///
+    /// # Errors
+    /// If it has not been built.
+    pub fn client() -> Result<PathBuf> {
+        lab::built("VONIC_BIN_DIR", "release", "vonic")
     }
 
     /// The variant that writes the formats after this one's, as a newer vonicd would.
@@ -196,7 +231,7 @@ impl Vonicd {
     fn start_program(
         directory: &TempDir,
         config: &TestConfig,
-        netns: Option<&Netns>,
+        (netns, passed): (Option<&Netns>, &[RawFd]),
         wrapper: &[&str],
         program: &Path,
     ) -> Result<Vonicd> {
@@ -209,6 +244,7 @@ impl Vonicd {
         if config.crash_points {
             command.env("VONIC_CRASH", crash::folder(directory)?);
         }
+        sys::pass(&mut command, passed);
         let process = Process::start("vonicd", &mut command, netns, &directory.path().join("vonicd.log"))?;
         let mut vonicd = Vonicd { process, successor: None, directory: directory.path().to_path_buf() };
         vonicd.wait_ready()?;
