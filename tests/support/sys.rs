@@ -94,6 +94,28 @@ pub(crate) fn prepare(command: &mut Command, netns: Option<RawFd>, root: Option<
     unsafe { command.pre_exec(before_exec) };
 }
 
+/// Has `command` find these descriptors at 3 and above (sd_listen_fds(3)), in the order given. None of them may lie there now.
+pub(crate) fn pass(command: &mut Command, fds: &[RawFd]) {
+    let fds = fds.to_vec();
+    let before_exec = move || {
+        for (number, &fd) in (3..).zip(&fds) {
+            // SAFETY: no memory is passed. The copy is not close-on-exec.
+            check(unsafe { libc::dup2(fd, number) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(before_exec) };
+}
+
+/// A copy of a descriptor whose number is `least` or above.
+pub(crate) fn copy_above(fd: RawFd, least: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })?;
+    // SAFETY: the descriptor is new and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Sends `signal` to a process that this one started and has not reaped.
 pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: no memory is passed.

@@ -221,7 +221,7 @@ impl Deaths {
     /// An engine that has lived so long has served: what killed those before it is not what killed it.
     const LONG: Duration = Duration::from_secs(1);
     /// So many within the window are followed at once.
-    const FREE: usize = 3;
+    const FREE: usize = if cfg!(feature = "crash-points") { usize::MAX - 1 } else { 3 };
     const FIRST_DELAY: Duration = Duration::from_millis(100);
     const LAST_DELAY: Duration = Duration::from_secs(5);
 

@@ -106,3 +106,6 @@ fn receive_descriptors(channel: &Channel, state: &MasterState, limit: Instant) -
     }
     Ok(Numbers::new(come))
 }
+
+#[cfg(test)]
+mod tests;

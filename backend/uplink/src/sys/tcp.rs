@@ -267,6 +267,8 @@ pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place.cast::<c_void>(), &raw mut length)
     })?;
+    #[cfg(feature = "crash-points")]
+    crate::mutation::linger();
     let (inq, outq) = (queue(fd, libc::FIONREAD)?, queue(fd, libc::TIOCOUTQ)?);
     let Info { state, options, scales, acked, received, .. } = info;
     Ok(Counters { state, options, scales, acked, received, inq, outq })
@@ -302,6 +304,9 @@ pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// The socket with this number, if it still is the one with this cookie. Nobody else in this process owns it then: its owner was
 /// another process, which is dead.
 pub fn adopt(fd: RawFd, cookie: u64) -> Option<OwnedFd> {
+    if fd < 0 {
+        return None;
+    }
     // SAFETY: the borrow ends before this function does; a number that is not open makes the call fail.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     // SAFETY: by the cookie, which the kernel gives to one socket only, this is the socket that its record is about.
