@@ -31,7 +31,8 @@ fn streams_go_on_at_another_host_and_back_while_the_peer_sends_and_receives() {
     let (mut lines, mut peers) = std::thread::scope(|scope| {
         let peers = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let moved = peers.iter_mut().fold(false, |moved, peer| moved | peer.write(100_000) | peer.read(300_000));
+                let moved =
+                    peers.iter_mut().fold(false, |moved, peer| moved | peer.write(100_000) | peer.read(300_000));
                 if !moved {
                     std::thread::sleep(Duration::from_millis(1));
                 }

@@ -15,7 +15,7 @@ mod tap;
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use forward::{Arrived, Local, UdpListener};
 pub use link::LinkWatch;
-pub use progress::{Origin, Peer, Progress, Stage};
+pub use progress::{Known, Origin, Peer, Progress, Stage};
 pub use repair::{Agreed, Frozen, Parked, QUEUE_MAX, SaveError, SocketState, can_repair};
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};

@@ -258,8 +258,7 @@ pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
         acked: u64,
         received: u64,
     }
-    let mut info =
-        Info { state: 0, unused: [0; 4], options: 0, scales: 0, others: [0; 113], acked: 0, received: 0 };
+    let mut info = Info { state: 0, unused: [0; 4], options: 0, scales: 0, others: [0; 113], acked: 0, received: 0 };
     let mut length = size_of::<Info>() as socklen_t;
     let place: *mut Info = &raw mut info;
     // SAFETY: the answer is plain data of at most `length` bytes, for which the place is valid.
