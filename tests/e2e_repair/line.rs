@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+use vonic_migration::{FlowState, Identity, PortState, Stream, write};
+use vonic_record::Options;
 use vonic_uplink::{
     Accepted, Frozen, HostSocket, Known, Listener, Origin, Parked, PeekMode, Peer, Progress, SocketState,
 };
@@ -186,6 +188,7 @@ pub fn cross(hosts: &mut Hosts, lines: Vec<Host>) -> Result<Vec<Host>> {
     let (frozen, rest): (Vec<Frozen>, Vec<Rest>) = lines.into_iter().map(Host::freeze).unzip();
     let save = |(frozen, rest): (&Frozen, &Rest)| frozen.save(rest.known, rest.remote).unwrap();
     let states: Vec<SocketState> = frozen.iter().zip(&rest).map(save).collect();
+    let states = carry(states);
     let restore = |states: Vec<SocketState>| states.into_iter().map(|state| Ok(state.restore()?)).collect();
     // Before the address is there: the kernel would answer the peer's next segment by a reset.
     let parked: Vec<Parked> = hosts.there().run(|| restore(states))?;
@@ -194,6 +197,30 @@ pub fn cross(hosts: &mut Hosts, lines: Vec<Host>) -> Result<Vec<Host>> {
     let sockets: Vec<(HostSocket, Known)> = hosts.here().run(release)?;
     drop(frozen);
     Ok(sockets.into_iter().zip(rest).map(|((socket, known), rest)| rest.go_on(socket, known)).collect())
+}
+
+/// As they come out of the stream between two hosts.
+fn carry(states: Vec<SocketState>) -> Vec<SocketState> {
+    let identity = Identity { name: "vm".to_string(), mac: [2; 6], features: 0, mtu: 1500 };
+    let flow = |socket: SocketState| FlowState {
+        guest_opens: true,
+        bits: 0,
+        guest: socket.local,
+        remote: socket.remote,
+        host: socket.remote,
+        iss: 1,
+        irs: 2,
+        options: Options::default(),
+        timestamps: 0,
+        opened: 0,
+        socket: Some(socket),
+    };
+    let flows = states.into_iter().map(flow).collect();
+    let port = PortState { identity, clock: 0, flows, datagrams: vec![], claims: vec![], counters: vec![] };
+    let mut bytes = Vec::new();
+    write(&port, &mut bytes).unwrap();
+    let port = PortState::try_from(Stream::read(&bytes[..]).unwrap()).unwrap();
+    port.flows.into_iter().filter_map(|flow| flow.socket).collect()
 }
 
 /// They are frozen and saved, and then stay.

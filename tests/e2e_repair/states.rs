@@ -158,7 +158,7 @@ fn peer_ends(host: &mut Host, mut peer: End, sent: usize, taken: usize) -> Optio
 }
 
 /// Both say goodbye, and hear it.
-fn both_end(host: &mut Host, mut peer: End) {
+pub fn both_end(host: &mut Host, mut peer: End) {
     host.shut();
     peer.stream.shutdown(Shutdown::Write).unwrap();
     // In turn, since what one reads makes room for its end.
