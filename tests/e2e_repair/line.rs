@@ -69,7 +69,8 @@ impl End {
 
     /// Reads to the end, which comes behind `total` bytes.
     pub fn read_all(&mut self, total: u64) {
-        let end = Instant::now() + Duration::from_secs(10);
+        // A peer that met silence again and again tries more and more rarely.
+        let end = Instant::now() + Duration::from_secs(30);
         while !self.ended {
             assert!(Instant::now() < end, "{} of {total} bytes, and no end", self.read);
             if !self.read(usize::MAX >> 1) {

@@ -101,6 +101,8 @@ fn make(state: &SocketState) -> io::Result<OwnedFd> {
     if let Some(clock) = state.agreed.timestamp {
         sys::set_timestamp(fd, clock)?;
     }
+    // The kernel fits its segments to the peer's MSS when it connects, and not again.
+    sys::limit_mss(fd, state.agreed.mss)?;
     tcp::connect(fd, &state.remote)?;
     sys::set_agreed(fd, &options(state))?;
     fill(fd, &state.received, PIECE)?;

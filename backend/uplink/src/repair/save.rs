@@ -89,7 +89,6 @@ impl Frozen {
             let state = self.read(&before, &progress, known, remote)?;
             let after = tcp::counters(fd)?;
             if before.same_place(&after) {
-                sys::select_queue(fd, Queue::None)?;
                 return Ok(state);
             }
             before = after;
@@ -173,6 +172,8 @@ fn read_to_send(fd: BorrowedFd<'_>, counters: &Counters, state: &mut SocketState
     let queued = matches!(counters.state, States::FIN_WAIT1 | States::LAST_ACK | States::CLOSING);
     let acknowledged = counters.state == States::FIN_WAIT2;
     state.shut = queued || acknowledged;
+    // From here on nothing new goes out by the socket's own timers: the kernel takes what it would send as sent, while this queue is
+    // selected (tcp_write_xmit, net/ipv4/tcp_output.c). Else the peer would acknowledge what the new socket has not sent.
     sys::select_queue(fd, Queue::Send)?;
     let behind = counters.outq + u32::from(acknowledged);
     state.send_from = sys::queue_sequence(fd)?.wrapping_sub(behind);
@@ -199,7 +200,14 @@ fn agreed(fd: BorrowedFd<'_>, counters: &Counters) -> io::Result<Agreed> {
         mss: sys::announced_mss(fd)?,
         scales: has(SCALED).then_some((counters.scales & 0xf, counters.scales >> 4)),
         sack: has(SACK),
-        // The lowest bit is not of the clock: it is cleared from it, which must not set the clock back.
-        timestamp: if has(TIMESTAMPS) { Some(sys::timestamp(fd)?.wrapping_add(2)) } else { None },
+        timestamp: if has(TIMESTAMPS) { Some(ahead(sys::timestamp(fd)?)) } else { None },
     })
+}
+
+/// A clock that is ahead of what the old socket still says, while it is kept: it goes on repeating what was not acknowledged, with
+/// timestamps from which the peer would take the new socket's for old ones (RFC 7323 §5).
+fn ahead(clock: u32) -> u32 {
+    // The lowest bit says whether it counts microseconds, or milliseconds.
+    let second = if clock & 1 == 1 { 1_000_000 } else { 1000 };
+    clock.wrapping_add(60 * second)
 }
