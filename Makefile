@@ -59,9 +59,11 @@ crash-test: testbed build crash-build
 		VONIC_KILLS=$(or $(KILLS),2000) VONIC_ENDS=$(or $(ENDS),200) \
 		cargo test -p vonic-tests --test e2e_crash_long -- --test-threads=2 --nocapture
 
-# Operation lists against a TCP leg, for SECONDS (600). Needs a nightly compiler and cargo-fuzz (`cargo install cargo-fuzz`).
+# Operation lists against a TCP leg, and migration streams, each for SECONDS (600). Needs a nightly compiler and cargo-fuzz
+# (`cargo install cargo-fuzz`).
 fuzz:
 	cd backend/tcp/fuzz && cargo +nightly fuzz run leg --fuzz-dir . -- -max_len=2000 -max_total_time=$(or $(SECONDS),600)
+	cd backend/migration/fuzz && cargo +nightly fuzz run stream --fuzz-dir . -- -max_len=4000 -max_total_time=$(or $(SECONDS),600)
 
 # Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
 demo: testbed build

@@ -60,7 +60,7 @@ impl Worker {
             // changes nothing.
             let _ = socket.shutdown_write();
         }
-        let Ok(progress) = socket.progress(&known) else { return false };
+        let Ok(progress) = socket.progress(known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -119,7 +119,13 @@ impl Worker {
 }
 
 fn known(record: &Record) -> Known {
-    Known { origin: origin(record), shut: record.bits.has(Bits::GUEST_FIN), aborted: record.bits.has(Bits::ABORTED) }
+    Known {
+        // A socket that was made again had no SYN.
+        connected: record.kind == Kind::GuestOpens && !record.bits.has(Bits::RESTORED),
+        shut: record.bits.has(Bits::GUEST_FIN),
+        aborted: record.bits.has(Bits::ABORTED),
+        origin: origin(record),
+    }
 }
 
 /// Where a connection's leg is.
