@@ -4,7 +4,9 @@
 //! it starts ends with it, also if it is killed; whatever it waits for has a deadline; logs and consoles are shown if it fails.
 
 mod bed;
+pub mod churn;
 mod console;
+pub mod crash;
 pub mod datagram;
 mod directory;
 mod dns;
@@ -22,9 +24,11 @@ mod netns;
 mod process;
 mod programs;
 mod qmp;
+mod manager;
 pub mod relay;
 mod server;
 mod skip;
+mod successor;
 mod sys;
 pub mod trace;
 pub mod usage;
@@ -41,6 +45,7 @@ pub use dns::DnsServer;
 pub use guest::{Guest, GuestConfig, Ip4, Job, QemuConfig, Vmm};
 pub use lab::{Lab, agent_program, peer_program};
 pub use member::Member;
+pub use manager::ServiceManager;
 pub use netns::{Netns, ip, isolate};
 pub use process::Process;
 pub use qmp::Qmp;

@@ -1,4 +1,6 @@
 //! How far a connection's two streams are, by the kernel's own counters: what an engine that takes over a socket knows of it.
+#[cfg(feature = "crash-points")]
+use crate::mutation::{self, Mutation};
 use crate::socket::{HostSocket, PeekMode};
 use crate::sys::tcp::{self, Counters, States};
 use std::io;
@@ -92,6 +94,8 @@ impl Progress {
         // Whether the peer's end has come to this socket: then it has a place among what was received, and none in the queue.
         let end = match state {
             States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => true,
+            #[cfg(feature = "crash-points")]
+            States::CLOSE if mutation::is_set(Mutation::CloseIsFinished) => true,
             // Both streams have ended in order, or else everything has ended at once.
             States::CLOSE => *shut && outq == 0 && !failed && !nobody,
             _ => false,
@@ -108,11 +112,14 @@ impl Progress {
         };
         let taken = u64::from(origin.taken) + acked + u64::from(outq);
         let received = u64::from(origin.dropped) + received;
+        let fin = u64::from(end);
+        #[cfg(feature = "crash-points")]
+        let fin = if mutation::is_set(Mutation::NoFinTerm) { 0 } else { fin };
         Progress {
             peer,
             taken: taken.saturating_sub(u64::from(origin.connected)),
             unacknowledged: outq,
-            dropped: received.saturating_sub(u64::from(end) + u64::from(inq)),
+            dropped: received.saturating_sub(fin + u64::from(inq)),
             queued: inq,
         }
     }
@@ -146,6 +153,8 @@ impl HostSocket {
         let mut before = tcp::counters(self.as_fd())?;
         loop {
             let after = tcp::counters(self.as_fd())?;
+            #[cfg(feature = "crash-points")]
+            let after = if mutation::is_set(Mutation::SingleRead) { before } else { after };
             if before.same_place(&after) {
                 return Ok(Progress::of(&before, tcp::has_error(self.as_fd())?, known));
             }

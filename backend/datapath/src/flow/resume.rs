@@ -1,4 +1,5 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
+use crate::crash::crash_point;
 use crate::flow::open::leg_config;
 use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowId, FlowKey};
@@ -25,6 +26,7 @@ impl Worker {
         let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.session == session);
         self.records.inherited = others;
         for (id, record) in own {
+            crash_point!("before-resumption");
             if !self.resume_connection(port_id, id, &record) {
                 self.records.free(id);
             }
@@ -53,6 +55,11 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let known = known(record);
+        if known.shut {
+            // The engine before may have died between record and call, after which nobody would ask for it again. A second time it
+            // changes nothing.
+            let _ = socket.shutdown_write();
+        }
         let Ok(progress) = socket.progress(&known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
@@ -85,6 +92,7 @@ impl Worker {
             self.resume_reset(flow);
         }
         self.flows.make_ready(flow);
+        crash_point!("after-resumption");
         true
     }
 
