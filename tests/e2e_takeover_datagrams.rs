@@ -143,7 +143,8 @@ fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     let agent = guest.spawn("vonic-agent").unwrap();
     let served = guest.spawn("vonic-peer echo 0.0.0.0:7").unwrap();
     served.wait_output(&mut guest, "listening", seconds(10)).unwrap();
-    let reflector = socket("127.0.0.1:0");
+    // It waits for as long as the guest takes.
+    let reflector = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = reflector.local_addr().unwrap().port();
     std::thread::spawn(move || vonic_peer::datagrams::reflect(&reflector));
     let pings = guest.spawn("ping -i 0.1 -c 60 -W 2 198.51.100.2").unwrap();
