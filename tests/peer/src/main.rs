@@ -21,7 +21,7 @@ const USAGE: &str = "usage:
   vonic-peer hold ADDRESS:PORT COUNT FILE        to echo: connections that stay open until FILE exists, with an exchange before and after
   vonic-peer busy ADDRESS:PORT COUNT FILE        the same, with exchanges all the time
   vonic-peer reflect ADDRESS:PORT                answer datagrams for ever
-  vonic-peer datagrams ADDRESS:PORT LARGEST [ROUNDS]     datagrams of 0 to LARGEST bytes, and their answers
+  vonic-peer datagrams ADDRESS:PORT LARGEST [ROUNDS [twice]]     datagrams of 0 to LARGEST bytes, and their answers, which may come twice
   vonic-peer inject INTERFACE HEX[,HEX...] [COUNT]   send raw frames, one after the other
   vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
   vonic-peer sniff INTERFACE FILE                count received frames by destination, and those to groups by source, until FILE exists
@@ -43,8 +43,9 @@ fn main() -> ExitCode {
         ["hold", address, count, file] => hold((address, count), file, many::Held::wait),
         ["busy", address, count, file] => hold((address, count), file, many::Held::exchange),
         ["reflect", address] => reflect(address),
-        ["datagrams", address, largest] => exchange(address, largest, "1"),
-        ["datagrams", address, largest, rounds] => exchange(address, largest, rounds),
+        ["datagrams", address, largest] => exchange(address, largest, "1", false),
+        ["datagrams", address, largest, rounds] => exchange(address, largest, rounds, false),
+        ["datagrams", address, largest, rounds, "twice"] => exchange(address, largest, rounds, true),
         ["inject", interface, hex] => inject(interface, hex, "1"),
         ["inject", interface, hex, count] => inject(interface, hex, count),
         ["flood", interface, hex, seconds] => flood(interface, hex, seconds),
@@ -164,14 +165,16 @@ fn reflect(address: &str) -> Outcome {
     Ok(true)
 }
 
-fn exchange(address: &str, largest: &str, rounds: &str) -> Outcome {
+fn exchange(address: &str, largest: &str, rounds: &str, twice: bool) -> Outcome {
     let (to, largest) = (parse("ADDRESS:PORT", address)?, parse("LARGEST", largest)?);
     let started = Instant::now();
-    let done = datagrams::exchange(to, largest, parse("ROUNDS", rounds)?, timeout()?);
+    let done = datagrams::exchange(to, largest, parse("ROUNDS", rounds)?, timeout()?, twice);
     let done = done.map_err(|error| format!("{address}: {error}"))?;
-    let (datagrams, bytes, again) = (done.datagrams, done.bytes, done.again);
+    let datagrams::Exchanged { datagrams, bytes, again, doubled } = done;
     let seconds = started.elapsed().as_secs_f64();
-    println!("{{\"datagrams\":{datagrams},\"bytes\":{bytes},\"again\":{again},\"seconds\":{seconds:.6}}}");
+    println!(
+        "{{\"datagrams\":{datagrams},\"bytes\":{bytes},\"again\":{again},\"doubled\":{doubled},\"seconds\":{seconds:.6}}}"
+    );
     Ok(true)
 }
 
