@@ -91,7 +91,8 @@ fn what_is_left_when_vonicd_dies() {
     assert!(outward.read(&mut [0; 64]).unwrap() > 0);
     let served = guest.spawn("vonic-peer echo 0.0.0.0:7").unwrap();
     served.wait_output(&mut guest, "listening", seconds(10)).unwrap();
-    let mut inward = wait_for("the forward", seconds(10), || Ok(echoes(connect("127.0.0.1:7009".parse().unwrap())?))).unwrap();
+    let mut inward =
+        wait_for("the forward", seconds(10), || Ok(echoes(connect("127.0.0.1:7009".parse().unwrap())?))).unwrap();
     let server = PeerServer::start("server", directory.path(), "127.0.0.1:0", None).unwrap();
     let to_server = format!("192.0.2.1:{}", server.address().port());
     let busy = guest.spawn(&format!("vonic-peer send {to_server} 1099511627776 1")).unwrap();
@@ -102,7 +103,11 @@ fn what_is_left_when_vonicd_dies() {
 
     vonicd.kill();
     for peer in [&mut outward, &mut inward] {
-        assert_eq!(peer.read(&mut [0; 64]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset), "a reset, not an end");
+        assert_eq!(
+            peer.read(&mut [0; 64]).map_err(|e| e.kind()),
+            Err(ErrorKind::ConnectionReset),
+            "a reset, not an end"
+        );
     }
     // Asked while nobody is there, answered when somebody is.
     let program = Vonicd::client().unwrap();
@@ -173,7 +178,8 @@ fn systemd_takes_the_units() {
     }
     let verify = |unit: &str| {
         // It wants to write below /run; the mount is its own.
-        let script = format!("mount -t tmpfs none /run && exec systemd-analyze verify --man=no --recursive-errors=one {unit}");
+        let script =
+            format!("mount -t tmpfs none /run && exec systemd-analyze verify --man=no --recursive-errors=one {unit}");
         let mut command = Command::new("sh");
         command.args(["-c", &script]);
         let mut run = lab.start("systemd-analyze", &directory, &mut command).unwrap();

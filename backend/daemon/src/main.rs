@@ -66,13 +66,7 @@ fn master(config: &Config) -> MasterConfig {
     arguments.push(TAKE_OVER.into());
     let upgrade = Upgrade { arguments, essential: engine::CONFIGURATION.into() };
     let Service { heartbeat, quarantine, .. } = config.service;
-    MasterConfig {
-        engine_pid_file: Some(config.service.engine_pid()),
-        heartbeat,
-        quarantine,
-        upgrade,
-        ..MasterConfig::default()
-    }
+    MasterConfig { engine_pid_file: Some(config.service.engine_pid()), heartbeat, quarantine, upgrade }
 }
 
 fn end(outcome: Result<i32, MasterError>) -> ExitCode {
