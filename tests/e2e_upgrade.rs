@@ -1,5 +1,5 @@
 //! `vonic upgrade`: does another vonicd take over everything while guests talk, and is nothing lost where it cannot?
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code, which shows how long an upgrade takes")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
