@@ -84,6 +84,9 @@ fn network() -> Result<NetworkSpec> {
 fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
     PortSpec {
         port,
+        vm: port.into(),
+        failover: true,
+        quarantined: false,
         mac: mac(port),
         network: 0,
         address4: Some(address(port)),

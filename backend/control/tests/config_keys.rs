@@ -70,7 +70,7 @@ fn the_contracts_sample_loads() {
     assert_eq!(vm.labels["tier"], "web");
     let localhost = ListenHost::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let listen = Listen { host: localhost, ports: 8080..=8080 };
-    assert_eq!(vm.forwards, [Forward { proto: Protocol::Tcp, listen, port: 80 }]);
+    assert_eq!(vm.forwards, [Forward { proto: Protocol::Tcp, listen, port: 80, failover: true }]);
     let to = "198.51.100.0/24".parse().unwrap();
     let deny = EgressRule { action: Action::Deny, to, proto: Some(Protocol::Tcp), ports: Some(1..=1023) };
     assert_eq!(vm.egress, [deny]);
@@ -79,7 +79,7 @@ fn the_contracts_sample_loads() {
     let vm = &json["vms"]["web1"];
     assert_eq!(vm["mac"], "52:54:00:00:00:02");
     assert_eq!(vm["ack"], "peer");
-    assert_eq!(vm["forwards"][0], json!({"proto": "tcp", "listen": "127.0.0.1:8080", "port": 80}));
+    assert_eq!(vm["forwards"][0], json!({"proto": "tcp", "listen": "127.0.0.1:8080", "port": 80, "failover": true}));
     let deny = json!({"action": "deny", "to": "198.51.100.0/24", "proto": "tcp", "ports": "1-1023"});
     assert_eq!(vm["egress"][0], deny);
     assert_eq!(json["networks"]["default"]["uplink"], "sockets");

@@ -64,6 +64,7 @@ impl Worker {
     pub(crate) fn uplink_burst(&mut self, id: PortId) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, id).filter(|port| port.tap.readable) else { return false };
         let Some(tap) = port.spec.tap.clone() else { return false };
+        self.signs.at(port.spec.vm);
         port.queues.aim_at_tap();
         for taken in 0..BURST {
             if !uplink_to_guest(port, &tap) {

@@ -24,7 +24,7 @@ mod steering;
 mod switch;
 mod worker;
 
-pub use command::{Command, ConnectionView, ListPart, ListPlace, Notice, RingCommand};
+pub use command::{Command, ConnectionView, GuestLog, ListPart, ListPlace, Notice, RingCommand};
 pub use flow::usage::ServicePlace;
 pub use limit::Limit;
 pub use port::{Negotiated, feature};
@@ -35,4 +35,4 @@ pub use spec::{
 };
 pub use stats::{Copied, CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use vonic_tcp::AckPolicy;
-pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};
+pub use worker::{Notify, Poll, Waker, Worker, WorkerConfig, WorkerHandle};

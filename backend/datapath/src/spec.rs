@@ -187,6 +187,8 @@ pub struct ForwardSpec {
     pub socket: ForwardSocket,
     /// The guest's port.
     pub guest_port: u16,
+    /// Whether its connections outlive an engine.
+    pub failover: bool,
 }
 
 /// One port, i.e. one VM's NIC.
@@ -194,6 +196,12 @@ pub struct ForwardSpec {
 pub struct PortSpec {
     /// Its number.
     pub port: PortId,
+    /// Tells the VM from every other one, over engines: its records have it.
+    pub vm: u64,
+    /// Whether connections that the guest opens outlive an engine.
+    pub failover: bool,
+    /// Engines have died of what its guest sends: what those have left of its connections is reset.
+    pub quarantined: bool,
     /// The guest's MAC address.
     pub mac: MacAddr,
     /// The network that it belongs to.

@@ -250,6 +250,12 @@ impl PortStats {
         self.bytes[way as usize].add(u64::from(len));
     }
 
+    /// Goes on from what was counted of the same guest elsewhere: frames and bytes that went `way`.
+    pub fn resume(&self, way: Way, (frames, bytes): (u64, u64)) {
+        self.frames[way as usize].add(frames);
+        self.bytes[way as usize].add(bytes);
+    }
+
     /// Counts a frame that went no further.
     pub fn dropped(&self, way: Way, reason: DropReason) {
         self.drops[way as usize][reason.index()].add(1);

@@ -18,7 +18,12 @@ mod record;
 mod sys;
 
 pub use checkpoint::{Checkpoint, RecordId};
-pub use header::{CheckpointError, Header, Secrets, VERSION};
+pub use header::{CheckpointError, Header, Secrets, VERSION, WORKERS_MAX};
 pub use ledger::{Counters, Ledger, name};
 pub use record::{Bits, Kind, Local, Options, Record};
 pub use sys::Shared;
+
+/// What a VM is known as in a checkpoint; never 0.
+pub fn vm_number(vm: &str) -> u64 {
+    name(vm).max(1)
+}

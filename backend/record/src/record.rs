@@ -42,6 +42,14 @@ impl Bits {
     /// If the socket is closed, then by a reset. Set before a call that may take the socket's error, which would be the only sign of
     /// it; removed if the call took none.
     pub const ABORTED: Bits = Bits(1 << 3);
+    /// The socket was made again on this host: its counters begin at the record's base, and at no SYN.
+    pub const RESTORED: Bits = Bits(1 << 8);
+    /// The peer's end had come before that, and does not come again.
+    pub const PEER_FIN: Bits = Bits(1 << 9);
+    /// The socket leads nowhere: everything had come before that, in order if [`Bits::PEER_FIN`], else up to a reset.
+    pub const PEER_GONE: Bits = Bits(1 << 10);
+    /// The operator wants it to end with the engine: the next one resets both of its sides.
+    pub const MORTAL: Bits = Bits(1 << 11);
     /// Of datagrams: they are pings, whose guest's end has the identifier in place of a port.
     pub const ECHO: Bits = Bits(1 << 16);
     /// Of datagrams: the world began, or goes on, by the socket of a forward, which the descriptor is.
@@ -125,6 +133,8 @@ pub struct Record {
     pub options: Options,
     /// When the connection began, in microseconds of the checkpoint's clock.
     pub opened: u64,
+    /// Of a socket that was made again on this host, where its counters begin: bytes taken from the guest, and dropped for it, modulo 2³².
+    pub base: (u32, u32),
 }
 
 impl Record {
@@ -145,6 +155,7 @@ impl Record {
             irs: 0,
             options: Options::default(),
             opened: 0,
+            base: (0, 0),
         }
     }
 }
@@ -176,7 +187,7 @@ impl Words<'_> {
         let [high, low] = address_words(local.address);
         self.set(word::OURS, high);
         self.set(word::PEER, low);
-        self.set(word::INTERFACE, u64::from(local.interface));
+        self.set(word::BASE, u64::from(local.interface));
         self.publish(record.kind);
     }
 
@@ -184,7 +195,7 @@ impl Words<'_> {
     pub(crate) fn local(&self) -> Local {
         let is_v4 = self.get(word::PORTS) >> 48 & 0xff == 4;
         let address = address([self.get(word::OURS), self.get(word::PEER)], is_v4);
-        Local { address, interface: self.get(word::INTERFACE) as u32 }
+        Local { address, interface: self.get(word::BASE) as u32 }
     }
 
     fn publish(&self, kind: Kind) {
@@ -208,6 +219,7 @@ impl Words<'_> {
         self.set(word::OURS, u64::from(record.iss) | u64::from(record.timestamps) << 32);
         self.set(word::PEER, u64::from(record.irs) | u64::from(record.options.pack()) << 32);
         self.set(word::OPENED, record.opened);
+        self.set(word::BASE, u64::from(record.base.0) | u64::from(record.base.1) << 32);
     }
 
     /// What stands there; `None` if it is free, or of a kind that this version does not know.
@@ -227,7 +239,7 @@ impl Words<'_> {
             SocketAddr::new(address([self.get(at), self.get(at + 1)], is_v4), (ports >> (16 * place)) as u16)
         };
         let (v4, host_v4) = (ports >> 48 & 0xff == 4, ports >> 56 & 1 == 0);
-        let (ours, peer) = (self.get(word::OURS), self.get(word::PEER));
+        let (ours, peer, base) = (self.get(word::OURS), self.get(word::PEER), self.get(word::BASE));
         Some(Record {
             kind,
             bits,
@@ -242,6 +254,7 @@ impl Words<'_> {
             irs: peer as u32,
             options: Options::unpack((peer >> 32) as u32),
             opened: self.get(word::OPENED),
+            base: (base as u32, (base >> 32) as u32),
         })
     }
 

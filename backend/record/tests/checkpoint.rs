@@ -25,6 +25,7 @@ fn record(n: u16) -> Record {
         irs: 0x8765_4321,
         options: Options { mss: 1448, send_scale: 14, scaled: true, sack: false, timestamps: true },
         opened: 1 << 50,
+        base: (0xfedc_ba98, 0x89ab_cdef),
     }
 }
 

@@ -70,7 +70,7 @@ impl Forwards {
                 match self.listener(place) {
                     Ok(socket) => {
                         listens = true;
-                        specs.push(ForwardSpec { socket, guest_port });
+                        specs.push(ForwardSpec { socket, guest_port, failover: forward.failover });
                     }
                     // Not asked for by name: a host without IPv6 has none of its addresses.
                     Err(error) if listens && is_familys_lack(&error) => {}
@@ -88,11 +88,12 @@ impl Forwards {
 
     /// A VM's forwards in use at `wanted` places; nothing is opened.
     pub fn kept(&self, vm: &Vm, wanted: &HashSet<Place>) -> Vec<ForwardSpec> {
-        let kept = |(place, guest_port): (Place, u16)| {
+        let kept = |forward: &Forward, (place, guest_port): (Place, u16)| {
             let socket = self.open.get(&place).filter(|_| wanted.contains(&place))?.upgrade()?;
-            Some(ForwardSpec { socket, guest_port })
+            Some(ForwardSpec { socket, guest_port, failover: forward.failover })
         };
-        vm.forwards.iter().flat_map(|forward| ports(vm, forward)).filter_map(kept).collect()
+        let all = vm.forwards.iter().flat_map(|forward| ports(vm, forward).map(move |port| (forward, port)));
+        all.filter_map(|(forward, port)| kept(forward, port)).collect()
     }
 
     /// Whether a VM has a listener on an interface that has gone or bears another name now. Nothing arrives there any more, not
@@ -208,7 +209,7 @@ mod tests {
     fn a_refused_port_comes_with_what_to_do() {
         let error = || std::io::Error::from(ErrorKind::PermissionDenied);
         let listen = Listen { host: ListenHost::Any, ports: 80..=81 };
-        let forward = |proto| Forward { proto, listen: listen.clone(), port: 1 };
+        let forward = |proto| Forward { proto, listen: listen.clone(), port: 1, failover: true };
         let low = privilege(80, 1024);
         for words in ["from 1024 on", "net.ipv4.ip_unprivileged_port_start=80", "setcap cap_net_bind_service=ep /"] {
             assert!(low.contains(words), "{words:?} is not in {low}");

@@ -3,10 +3,12 @@ use super::Input;
 use super::egress::Egress;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
+use super::quarantine;
 use super::relisten::{self, Retry};
 use super::reload::Reloads;
 use super::resolvers::Resolvers;
 use super::sessions::SessionState;
+use super::succession;
 use super::taps::Taps;
 use crate::config::{Acknowledge, Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
@@ -20,7 +22,7 @@ use vonic_datapath::{
     PortId, PortSpec, PortStats, WorkerHandle,
 };
 use vonic_frame::encode_domains;
-use vonic_front::{API, EngineLink, ToMaster};
+use vonic_front::{API, Blame, EngineLink, History, ToMaster};
 use vonic_queue::handover;
 use vonic_record::{Ledger, Shared, name};
 
@@ -44,6 +46,8 @@ pub(super) struct Entry {
     pub forward_errors: Vec<String>,
     /// Its own socket could not be opened: why.
     pub socket_error: Option<String>,
+    /// What is held against it for the deaths of engines.
+    pub blame: Blame,
 }
 
 /// Everything that the engine knows.
@@ -66,6 +70,12 @@ pub struct Registry {
     sender: Sender<Input>,
     guests: Service,
     pub(super) started: Instant,
+    /// What is held against VMs, by their numbers.
+    pub(super) blamed: BTreeMap<u64, Blame>,
+    /// What has become of engines; `None` where no other process can be one.
+    pub(super) history: Option<History>,
+    /// Another engine is to go on: this one does nothing more.
+    pub(super) rests: bool,
     /// What the operator should change on this host.
     pub(super) hints: Hints,
     /// Every counter, over engines.
@@ -101,6 +111,9 @@ impl Registry {
             sender,
             guests,
             started: Instant::now(),
+            blamed: BTreeMap::new(),
+            history: None,
+            rests: false,
             hints: Hints::default(),
             copied_by_gone: ledger.open(0, name("copied by gone")),
             ledger,
@@ -203,10 +216,12 @@ impl Registry {
         let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
         self.open_socket(&vm);
-        let last_error = relisten::report(&vm.name, &[], &errors);
+        let blame = self.blame(&vm.name);
+        let last_error = relisten::report(&vm.name, &[], &errors).or_else(|| quarantine::report(&vm.name, blame));
         let guest = Arc::new(Guest::new(&vm.name, &stats));
+        let forward_errors = errors;
         let entry =
-            Entry { vm, port, stats, guest, session: None, last_error, forward_errors: errors, socket_error: None };
+            Entry { vm, port, stats, guest, session: None, last_error, forward_errors, socket_error: None, blame };
         self.vms.insert(entry.vm.name.clone(), entry);
     }
 
@@ -313,6 +328,9 @@ impl Registry {
         };
         PortSpec {
             port,
+            vm: succession::number(&vm.name),
+            failover: vm.failover,
+            quarantined: self.blame(&vm.name).quarantined,
             mac: vm.mac,
             network: self.network_id(&vm.network),
             address4: vm.address4,

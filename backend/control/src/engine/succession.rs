@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use vonic_datapath::PortStats;
 use vonic_front::Start;
+pub(super) use vonic_record::vm_number as number;
 use vonic_record::{Checkpoint, Kind, Shared, name};
 use vonic_uplink::Inherited;
 
@@ -78,9 +79,4 @@ impl Registry {
             log::error!("the configuration cannot be left for another engine: {error}");
         }
     }
-}
-
-/// What a VM is known as in records.
-pub(super) fn number(vm: &str) -> u64 {
-    name(vm)
 }

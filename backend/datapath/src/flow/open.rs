@@ -82,6 +82,7 @@ impl Worker {
                 crash_point!("socket-opened");
                 // The far end of vonic's own service ends with the engine.
                 if route != Route::Service {
+                    flow.mortal = !port.spec.failover;
                     self.records.begin(&mut flow, (port.session, timestamps));
                     crash_point!("connect-recorded");
                 }
@@ -205,7 +206,8 @@ impl Worker {
         for _ in 0..ACCEPT_BATCH {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
             let Some(forward) = port.spec.forwards.get(index) else { return };
-            let guest_port = forward.guest_port;
+            self.signs.at(port.spec.vm);
+            let (guest_port, failover) = (forward.guest_port, forward.failover);
             let ForwardSocket::Tcp(listener) = &forward.socket else {
                 return self.forward_datagrams(port_id, index);
             };
@@ -221,7 +223,7 @@ impl Worker {
                     if std::mem::take(&mut waited) {
                         port.spec.stats.limited(Limit::NewPerSecond);
                     }
-                    self.open_from_world(port_id, guest_port, accepted);
+                    self.open_from_world((port_id, guest_port), failover, accepted);
                 }
                 Ok(None) => return,
                 Err(error) => {
@@ -237,7 +239,7 @@ impl Worker {
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
     /// address by which the guest reaches the host.
-    pub(crate) fn open_from_world(&mut self, port_id: PortId, guest_port: u16, accepted: Accepted) {
+    pub(crate) fn open_from_world(&mut self, (port_id, guest_port): (PortId, u16), failover: bool, accepted: Accepted) {
         let now = self.now;
         let peer = accepted.peer;
         let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode(peer)) else { return };
@@ -265,6 +267,7 @@ impl Worker {
         let config = leg_config(&key, &port.spec, timestamps);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
+        flow.mortal = !failover;
         self.records.begin(&mut flow, (port.session, timestamps));
         crash_point!("accept-recorded");
         let id = self.register(flow);

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_record::{Bits, Checkpoint, Kind, Local, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
-use vonic_uplink::HostSocket;
+use vonic_uplink::{HostSocket, Origin, Stage};
 
 /// Connections that end in one round, mostly.
 const RETIRED: usize = 64;
@@ -75,7 +75,7 @@ impl Records {
         let agreed = flow.leg.agreed();
         let record = Record {
             kind: if flow.guest_opens { Kind::GuestOpens } else { Kind::WorldOpens },
-            bits: if agreed.is_some() { Bits::SYNCHRONIZED } else { Bits::default() },
+            bits: Bits(Bits::SYNCHRONIZED.only_if(agreed.is_some()).0 | Bits::MORTAL.only_if(flow.mortal).0),
             descriptor: socket.as_raw_fd(),
             cookie,
             session,
@@ -87,6 +87,7 @@ impl Records {
             irs: irs(&flow.leg),
             options: agreed.map(options).unwrap_or_default(),
             opened: flow.opened.0,
+            base: (0, 0),
         };
         self.checkpoint.write(id, &record);
         flow.record = Some(id);
@@ -162,6 +163,20 @@ fn options(agreed: Agreed) -> Options {
 pub fn agreed(options: Options) -> Agreed {
     let Options { mss, send_scale, scaled, sack, timestamps } = options;
     Agreed { mss, send_scale, scaled, sack, timestamps }
+}
+
+/// Where the counters of a record's socket began.
+pub fn origin(record: &Record) -> Origin {
+    if !record.bits.has(Bits::RESTORED) {
+        return Origin::fresh(record.kind == Kind::GuestOpens);
+    }
+    let stage = match (record.bits.has(Bits::PEER_GONE), record.bits.has(Bits::PEER_FIN)) {
+        (false, false) => Stage::Open,
+        (false, true) => Stage::PeerFinished,
+        (true, true) => Stage::Over,
+        (true, false) => Stage::Reset,
+    };
+    Origin { connected: false, stage, taken: record.base.0, dropped: record.base.1 }
 }
 
 /// The start of a record's connection.

@@ -60,6 +60,14 @@ impl Worker {
                     self.set_memory(port, map);
                     done.done();
                 }
+                Command::Log { port, log, done } => {
+                    if let Some(port) = Worker::port_mut(&mut self.ports, port) {
+                        port.queues.set_log(log.as_ref());
+                        port.log = log.map(|log| log.log);
+                    }
+                    done.done();
+                }
+                Command::Announce { port } => self.announce(port),
                 Command::Ring(ring) => self.set_ring(*ring),
                 Command::StopRing { port, index, done } => {
                     self.stop_ring(port, index);
@@ -83,6 +91,12 @@ impl Worker {
                 Command::Connections { port, from, reply } => {
                     // Nobody waits any more: fine.
                     let _ = reply.send(self.list(port, from));
+                }
+                Command::Rest { done } => {
+                    self.flush();
+                    self.rests = true;
+                    done.done();
+                    return false;
                 }
                 Command::Stop { done } => {
                     self.stop();
@@ -123,12 +137,12 @@ impl Worker {
         if let Some(network) = self.network_mut(spec.network) {
             network.join(&spec);
         }
-        let id = spec.port;
+        let (id, resumes) = (spec.port, !spec.quarantined);
         place(&mut self.ports, id, Box::new(Port::new(spec)));
         self.resume_places(id);
         self.watch_forwards(id);
         self.record_tap(id);
-        if self.taking_over {
+        if self.taking_over && resumes {
             self.await_port(id);
         }
     }
@@ -175,6 +189,7 @@ impl Worker {
 
     fn set_memory(&mut self, id: PortId, map: Arc<MemoryMap>) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        self.signs.at(port.spec.vm);
         port.queues.remap(&map);
         port.rx_burst.clear();
         port.map = Some(map);
@@ -191,6 +206,7 @@ impl Worker {
         let (id, index) = (command.port, command.index);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(map) = port.map.clone() else { return };
+        self.signs.at(port.spec.vm);
         let direction = port.queues.direction(index);
         let (Some(direction), Some(ring)) = (direction, port.queues.ring(index)) else { return };
         if let Some(fd) = ring.kick_fd() {
@@ -254,10 +270,13 @@ impl Worker {
         self.close_datagrams_of(id);
     }
 
-    /// Takes a port whose memory has gone out of service.
+    /// Takes a port whose memory, or the log of it, has gone out of service.
     pub(crate) fn check_memory(&mut self, id: PortId) {
         let port = Worker::port_mut(&mut self.ports, id);
-        if port.is_some_and(|p| p.map.as_ref().is_some_and(|map| map.is_lost())) {
+        let lost = |p: &mut Port| {
+            p.map.as_ref().is_some_and(|map| map.is_lost()) || p.log.as_ref().is_some_and(|log| log.is_lost())
+        };
+        if port.is_some_and(lost) {
             self.disconnect(id);
             (self.notify)(crate::Notice::MemoryLost { port: id });
         }

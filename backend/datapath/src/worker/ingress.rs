@@ -54,6 +54,7 @@ impl Worker {
         if !port.queues.has_frames() && port.kept.due().is_none_or(|due| due > now) {
             return false;
         }
+        self.signs.at(port.spec.vm);
         let Some(mut bursts) = self.bursts.take() else { return false };
         let mut busy = 0;
         for (pair, burst) in bursts.iter_mut().enumerate().take(port.queues.pairs()) {

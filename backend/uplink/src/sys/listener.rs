@@ -1,7 +1,9 @@
 //! Listening sockets of forwards.
 #![allow(unsafe_code)]
-use super::tcp::{check, from_kernel, prepare, set_abort_on_close, set_option, stream_socket, to_kernel};
-use libc::socklen_t;
+use super::tcp::{
+    check, from_kernel, prepare, set_abort_on_close, set_option, share_address, stream_socket, to_kernel,
+};
+use libc::{c_int, socklen_t};
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
@@ -61,7 +63,7 @@ impl Listener {
     pub fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<Listener> {
         let fd = stream_socket(&address)?;
         prepare(&fd)?;
-        set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        share_address(fd.as_fd())?;
         bind(fd.as_fd(), address, interface)?;
         // SAFETY: no pointers.
         unsafe { check(libc::listen(fd.as_raw_fd(), BACKLOG))? };
@@ -142,11 +144,23 @@ pub fn bind(fd: BorrowedFd<'_>, address: SocketAddr, interface: Option<&str>) ->
 
 /// The address that a socket is bound to.
 pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    address(fd, libc::getsockname)
+}
+
+/// The address that a socket is connected to.
+pub fn remote_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    address(fd, libc::getpeername)
+}
+
+fn address(
+    fd: BorrowedFd<'_>,
+    ask: unsafe extern "C" fn(c_int, *mut libc::sockaddr, *mut socklen_t) -> c_int,
+) -> io::Result<SocketAddr> {
     // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::sockaddr_storage>() as socklen_t;
-    // SAFETY: storage and length are valid for the call.
-    unsafe { check(libc::getsockname(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))? };
+    // SAFETY: storage and length are valid for either call.
+    unsafe { check(ask(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))? };
     from_kernel(&storage).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
