@@ -39,7 +39,7 @@ fn engines_end_at_random_times_and_nobody_notices() {
     let load = Load { vmms: &Vmm::ALL, sessions: 3, held: 50, loss: false, cramped: false };
     let scene = Scene::start(load, seed).unwrap();
     let mut random = Random(seed);
-    for _ in 0..30 {
+    for _ in 0..100 {
         std::thread::sleep(Duration::from_millis(random.below(150)));
         scene.killer.kill().unwrap();
     }
