@@ -8,15 +8,21 @@ GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
 AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
+# A vonicd that writes the formats after this one's, which tests upgrade to: its own folder, so that nobody takes it for the other.
+NEXT_BUILD := cargo build --quiet -p vonic-daemon --features next-format --target-dir $(TARGET)/next
+
 # An engine that dies on demand, for tests alone: its own folder, so that nobody takes it for the other.
 CRASH_BUILD := cargo build --quiet -p vonic-daemon --features crash-points --target-dir $(TARGET)/crash
 
-.PHONY: build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-micro
+.PHONY: build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
 	$(PEER_BUILD)
 	$(AGENT_BUILD)
+
+next-build:
+	$(NEXT_BUILD)
 
 crash-build:
 	$(CRASH_BUILD)
@@ -35,7 +41,7 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
 # Its last line is "N passed, N failed, N skipped".
-test: testbed lint build crash-build
+test: testbed lint build next-build crash-build
 	sh tests/support/run.sh
 
 # What takes minutes instead of seconds: the seeded simulation of a TCP leg and its property test; scale, loss and names at length; real

@@ -104,8 +104,8 @@ fn the_engine_and_its_successor() {
         assert!(status.contains(line), "no '{line}' in\n{status}");
     }
     assert_eq!(json::<EngineStatus>(&service, "engine status --json"), service::engine(0));
-    // The answer is lost with whoever was to give it; the next one tells.
     assert_eq!(good(&service, "engine restart"), "process 101 has taken over from 100 in 2.346 ms\n");
+    // The answer is lost with whoever was to give it; the next one tells.
     assert_eq!(json::<EngineStatus>(&service, "engine restart --json"), service::engine(2));
 }
 

@@ -316,7 +316,6 @@ fn bad_values_of_a_vm() {
         ("mtu = '1500'", 2, "write mtu = 1500"),
         ("socket_mode = 'x'", 2, "write \"server\" or \"client\""),
         ("socket_mode = true", 2, "write socket_mode = \"server\""),
-        ("failover = false", 2, "write failover = true"),
         ("failover = 'no'", 2, "write failover = true"),
         ("ack = 'x'", 2, "write \"kernel\" or \"peer\""),
         ("ack = true", 2, "write ack = \"kernel\""),
@@ -367,7 +366,7 @@ fn bad_forwards() {
         ("proto='tcp'\nlisten='*:9-8'\nport=80", 5, "write 8-9"),
         ("proto='tcp'\nlisten='*:80'\nport=0", 6, "write a number from 1 to 65535"),
         ("proto='tcp'\nlisten='*:80-89'\nport=65530", 6, "write a port up to 65526"),
-        ("proto='tcp'\nlisten='*:80'\nport=80\nfailover=false", 7, "write failover = true"),
+        ("proto='tcp'\nlisten='*:80'\nport=80\nfailover='no'", 7, "write failover = true"),
         ("proto='tcp'\nlisten='*:80'\nport=80\nmtu=1500", 7, "write it in the top of a VM's file"),
         ("proto='tcp'\nlisten='*:80'\nport=80\nto='x'", 7, "write it in an [[egress]] table"),
     ] {

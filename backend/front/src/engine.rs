@@ -103,11 +103,38 @@ pub(crate) struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    /// To be called when the master's own descriptors are open, and nothing else is.
-    pub(crate) fn new(body: Body<'a>, pid_file: Option<&Path>) -> io::Result<Maker<'a>> {
-        let pid_file = pid_file.map(|path| PidFile(path.to_path_buf()));
+    /// To be called when the master's own descriptors are open, and nothing else is but `others`, which come and go.
+    pub(crate) fn new(
+        body: Body<'a>,
+        pid_file: Option<&Path>,
+        others: impl Iterator<Item = RawFd>,
+    ) -> io::Result<Maker<'a>> {
         let checkpoint = checkpoint()?;
-        Ok(Maker { body, checkpoint, pid_file, own: sys::open_descriptors()? })
+        let mut own = sys::open_descriptors()?;
+        for fd in others {
+            own.remove(&fd);
+        }
+        Ok(Maker::resume(body, pid_file, checkpoint, own))
+    }
+
+    /// As another master's, whose checkpoint this is; `own` are this master's descriptors.
+    pub(crate) fn resume(
+        body: Body<'a>,
+        pid_file: Option<&Path>,
+        checkpoint: Arc<Checkpoint>,
+        own: BTreeSet<RawFd>,
+    ) -> Maker<'a> {
+        Maker { body, checkpoint, pid_file: pid_file.map(|path| PidFile(path.to_path_buf())), own }
+    }
+
+    /// Another master writes the file from here on.
+    pub(crate) fn leave_pid_file(&mut self) {
+        std::mem::forget(self.pid_file.take());
+    }
+
+    /// Whether a descriptor has been the master's own since before the first engine.
+    pub(crate) fn owns(&self, fd: RawFd) -> bool {
+        self.own.contains(&fd)
     }
 
     /// Makes a process that waits until it is to be an engine. In that process this does not return.
@@ -161,10 +188,14 @@ impl<'a> Maker<'a> {
     pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<usize> {
         let recorded = self.checkpoint.records().map(|(_, record)| record.descriptor);
         let mut keep: BTreeSet<RawFd> = self.own.iter().copied().chain(held).chain(recorded).collect();
-        if let Some(listener) = self.checkpoint.header().accepting() {
+        let header = self.checkpoint.header();
+        // What an engine before the dead one had accepted is not on record either if both died so soon.
+        let before = header.accepted();
+        keep.extend(before);
+        if let Some(listener) = header.accepting() {
             // It was accepted, and died with its engine before a record of it was made.
             let accepted = sys::accepted_at(listener, &keep)?;
-            self.checkpoint.header().leave_accepted(accepted);
+            header.leave_accepted(accepted.or(before));
             keep.extend(accepted);
         }
         sys::close_all_but(&keep)

@@ -94,12 +94,12 @@ impl Progress {
         // Whether the peer's end has come to this socket: then it has a place among what was received, and none in the queue.
         let end = match state {
             States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => true,
+            #[cfg(feature = "crash-points")]
+            States::CLOSE if mutation::is_set(Mutation::CloseIsFinished) => true,
             // Both streams have ended in order, or else everything has ended at once.
             States::CLOSE => *shut && outq == 0 && !failed && !nobody,
             _ => false,
         };
-        #[cfg(feature = "crash-points")]
-        let end = end || state == States::CLOSE && mutation::is_set(Mutation::CloseIsFinished);
         let peer = match (state, origin.stage) {
             (_, Stage::Reset) => Peer::Reset,
             (_, Stage::Over) => Peer::Finished,
@@ -112,13 +112,14 @@ impl Progress {
         };
         let taken = u64::from(origin.taken) + acked + u64::from(outq);
         let received = u64::from(origin.dropped) + received;
+        let fin = u64::from(end);
         #[cfg(feature = "crash-points")]
-        let end = end && !mutation::is_set(Mutation::NoFinTerm);
+        let fin = if mutation::is_set(Mutation::NoFinTerm) { 0 } else { fin };
         Progress {
             peer,
             taken: taken.saturating_sub(u64::from(origin.connected)),
             unacknowledged: outq,
-            dropped: received.saturating_sub(u64::from(end) + u64::from(inq)),
+            dropped: received.saturating_sub(fin + u64::from(inq)),
             queued: inq,
         }
     }

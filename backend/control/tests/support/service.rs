@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use vonic_control::api::types::{
     AgentRow, BothCounts, ConnectionRow, Counters, DeathRow, EgressRow, EngineStatus, FileError, GuestReport, Health,
-    Interface, LimitRow, NicCounters, Opener, ReloadReport, RingRow, Stats, TakeoverRow, Traffic, UplinkRow, VmDetail,
-    VmRow, VmStats,
+    Interface, LimitRow, NicCounters, Opener, ReloadReport, RingRow, Stats, TakeoverRow, Traffic, UpgradeReport,
+    UplinkRow, VmDetail, VmRow, VmStats,
 };
 use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 
@@ -59,13 +59,16 @@ impl Handler for Engine {
                 std::thread::spawn(|| reply.send(Response::Reload(report())));
                 return;
             }
+            Request::Upgrade(_) | Request::Upgraded => {
+                Response::Upgrade(UpgradeReport { number: 1, error: None, version: "0.1.0".into(), process: 7 })
+            }
             Request::Health => Response::Health(health()),
             Request::Engine => Response::Engine(Box::new(engine(self.restarts.load(Ordering::Relaxed)))),
-            // The one that is asked does not live to answer.
-            Request::RestartEngine => {
-                self.restarts.fetch_add(1, Ordering::Relaxed);
-                return drop(reply);
-            }
+            // Every other one that is asked does not live to answer.
+            Request::RestartEngine => match self.restarts.fetch_add(1, Ordering::Relaxed) {
+                before if before % 2 == 0 => Response::Engine(Box::new(engine(before))),
+                _ => return drop(reply),
+            },
         };
         reply.send(response);
     }

@@ -142,7 +142,7 @@ impl Engine {
                     Seen::Disconnected(session)
                 }
                 ToEngine::Present | ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
-                ToEngine::Ping { .. } | ToEngine::History(_) | ToEngine::Upgraded { .. } => continue,
+                ToEngine::Ping { .. } | ToEngine::History(_) => continue,
             };
             let _ = sink.0.lock().unwrap().send(seen);
         }
