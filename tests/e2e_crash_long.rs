@@ -1,7 +1,7 @@
 //! As many ends of engines as it takes to believe it (`make crash-test`): thousands at random times, hundreds at each labelled point, with one,
 //! 32 and 1,000 connections of guests of either VMM, over IPv4 and IPv6, with and without loss. What is done is noted in a file; the next run
 //! goes on from there. Without VONIC_LONG=1 nothing is done: e2e_crash.rs is the short form.
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code, which tells how far it is")]
 
 use std::fs::OpenOptions;
 use std::io::Write;
