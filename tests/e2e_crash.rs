@@ -1,6 +1,6 @@
 //! Engines die at every labelled point and at random times, in every manner, while guests' connections open, talk and end: is a byte
 //! lost, doubled or changed, is a connection lost, does anything stay behind? And would these tests notice if recovery were wrong?
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code, which tells what it saw")]
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
