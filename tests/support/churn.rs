@@ -46,14 +46,14 @@ struct Churn {
 
 /// A bed whose vonicd has its crash points, with all that on it.
 pub struct Scene {
-    /// The service and its directory.
-    pub bed: Bed,
     /// Of its engines.
     pub killer: Killer,
     server: PeerServer,
     before: Holdings,
     churns: Vec<Churn>,
     _echo: Process,
+    /// The service and its directory, in which the others have their logs.
+    pub bed: Bed,
 }
 
 /// The port of the host at which forwards of the guest with this number listen; a hundred further is the one of what is held.
@@ -66,7 +66,9 @@ pub fn config(names: &[(&str, u8)]) -> TestConfig {
     let forward = |host: &str, from: u16, to: u16| {
         format!("[[forward]]\nproto = \"tcp\"\nlisten = \"{host}:{from}\"\nport = {to}\n")
     };
-    let config = TestConfig { crash_points: true, ..TestConfig::both_families() };
+    // Engines die of their VMs' frames here by order, again and again.
+    let service = "quarantine = false".to_string();
+    let config = TestConfig { service, crash_points: true, ..TestConfig::both_families() };
     names.iter().fold(config, |config, &(name, number)| {
         let port = port(number);
         let forwards = [forward("127.0.0.1", port, 7), forward("[::1]", port, 7), forward("127.0.0.1", port + 100, 8)];
@@ -115,6 +117,9 @@ impl Churn {
             let (from, seed) = (format!("{host}:{}", port(number)), seed.wrapping_add(500_000).to_string());
             churn.into.push(on_host(bed, &format!("churn-{number}-{way}"), &["churn", &from, &threads, &seed, &stop])?);
         }
+        if load.cramped {
+            churn.press(server)?;
+        }
         if load.held > 0 {
             churn.hold(bed, number, load.held / 2, &stop)?;
         }
@@ -124,6 +129,16 @@ impl Churn {
     /// The guest's traffic tool, in the background.
     fn in_guest(&mut self, arguments: &str) -> Result<()> {
         self.jobs.push(self.guest.spawn(&format!("VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer {arguments}"))?);
+        Ok(())
+    }
+
+    /// Streams to a receiver that sleeps first: more than its memory holds.
+    fn press(&mut self, server: &PeerServer) -> Result<()> {
+        let send = format!("vonic-peer send 192.0.2.1:{} 3000017 7 3", server.address().port());
+        let again = "until [ -e /run/stop ]; do";
+        let press =
+            format!("{again} VONIC_PEER_TIMEOUT={PATIENCE} VONIC_PEER_PAUSE=30 {send} >/run/press || break; done");
+        self.jobs.push(self.guest.spawn(&format!("{press}; cat /run/press; [ -e /run/stop ]"))?);
         Ok(())
     }
 
@@ -146,6 +161,8 @@ impl Churn {
     fn finish(&mut self, bed: &Bed) -> Result<u64> {
         bed.directory.write("stop", "")?;
         self.guest.must("touch /run/stop", seconds(20))?;
+        let soon = self.jobs.iter().all(|job| job.wait(&mut self.guest, seconds(10)).is_ok());
+        let hangs = if soon { String::new() } else { state(bed, &mut self.guest)? };
         let mut results = Vec::new();
         for job in &self.jobs {
             results.push(job.wait(&mut self.guest, seconds(120))?);
@@ -156,7 +173,7 @@ impl Churn {
             well &= process.wait(seconds(120))?.success();
             told.push(process.log());
         }
-        ensure!(well, "{told:#?}");
+        ensure!(well, "{told:#?}{hangs}");
         let served = self.served.output(&mut self.guest)?;
         let failed: Vec<&str> = served.lines().skip(1).filter(|line| !line.contains("\"error\":null")).collect();
         ensure!(failed.is_empty(), "the guest's server: {failed:#?}");
@@ -164,6 +181,15 @@ impl Churn {
         ensure!(now == self.carrier, "carrier changes and carrier were {:?} and are {now:?}", self.carrier);
         told.iter().map(|told| sessions(told).with_context(|| told.clone())).sum()
     }
+}
+
+/// What there is of connections when some do not come to an end: as vonic, the host and the guest see them.
+fn state(bed: &Bed, guest: &mut Guest) -> Result<String> {
+    let conns = bed.vonicd.vonic_text(&["conns"])?;
+    let host = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")));
+    let [host4, host6] = host;
+    let guest = guest.must("cat /proc/net/tcp /proc/net/tcp6", seconds(10))?;
+    Ok(format!("\nvonic:\n{conns}\nhost:\n{}{}\nguest:\n{guest}", host4?, host6?))
 }
 
 /// The sessions that a tool has told of.

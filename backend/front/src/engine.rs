@@ -188,10 +188,14 @@ impl<'a> Maker<'a> {
     pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<usize> {
         let recorded = self.checkpoint.records().map(|(_, record)| record.descriptor);
         let mut keep: BTreeSet<RawFd> = self.own.iter().copied().chain(held).chain(recorded).collect();
-        if let Some(listener) = self.checkpoint.header().accepting() {
+        let header = self.checkpoint.header();
+        // What an engine before the dead one had accepted is not on record either if both died so soon.
+        let before = header.accepted();
+        keep.extend(before);
+        if let Some(listener) = header.accepting() {
             // It was accepted, and died with its engine before a record of it was made.
             let accepted = sys::accepted_at(listener, &keep)?;
-            self.checkpoint.header().leave_accepted(accepted);
+            header.leave_accepted(accepted.or(before));
             keep.extend(accepted);
         }
         sys::close_all_but(&keep)

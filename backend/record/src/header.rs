@@ -145,9 +145,9 @@ impl Header<'_> {
         self.set(word::ADOPTED, descriptor_word(connection));
     }
 
-    /// Takes what was left.
-    pub fn take_accepted(&self) -> Option<i32> {
-        descriptor(self.0[word::ADOPTED].swap(0, Ordering::AcqRel))
+    /// What was left, until an engine has put it on record or closed it, and left nothing.
+    pub fn accepted(&self) -> Option<i32> {
+        descriptor(self.get(word::ADOPTED))
     }
 
     fn get(&self, word: usize) -> u64 {

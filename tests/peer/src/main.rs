@@ -26,7 +26,8 @@ const USAGE: &str = "usage:
   vonic-peer flood INTERFACE HEX SECONDS         send a raw frame as fast as it goes
   vonic-peer sniff INTERFACE FILE                count received frames by destination, and those to groups by source, until FILE exists
   vonic-peer record INTERFACE FILE               print received frames, each as HEX and a full stop, until FILE exists
-VONIC_PEER_TIMEOUT: seconds that one wait on a socket may take (default 30)";
+VONIC_PEER_TIMEOUT: seconds that one wait on a socket may take (default 30)
+VONIC_PEER_PAUSE: hundredths of a second for which receivers of send, recv and both sleep before they read (default 0)";
 
 type Outcome = Result<bool, String>;
 
@@ -105,7 +106,8 @@ fn transfer(operation: &str, address: &str, bytes: &str, seed: &str, streams: &s
         "both" => Operation::Both,
         _ => return Err(USAGE.to_string()),
     };
-    let session = Session { operation, bytes: parse("BYTES", bytes)?, seed: parse("SEED", seed)?, pause: 0 };
+    let pause = std::env::var("VONIC_PEER_PAUSE").map_or(Ok(0), |text| parse("VONIC_PEER_PAUSE", &text))?;
+    let session = Session { operation, bytes: parse("BYTES", bytes)?, seed: parse("SEED", seed)?, pause };
     let summary = stream::parallel(parse("ADDRESS:PORT", address)?, &session, parse("STREAMS", streams)?, timeout()?);
     Ok(report(&summary))
 }

@@ -38,8 +38,8 @@ impl Worker {
 
     /// Finds the guest of the connection that the engine before had accepted and no more. Nobody's is reset.
     pub(crate) fn adopt_accepted(&mut self) {
-        let left = self.records.take_accepted().and_then(Accepted::adopt);
-        let Some(accepted) = left else { return };
+        let left = self.records.accepted().and_then(Accepted::adopt);
+        let Some(accepted) = left else { return self.records.forget_accepted() };
         let ports = self.ports.iter().flatten().filter(|port| port.awaited.is_some());
         let mut forwards = ports.flat_map(|port| port.spec.forwards.iter().map(|forward| (port.spec.port, forward)));
         let is_of = |socket: &ForwardSocket| match socket {
@@ -51,8 +51,21 @@ impl Worker {
                 self.adopted =
                     Some(Adopted { port, guest_port: forward.guest_port, failover: forward.failover, accepted });
             }
-            None => accepted.abort(),
+            None => {
+                accepted.abort();
+                self.records.forget_accepted();
+            }
         }
+    }
+
+    /// Whether nothing may be accepted yet, since there is one connection already of which there is no record: for more there is no place.
+    pub(crate) fn is_adopting(&mut self) -> bool {
+        let Some(port) = self.adopted.as_ref().map(|adopted| adopted.port) else { return false };
+        let waits = self.is_awaited(port);
+        if !waits {
+            self.settle_adopted(port);
+        }
+        waits
     }
 
     /// A port's rings run, or will not.
@@ -62,5 +75,6 @@ impl Worker {
             return;
         };
         self.open_from_world((port, guest_port), failover, accepted);
+        self.records.forget_accepted();
     }
 }

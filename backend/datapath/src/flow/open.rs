@@ -194,7 +194,7 @@ impl Worker {
 
     /// Takes what waits at a forward's listener. `waited`: it could not be taken before, for want of a turn.
     pub(crate) fn accept_from_world(&mut self, port_id: PortId, index: usize, waited: bool) {
-        if self.is_awaited(port_id) {
+        if self.is_awaited(port_id) || self.is_adopting() {
             return self.accept_later(port_id, index, self.now + ACCEPT_PAUSE, false);
         }
         self.accept_waiting(port_id, index, waited);

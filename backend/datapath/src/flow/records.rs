@@ -63,8 +63,14 @@ impl Records {
     }
 
     /// A connection of which there is no record, though an engine before this one has accepted it.
-    pub fn take_accepted(&self) -> Option<RawFd> {
-        self.checkpoint.header().take_accepted()
+    pub fn accepted(&self) -> Option<RawFd> {
+        let is_recorded = |fd: &RawFd| self.checkpoint.records().any(|(_, record)| record.descriptor == *fd);
+        self.checkpoint.header().accepted().filter(|fd| !is_recorded(fd))
+    }
+
+    /// It is on record by now, or closed.
+    pub fn forget_accepted(&self) {
+        self.checkpoint.header().leave_accepted(None);
     }
 
     /// Writes the record of a connection of the VMM connection, whose timestamps begin at `timestamps`. Without room, or a socket that
