@@ -37,7 +37,7 @@ long-test: testbed build
 	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
 	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
-		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps -- --test-threads=1 --nocapture
+		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps --test e2e_repair -- --test-threads=1 --nocapture
 
 # Operation lists against a TCP leg, and migration streams, each for SECONDS (600). Needs a nightly compiler and cargo-fuzz
 # (`cargo install cargo-fuzz`).
