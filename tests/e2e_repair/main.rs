@@ -14,15 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vonic_tests::ip;
 use vonic_uplink::{
-    Frozen, HostSocket, Known, Origin, Parked, PeekMode, Peer, SocketState, Stage, can_repair, descriptor_limit,
+    Frozen, HostSocket, Known, Origin, Parked, PeekMode, Peer, SocketState, can_repair, descriptor_limit,
 };
 
 /// What the peer's kernel does not agree to.
 const WITHOUT: [Option<&str>; 4] = [None, Some("tcp_timestamps"), Some("tcp_sack"), Some("tcp_window_scaling")];
 
 /// Of a connection that the host opened.
-const KNOWN: Known =
-    Known { connected: true, shut: false, aborted: false, origin: Origin { stage: Stage::Open, taken: 0, dropped: 0 } };
+const KNOWN: Known = Known { origin: Origin::fresh(true), shut: false, aborted: false };
 
 /// As `make long-test` has it.
 fn long() -> bool {
@@ -160,7 +159,7 @@ fn many_sockets_take_a_few_milliseconds() {
     let states: Vec<SocketState> = frozen
         .iter()
         .zip(&peers)
-        .map(|(frozen, peer)| frozen.save(known, peer.stream.local_addr().unwrap()).unwrap())
+        .map(|(frozen, peer)| frozen.save(&known, peer.stream.local_addr().unwrap()).unwrap())
         .collect();
     let saving = begin.elapsed() - freezing;
     let begin = Instant::now();
@@ -199,7 +198,7 @@ fn full_queues_take_about_a_millisecond_per_megabyte() {
         wrote.push(line.end.wrote);
         drop(line.end);
         frozen.push(line.socket.freeze().unwrap());
-        states.push(frozen[frozen.len() - 1].save(KNOWN, peer.stream.local_addr().unwrap()).unwrap());
+        states.push(frozen[frozen.len() - 1].save(&KNOWN, peer.stream.local_addr().unwrap()).unwrap());
     }
     let saving = begin.elapsed();
     let queued: usize = states.iter().map(|state| state.send.len() + state.received.len()).sum();

@@ -7,10 +7,14 @@
 //! What holds everywhere in this crate: nothing waits for a VMM or for the engine; no guest memory is mapped; no message
 //! of a VMM ends anything but that VMM's own connection.
 
+mod carrier;
 mod channel;
 mod connection;
 mod connector;
 mod engine;
+mod handover;
+mod heartbeat;
+mod history;
 mod journal;
 mod limit;
 mod listener;
@@ -19,14 +23,20 @@ mod memory;
 mod message;
 mod request;
 mod run;
+mod service;
 mod sys;
+mod takeover;
+mod upgrade;
 mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
 pub use engine::Start;
+pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
+pub use takeover::take_over;
+pub use upgrade::Upgrade;
 
 #[cfg(test)]
 mod testing;

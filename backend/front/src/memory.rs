@@ -1,4 +1,5 @@
 //! The memory map that a VMM sends: checked before the engine maps anything of it.
+use crate::handover::RegionState;
 use crate::message::Message;
 use crate::sys;
 use std::fmt;
@@ -132,6 +133,15 @@ impl Table {
         Ok((Message { code, flags, body: table(&regions), fds }, Table(regions), sealed))
     }
 
+    pub(crate) fn save(&self) -> Vec<RegionState> {
+        let Table(regions) = self;
+        regions.iter().map(|&Region { guest, size, user, offset }| [guest, size, user, offset]).collect()
+    }
+
+    pub(crate) fn restore(state: &[RegionState]) -> Table {
+        Table(state.iter().map(|&[guest, size, user, offset]| Region { guest, size, user, offset }).collect())
+    }
+
     /// Checks ADD_MEM_REG and takes its region in, if this table has room for it. True: its file is sealed as in
     /// [`Table::sort`].
     pub(crate) fn add(&mut self, message: &Message) -> Result<bool, MemoryError> {
@@ -178,6 +188,11 @@ impl Table {
             }
         }
         None
+    }
+
+    /// The first guest-physical address behind all regions.
+    pub(crate) fn end(&self) -> u64 {
+        self.0.last().map_or(0, |region| region.guest + region.size)
     }
 
     /// The table of a SET_MEM_TABLE that has been checked.

@@ -13,12 +13,18 @@ pub(crate) enum Source {
     Link,
     /// The engine's pidfd.
     Engine,
+    /// The pidfd of the process that waits to be the next one.
+    Standby,
     /// A listener, by its name.
     Listener(String),
     /// A VMM's connection, by its session.
     Vmm(u64),
     /// The engine's side of a connection, by its session.
     Session(u64),
+    /// A newer vonicd that is to take over.
+    Candidate,
+    /// The older vonicd, until it ends.
+    Older,
 }
 
 /// The watched descriptors. Each is forgotten before it is closed: event-manager panics on an event of one that it does

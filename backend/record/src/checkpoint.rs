@@ -1,11 +1,12 @@
 //! The whole of it: header and records.
 use crate::header::{CheckpointError, Header, Secrets};
-use crate::layout::{HEADER, RECORD};
-use crate::record::{Bits, Options, Record, Words};
+use crate::layout::{COUNTERS, HEADER, RECORD};
+use crate::record::{Bits, Local, Options, Record, Words};
 use crate::sys::{self, Mapping};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 
 /// A record's number.
 pub type RecordId = u32;
@@ -24,7 +25,7 @@ impl Checkpoint {
     /// # Errors
     /// The system's.
     pub fn create(capacity: usize) -> io::Result<Checkpoint> {
-        let words = HEADER + capacity * RECORD;
+        let words = HEADER + capacity * RECORD + COUNTERS;
         let fd = sys::sealed_memory(words * 8)?;
         let memory = Mapping::new(fd.as_fd(), words)?;
         let checkpoint = Checkpoint { fd, memory, capacity };
@@ -65,14 +66,12 @@ impl Checkpoint {
 
     /// Every record that is not free, in the order of their numbers.
     pub fn records(&self) -> impl Iterator<Item = (RecordId, Record)> {
-        let all = self.memory.words()[HEADER..].chunks_exact(RECORD);
-        all.enumerate().filter_map(|(id, words)| Some((id as RecordId, Words(words).read()?)))
+        self.all().enumerate().filter_map(|(id, words)| Some((id as RecordId, Words(words).read()?)))
     }
 
     /// The numbers that are free.
     pub fn free_numbers(&self) -> impl Iterator<Item = RecordId> {
-        let all = self.memory.words()[HEADER..].chunks_exact(RECORD);
-        all.enumerate().filter(|(_, words)| Words(words).is_free()).map(|(id, _)| id as RecordId)
+        self.all().enumerate().filter(|(_, words)| Words(words).is_free()).map(|(id, _)| id as RecordId)
     }
 
     /// What stands under a number; `None` if nothing does.
@@ -85,6 +84,18 @@ impl Checkpoint {
         if let Some(words) = self.words(id) {
             words.write(record);
         }
+    }
+
+    /// As [`Checkpoint::write`], of a flow of datagrams that leads through a forward ([`Bits::FORWARDED`]).
+    pub fn write_forwarded(&self, id: RecordId, record: &Record, local: Local) {
+        if let Some(words) = self.words(id) {
+            words.write_forwarded(record, local);
+        }
+    }
+
+    /// What was written beside a record that [`Checkpoint::write_forwarded`] wrote.
+    pub fn local(&self, id: RecordId) -> Option<Local> {
+        self.words(id).map(|words| words.local())
     }
 
     /// The guest's SYN has come to a connection that the world opened.
@@ -115,9 +126,17 @@ impl Checkpoint {
         }
     }
 
+    /// What lies behind the records.
+    pub(crate) fn counters(&self) -> &[AtomicU64] {
+        &self.memory.words()[HEADER + self.capacity * RECORD..]
+    }
+
+    fn all(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.memory.words()[HEADER..HEADER + self.capacity * RECORD].chunks_exact(RECORD)
+    }
+
     fn words(&self, id: RecordId) -> Option<Words<'_>> {
-        let start = HEADER + id as usize * RECORD;
-        self.memory.words().get(start..start + RECORD).map(Words)
+        self.all().nth(id as usize).map(Words)
     }
 }
 

@@ -5,7 +5,10 @@
 
 mod datagram;
 mod forward;
+mod inherited;
 mod link;
+#[cfg(feature = "crash-points")]
+pub mod mutation;
 mod progress;
 mod repair;
 mod socket;
@@ -14,6 +17,7 @@ mod tap;
 
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use forward::{Arrived, Local, UdpListener};
+pub use inherited::{BoundTo, Inherited};
 pub use link::LinkWatch;
 pub use progress::{Known, Origin, Peer, Progress, Stage};
 pub use repair::{Agreed, Frozen, Parked, QUEUE_MAX, SaveError, SocketState, can_repair};

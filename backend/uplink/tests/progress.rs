@@ -31,9 +31,8 @@ impl Line {
     }
 
     fn progress(&self) -> Progress {
-        self.socket
-            .progress(Known { connected: self.connected, shut: self.shut, aborted: false, origin: Origin::default() })
-            .unwrap()
+        let origin = Origin::fresh(self.connected);
+        self.socket.progress(&Known { origin, shut: self.shut, aborted: false }).unwrap()
     }
 
     /// The counters reach this; acknowledgments take a moment.

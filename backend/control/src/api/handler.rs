@@ -3,7 +3,8 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::ApiError;
-use super::types::{ConnectionRow, Health, ReloadReport, Stats, VmDetail, VmRow};
+use super::types::{ConnectionRow, EngineStatus, Health, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow};
+use std::path::PathBuf;
 
 /// What a client asks for, checked for form only.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,8 +22,16 @@ pub enum Request {
     Stats,
     /// Read the configuration again.
     Reload,
+    /// Have this program, a newer vonicd, take over.
+    Upgrade(PathBuf),
+    /// How the last upgrade ended.
+    Upgraded,
     /// Whether the service works.
     Health,
+    /// The engine, and what became of those before it.
+    Engine,
+    /// Another engine in the place of this one.
+    RestartEngine,
 }
 
 /// What it gets.
@@ -39,8 +48,12 @@ pub enum Response {
     Stats(Stats),
     /// What the reload did.
     Reload(ReloadReport),
+    /// How the last upgrade ended.
+    Upgrade(UpgradeReport),
     /// Whether the service works.
     Health(Health),
+    /// The engine.
+    Engine(Box<EngineStatus>),
     /// Why not.
     #[serde(skip)]
     Error(ApiError),

@@ -4,16 +4,20 @@
 //! Out: commands to the worker, messages to the master, answers to the API.
 mod agents;
 mod answers;
+mod device_state;
 mod egress;
 mod forwards;
 mod hints;
+mod quarantine;
 mod registry;
 mod relisten;
 mod reload;
+mod replacement;
 mod resolvers;
 mod sessions;
 mod succession;
 mod taps;
+mod upgrades;
 
 use crate::api::{self, Handler, Reply, Request};
 use crate::config::Poll;
@@ -25,8 +29,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
-use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
-use vonic_front::{API, EngineLink, Start, ToEngine};
+use vonic_datapath::{Command, HostView, Notice, Waker, Worker, WorkerConfig};
+use vonic_front::{API, EngineLink, Start, ToEngine, ToMaster};
+use vonic_record::Ledger;
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
 
@@ -49,6 +54,17 @@ pub fn peek_mode(name: &str) -> Option<PeekMode> {
         "scratch" => Some(PeekMode::Scratch),
         _ => None,
     }
+}
+
+/// The name by which an engine leaves the configuration that runs ([`EngineLink::keep`]).
+pub const CONFIGURATION: &str = succession::CONFIG;
+
+/// The configuration that an engine has left, as this version reads it.
+///
+/// # Errors
+/// Everything that is wrong in it.
+pub fn left_config(dir: &std::path::Path, left: &[u8]) -> Result<crate::config::Config, String> {
+    succession::running(dir, left).map(|(config, _)| config)
 }
 
 /// Everything that can reach the control thread.
@@ -109,13 +125,16 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let (worker, handle) = Worker::new(worker_config, notify).map_err(|e| format!("worker: {e}"))?;
     spawn("worker-0", move || worker.run())?;
     let reader = link.try_clone().map_err(|e| format!("control channel: {e}"))?;
-    let from_master = sender.clone();
-    spawn("from-master", move || read_master(&reader, &from_master))?;
+    let (from_master, waker) = (sender.clone(), handle.waker());
+    spawn("from-master", move || read_master(&reader, &waker, &from_master))?;
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
-    let mut registry = Registry::new(engine.config_dir, config, first_service, handle, link, sender, guests);
+    let ledger = Ledger::new(Arc::clone(&start.checkpoint));
+    let mut registry = Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger);
+    registry.blamed.clone_from(&start.blamed);
     registry.leave_config();
+    registry.inherit(&start.checkpoint);
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));
@@ -137,10 +156,16 @@ fn poll(poll: Poll) -> vonic_datapath::Poll {
     }
 }
 
-fn read_master(link: &EngineLink, to: &Sender<Input>) {
+fn read_master(link: &EngineLink, worker: &Waker, to: &Sender<Input>) {
     loop {
         let input = match link.recv() {
-            Ok(Some(message)) => Input::Master(message),
+            Ok(Some(message)) => {
+                // The worker is asked by the checkpoint's header; this thread asks the control side.
+                if matches!(message, ToEngine::Ping { .. }) {
+                    worker.wake();
+                }
+                Input::Master(message)
+            }
             Ok(None) => Input::MasterGone,
             Err(error) => {
                 log::error!("the control channel to the master failed: {error}");
@@ -188,11 +213,14 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Err(RecvTimeoutError::Disconnected) => return 1,
         };
         match input {
+            Input::Master(ToEngine::Stop) if registry.rests => return 0,
             Input::Master(ToEngine::Stop) => {
                 registry.stop(STOP_LIMIT);
                 return 0;
             }
             Input::MasterGone => return 1,
+            // Another engine does it.
+            _ if registry.rests => {}
             Input::Master(message) => from_master(registry, message),
             Input::Session(event) => registry.session_event(event),
             Input::Worker(notice) => registry.notice(notice),
@@ -222,7 +250,10 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Disconnected { session } => registry.disconnected(session),
         // What is wrong is in the log.
         ToEngine::Reload => registry.reload(None),
+        ToEngine::Upgraded { number, error } => registry.upgraded(number, error),
         ToEngine::Marked { number } => registry.marked(number),
+        ToEngine::Ping { number } => registry.tell(&ToMaster::Pong { number }),
+        ToEngine::History(history) => registry.history = Some(*history),
         ToEngine::Stop => {}
     }
 }

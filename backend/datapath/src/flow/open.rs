@@ -1,5 +1,6 @@
 //! How connections begin and end.
 use crate::command::Notice;
+use crate::crash::crash_point;
 use crate::flow::guest_side::envelope;
 use crate::flow::names::{self, Asked};
 use crate::flow::policy::{self, Route, World};
@@ -15,7 +16,6 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
 use vonic_record::Bits;
@@ -79,9 +79,12 @@ impl Worker {
                 flow.guest_opens = true;
                 flow.connecting = true;
                 flow.tries = tries;
+                crash_point!("socket-opened");
                 // The far end of vonic's own service ends with the engine.
                 if route != Route::Service {
+                    flow.mortal = !port.spec.failover;
                     self.records.begin(&mut flow, (port.session, timestamps));
+                    crash_point!("connect-recorded");
                 }
                 self.begin_connect(flow, state, syn);
             }
@@ -99,6 +102,7 @@ impl Worker {
             (None, Some(socket)) => socket.begin(flow.host),
             (state, _) => Ok(state.unwrap_or(Connecting::InProgress)),
         };
+        crash_point!("connect-begun");
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         match begun {
             Ok(state) => {
@@ -148,7 +152,9 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(socket) = flow.socket.as_ref().filter(|_| flow.connecting) else { return };
         self.records.add(flow, Bits::ABORTED);
+        crash_point!("connect-error-due");
         let result = socket.take_error();
+        crash_point!("connect-error-taken");
         if result.is_ok() {
             self.records.remove(flow, Bits::ABORTED);
         }
@@ -163,6 +169,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         match result {
             Ok(()) => {
+                crash_point!("after-connect");
                 flow.leg.host_connected(now);
                 flow.window_stale = true;
                 self.flows.make_ready(id);
@@ -199,7 +206,8 @@ impl Worker {
         for _ in 0..ACCEPT_BATCH {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
             let Some(forward) = port.spec.forwards.get(index) else { return };
-            let guest_port = forward.guest_port;
+            self.signs.at(port.spec.vm);
+            let (guest_port, failover) = (forward.guest_port, forward.failover);
             let ForwardSocket::Tcp(listener) = &forward.socket else {
                 return self.forward_datagrams(port_id, index);
             };
@@ -211,10 +219,11 @@ impl Worker {
             self.records.accepting(Some(listener.as_raw_fd()));
             match listener.accept() {
                 Ok(Some(accepted)) => {
+                    crash_point!("after-accept");
                     if std::mem::take(&mut waited) {
                         port.spec.stats.limited(Limit::NewPerSecond);
                     }
-                    self.open_from_world(port_id, guest_port, accepted);
+                    self.open_from_world((port_id, guest_port), failover, accepted);
                 }
                 Ok(None) => return,
                 Err(error) => {
@@ -230,7 +239,7 @@ impl Worker {
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
     /// address by which the guest reaches the host.
-    pub(crate) fn open_from_world(&mut self, port_id: PortId, guest_port: u16, accepted: Accepted) {
+    pub(crate) fn open_from_world(&mut self, (port_id, guest_port): (PortId, u16), failover: bool, accepted: Accepted) {
         let now = self.now;
         let peer = accepted.peer;
         let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode(peer)) else { return };
@@ -258,7 +267,9 @@ impl Worker {
         let config = leg_config(&key, &port.spec, timestamps);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
+        flow.mortal = !failover;
         self.records.begin(&mut flow, (port.session, timestamps));
+        crash_point!("accept-recorded");
         let id = self.register(flow);
         self.flows.make_ready(id);
     }
@@ -305,6 +316,7 @@ impl Worker {
     /// Takes a connection out of the table. What its socket has accepted is still delivered by the kernel.
     pub(crate) fn finish(&mut self, id: FlowId) -> Option<&mut crate::port::Port> {
         let mut flow = self.flows.remove(id)?;
+        crash_point!("before-close");
         drop(flow.socket.take());
         self.records.end(&mut flow);
         let port = Worker::port_mut(&mut self.ports, flow.key.port)?;
@@ -364,7 +376,7 @@ fn connect_service(
     notify: &Notify,
 ) -> io::Result<(HostSocket, Option<Connecting>)> {
     let (socket, end) = HostSocket::service(mode)?;
-    notify(Notice::Service { from: Arc::clone(&port.spec.stats), end, place });
+    notify(Notice::Service { from: port.spec.stats.clone(), end, place });
     Ok((socket, Some(Connecting::Done)))
 }
 

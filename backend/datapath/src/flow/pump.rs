@@ -1,4 +1,5 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
+use crate::crash::crash_point;
 use crate::flow::guest_side::{envelope, fields, send_control};
 use crate::flow::host_side::conclude;
 use crate::flow::peer::{pass_on, set_question};
@@ -43,6 +44,7 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
+        self.signs.at(port.spec.vm);
         let envelope = envelope(flow.key, network.spec.gateway_mac, port);
         pass_on(flow, self.now);
         port.queues.aim(|| hash_of_flow(flow.key.remote, flow.key.guest));
@@ -201,10 +203,12 @@ fn send_data(
         }
         Ok(n) => match flow.leg.sent(now, plan, n) {
             Some(header) => {
+                crash_point!("after-peek");
                 if plan.seq.lt(before_sent) {
                     port.spec.stats.tcp.retransmitted.add(1);
                 }
                 complete(flow, port, envelope, &header, n);
+                crash_point!("frame-completed");
             }
             None => port.release(),
         },

@@ -1,10 +1,14 @@
 //! What stands of each connection in the checkpoint, for the engine after this one.
+use crate::crash::crash_point;
 use crate::flow::table::Flow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use vonic_record::{Bits, Checkpoint, Kind, Options, Record, RecordId};
+use vonic_record::{Bits, Checkpoint, Kind, Local, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
-use vonic_uplink::{Origin, Stage};
+use vonic_uplink::{HostSocket, Origin, Stage};
+
+/// Connections that end in one round, mostly.
+const RETIRED: usize = 64;
 
 /// The checkpoint, as its one writer has it.
 pub struct Records {
@@ -12,6 +16,12 @@ pub struct Records {
     free: Vec<RecordId>,
     /// What an engine before this one has left, until the VMM connection's number is known.
     pub inherited: Vec<(RecordId, Record)>,
+    /// The same of flows of datagrams, and of claimed addresses.
+    pub flows: Vec<(RecordId, Record)>,
+    /// What it has left of VMs, until their ports are there: listening sockets and taps.
+    pub places: Vec<(RecordId, Record)>,
+    /// Sockets of connections that are over, until the guests have what they are told of that.
+    retired: Vec<(HostSocket, Option<RecordId>)>,
 }
 
 impl Records {
@@ -20,7 +30,31 @@ impl Records {
         let mut free: Vec<RecordId> = checkpoint.free_numbers().collect();
         // The lowest are used first, and again: so many pages are in memory as are needed.
         free.reverse();
-        Records { inherited: checkpoint.records().collect(), free, checkpoint }
+        let (inherited, others): (Vec<_>, Vec<_>) =
+            checkpoint.records().partition(|(_, record)| record.kind.is_connection());
+        let is_flow = |record: &Record| matches!(record.kind, Kind::Datagrams | Kind::Claim);
+        let (flows, places) = others.into_iter().partition(|(_, record)| is_flow(record));
+        Records { inherited, flows, places, retired: Vec::with_capacity(RETIRED), free, checkpoint }
+    }
+
+    /// Writes the record of something that is no connection; `None`: there is no room, so it ends with this engine.
+    pub fn keep(&mut self, record: &Record, local: Option<Local>) -> Option<RecordId> {
+        let id = self.free.pop()?;
+        match local {
+            Some(local) => self.checkpoint.write_forwarded(id, record, local),
+            None => self.checkpoint.write(id, record),
+        }
+        Some(id)
+    }
+
+    /// Something has happened to what [`Records::keep`] wrote.
+    pub fn mark(&self, id: RecordId, bits: Bits) {
+        self.checkpoint.add(id, bits);
+    }
+
+    /// What was kept beside the record of a flow by a forward.
+    pub fn local(&self, id: RecordId) -> Option<Local> {
+        self.checkpoint.local(id)
     }
 
     /// From now on connections of a listener are accepted; `None`: all of them have their records.
@@ -41,7 +75,7 @@ impl Records {
         let agreed = flow.leg.agreed();
         let record = Record {
             kind: if flow.guest_opens { Kind::GuestOpens } else { Kind::WorldOpens },
-            bits: if agreed.is_some() { Bits::SYNCHRONIZED } else { Bits::default() },
+            bits: Bits(Bits::SYNCHRONIZED.only_if(agreed.is_some()).0 | Bits::MORTAL.only_if(flow.mortal).0),
             descriptor: socket.as_raw_fd(),
             cookie,
             session,
@@ -83,7 +117,28 @@ impl Records {
     /// The connection's descriptor is closed: with a record it would not be swept away, and what has none is.
     pub fn end(&mut self, flow: &mut Flow) {
         if let Some(id) = flow.record.take() {
+            crash_point!("after-close");
             self.free(id);
+            crash_point!("record-freed");
+        }
+    }
+
+    /// Keeps the socket of a connection that is over, and by that its record, until the guest has what it is told of that: the next
+    /// engine would have nothing to tell it again.
+    pub fn retire(&mut self, flow: &mut Flow, socket: HostSocket) {
+        self.retired.push((socket, flow.record.take()));
+    }
+
+    /// The guests have it.
+    pub fn close_retired(&mut self) {
+        while let Some((socket, record)) = self.retired.pop() {
+            crash_point!("retired");
+            drop(socket);
+            if let Some(id) = record {
+                crash_point!("retired-closed");
+                self.free(id);
+                crash_point!("retired-freed");
+            }
         }
     }
 
@@ -113,7 +168,7 @@ pub fn agreed(options: Options) -> Agreed {
 /// Where the counters of a record's socket began.
 pub fn origin(record: &Record) -> Origin {
     if !record.bits.has(Bits::RESTORED) {
-        return Origin::default();
+        return Origin::fresh(record.kind == Kind::GuestOpens);
     }
     let stage = match (record.bits.has(Bits::PEER_GONE), record.bits.has(Bits::PEER_FIN)) {
         (false, false) => Stage::Open,
@@ -121,7 +176,7 @@ pub fn origin(record: &Record) -> Origin {
         (true, true) => Stage::Over,
         (true, false) => Stage::Reset,
     };
-    Origin { stage, taken: record.base.0, dropped: record.base.1 }
+    Origin { connected: false, stage, taken: record.base.0, dropped: record.base.1 }
 }
 
 /// The start of a record's connection.

@@ -1,4 +1,5 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
+use crate::crash::crash_point;
 use crate::flow::open::leg_config;
 use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowId, FlowKey};
@@ -13,13 +14,19 @@ impl Worker {
     pub(crate) fn begin_session(&mut self, port_id: PortId, session: u64) {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
         port.session = session;
+        if port.spec.quarantined {
+            // What is left of its connections is reset with what is nobody's.
+            return;
+        }
         if self.taking_over {
             self.await_port(port_id);
         }
+        self.resume_flows(port_id, session);
         let inherited = std::mem::take(&mut self.records.inherited);
         let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.session == session);
         self.records.inherited = others;
         for (id, record) in own {
+            crash_point!("before-resumption");
             if !self.resume_connection(port_id, id, &record) {
                 self.records.free(id);
             }
@@ -30,6 +37,9 @@ impl Worker {
     pub(crate) fn abandon_connections(&mut self) {
         self.adopt_accepted();
         self.taking_over = false;
+        for port in self.ports.iter_mut().flatten().filter(|port| port.session == 0) {
+            port.awaited = None;
+        }
         for (id, record) in std::mem::take(&mut self.records.inherited) {
             let mode = self.peek_mode(record.host);
             if let Ok(Some(socket)) = HostSocket::resume(record.descriptor, record.cookie, mode) {
@@ -45,7 +55,12 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let known = known(record);
-        let Ok(progress) = socket.progress(known) else { return false };
+        if known.shut {
+            // The engine before may have died between record and call, after which nobody would ask for it again. A second time it
+            // changes nothing.
+            let _ = socket.shutdown_write();
+        }
+        let Ok(progress) = socket.progress(&known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -68,11 +83,16 @@ impl Worker {
         if flow.connecting {
             port.usage.begin(flow.destination());
         }
+        if record.bits.has(Bits::MORTAL) {
+            self.end_mortal(flow);
+            return false;
+        }
         let flow = self.register(flow);
         if progress.peer == Peer::Reset {
             self.resume_reset(flow);
         }
         self.flows.make_ready(flow);
+        crash_point!("after-resumption");
         true
     }
 
@@ -82,16 +102,24 @@ impl Worker {
         // What came before it still gets to a guest that has seen a handshake.
         if open { self.host_failed(id) } else { self.reset_guest(id) }
     }
+
+    /// Ends a connection that is not to outlive its engine: its peer gets a reset now, its guest as soon as it has buffers.
+    fn end_mortal(&mut self, mut flow: Flow) {
+        if let Some(socket) = flow.socket.take() {
+            socket.abort();
+        }
+        flow.record = None;
+        flow.leg.abort();
+        if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
+            port.spec.stats.tcp.reset.add(1);
+        }
+        let flow = self.register(flow);
+        self.flows.make_ready(flow);
+    }
 }
 
 fn known(record: &Record) -> Known {
-    Known {
-        // A socket that was made again had no SYN.
-        connected: record.kind == Kind::GuestOpens && !record.bits.has(Bits::RESTORED),
-        shut: record.bits.has(Bits::GUEST_FIN),
-        aborted: record.bits.has(Bits::ABORTED),
-        origin: origin(record),
-    }
+    Known { origin: origin(record), shut: record.bits.has(Bits::GUEST_FIN), aborted: record.bits.has(Bits::ABORTED) }
 }
 
 /// Where a connection's leg is.

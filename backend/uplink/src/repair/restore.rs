@@ -47,12 +47,16 @@ impl SocketState {
     fn known(&self) -> Known {
         let connecting = self.stage == Stage::Connecting;
         let again = self.send.len() as u32 + u32::from(self.shut);
-        let origin = Origin { stage: self.stage, taken: self.taken.wrapping_sub(again), dropped: self.dropped };
+        let origin = Origin {
+            connected: false,
+            stage: self.stage,
+            taken: self.taken.wrapping_sub(again),
+            dropped: self.dropped,
+        };
         Known {
-            connected: connecting,
             shut: self.shut || self.stage == Stage::Over,
             aborted: self.stage == Stage::Reset,
-            origin: if connecting { Origin::default() } else { origin },
+            origin: if connecting { Origin::fresh(true) } else { origin },
         }
     }
 }

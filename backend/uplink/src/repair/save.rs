@@ -80,7 +80,7 @@ impl Frozen {
     ///
     /// # Errors
     /// See [`SaveError`]: the connection is to be thawed, or reset.
-    pub fn save(&self, known: Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
+    pub fn save(&self, known: &Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();
         let mut before = tcp::counters(fd)?;
         // A segment may have passed the filter's place before the filter was there.
@@ -100,7 +100,7 @@ impl Frozen {
         &self,
         counters: &Counters,
         progress: &Progress,
-        known: Known,
+        known: &Known,
         remote: SocketAddr,
     ) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();

@@ -51,7 +51,7 @@ impl Accepted {
     /// Closes it by a reset.
     pub fn abort(self) {
         // Fails on no open TCP socket (socket(7)); a plain close is then all that is left.
-        let _ = set_abort_on_close(self.fd.as_fd());
+        let _ = set_abort_on_close(self.fd.as_fd(), true);
     }
 }
 
@@ -95,6 +95,18 @@ impl Listener {
             let Some(peer) = from_kernel(&storage) else { continue };
             return Ok(Some(Accepted { fd, peer }));
         }
+    }
+
+    pub(crate) fn of_bound(fd: OwnedFd) -> Listener {
+        Listener(fd)
+    }
+
+    /// What tells the socket from every other one of this host's, ever (SO_COOKIE).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cookie(&self) -> io::Result<u64> {
+        super::tcp::cookie(self.0.as_fd())
     }
 
     /// The address it listens on.
@@ -155,11 +167,30 @@ fn address(
 /// Whether a socket that was bound to an interface is so to the one that now has this name: an interface that has gone takes its
 /// sockets with it.
 pub fn is_on_interface(socket: &impl AsRawFd, interface: &str) -> bool {
+    interface_of(socket).is_ok_and(|known| known.as_deref() == Some(interface))
+}
+
+/// The name of the interface that a socket was bound to, if it was to one.
+///
+/// # Errors
+/// The system's: ENODEV if that interface has gone.
+pub fn interface_of(socket: &impl AsRawFd) -> io::Result<Option<String>> {
     let mut name = [0u8; libc::IFNAMSIZ];
     let mut len = name.len() as socklen_t;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
     // SAFETY: pointer and length describe the buffer.
-    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut len) };
+    unsafe { check(libc::getsockopt(socket.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut len))? };
     let known = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    result == 0 && known == interface.as_bytes()
+    Ok((!known.is_empty()).then(|| String::from_utf8_lossy(known).into_owned()))
+}
+
+/// Whether a socket is of TCP, and not of UDP (SO_TYPE).
+pub fn is_stream(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut kind: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as socklen_t;
+    let place: *mut libc::c_int = &raw mut kind;
+    // SAFETY: the answer is an int, for which the place is valid.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TYPE, place.cast(), &raw mut len) };
+    check(result).map(|_| kind == libc::SOCK_STREAM)
 }

@@ -14,8 +14,14 @@ use vmm_sys_util::tempdir::TempDir;
 use vonic_front::{EngineLink, MasterConfig, Message, Request, Start, ToEngine, ToMaster, run, run_standalone};
 use vonic_session::{EventSink, PortEvent, SessionEvent, SessionSpec};
 
+mod healing;
+
 const FEATURES: u64 = 1 << 32 | 1 << 30;
+/// VHOST_F_LOG_ALL, which the front offers beside the engine's.
+const LOG_ALL: u64 = 1 << 26;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a worker is given for an answer; the control side gets five times as much.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -27,7 +33,7 @@ fn main() {
     if arguments.iter().any(|a| a == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 18] = [
         ("terminated, it stops in order", terminated_it_stops_in_order),
         ("an interrupt for the whole group is the master's", interrupted_as_a_group),
         ("a hang-up asks for a reload", hang_up_asks_for_a_reload),
@@ -40,6 +46,12 @@ fn main() {
         ("standalone, it stops in order as well", standalone_stops_in_order),
         ("an engine's own exit code is the service's", exit_code_is_the_engines),
         ("what the engine opens is open in the master", one_descriptor_table),
+        ("who stands by takes over, costs nothing, and ends with the master", healing::standby_takes_over),
+        ("an engine whose worker hangs is killed", healing::hanging_worker_is_noticed),
+        ("an engine whose control side hangs is killed", healing::deaf_control_side_is_noticed),
+        ("a stopped engine is killed, but not for the master's own standing still", healing::stopped_engine_is_killed),
+        ("an engine that is replaced has not died", healing::replaced_engine_has_not_died),
+        ("a VM that engines die of is named to the next", healing::blame_is_handed_on),
     ];
     for (name, test) in tests {
         test();
@@ -61,7 +73,13 @@ impl EventSink for Sink {
 }
 
 fn service(manner: &str, dir: &Path) -> i32 {
-    let config = MasterConfig { engine_pid_file: Some(dir.join("engine.pid")) };
+    let heartbeat = matches!(manner, "hangs" | "deaf" | "beats").then_some(HEARTBEAT);
+    let config = MasterConfig {
+        engine_pid_file: Some(dir.join("engine.pid")),
+        heartbeat,
+        quarantine: true,
+        ..Default::default()
+    };
     let engine = |link: EngineLink, start: Start| engine(manner, dir, &link, &start);
     match if manner == "standalone" { run_standalone(config, engine) } else { run(config, engine) } {
         Ok(code) => code,
@@ -79,6 +97,10 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
         "never-serves" => std::process::abort(),
         _ => {}
     }
+    let number = vonic_record::vm_number("vm");
+    let blame = start.blamed.get(&number).copied().unwrap_or_default();
+    std::fs::write(dir.join("blamed"), format!("{} {}", blame.deaths, blame.quarantined)).unwrap();
+    start.checkpoint.header().work_on(0, number);
     std::fs::write(dir.join("left"), start.read("note").unwrap().unwrap_or_default()).unwrap();
     link.keep("note", b"from the one before").unwrap();
     // A connection that only the engine has opened, and that must live as long as the table does.
@@ -102,10 +124,27 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
                 sessions.push(running);
                 link.send(&ToMaster::Session { session, fd: front.into_raw_fd() }).unwrap();
             }
+            ToEngine::Reload if manner == "replaces" => link.send(&ToMaster::Replace).unwrap(),
+            ToEngine::Reload if manner == "faults" => std::process::abort(),
             ToEngine::Reload => std::fs::write(dir.join("reloaded"), "").unwrap(),
             ToEngine::Stop if manner == "stubborn" => {}
             ToEngine::Stop => return 0,
-            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Marked { .. } => {}
+            ToEngine::History(history) => {
+                std::fs::write(dir.join("history.new"), serde_json::to_string(&history).unwrap()).unwrap();
+                std::fs::rename(dir.join("history.new"), dir.join("history")).unwrap();
+            }
+            // The first engine's worker falls silent after a while, or its control side.
+            ToEngine::Ping { number } => {
+                let well = start.takes_over || number < 4;
+                if well || manner != "hangs" {
+                    start.checkpoint.header().answer(0, number);
+                }
+                if well || manner != "deaf" {
+                    link.send(&ToMaster::Pong { number }).unwrap();
+                }
+            }
+            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Upgraded { .. } | ToEngine::Marked { .. } => {
+            }
         }
     }
     99 // The master cannot have gone: this process would have been killed.
@@ -206,7 +245,7 @@ fn ask_features(mut socket: &UnixStream) {
     Message::new(Request::GetFeatures, vec![]).send(socket).unwrap();
     let mut reply = [0; 20];
     socket.read_exact(&mut reply).unwrap();
-    assert_eq!(reply[12..], FEATURES.to_ne_bytes());
+    assert_eq!(reply[12..], (FEATURES | LOG_ALL).to_ne_bytes());
 }
 
 fn ended(mut socket: &UnixStream) {
@@ -257,6 +296,7 @@ fn killed_engine_is_followed() {
     let mut service = Service::start_in("serves", dir);
     let (mut connection, _) = peer.accept().unwrap();
     service.wait_ready();
+    service.standby();
     let (mut vmm, table) = (service.vmm(), service.descriptors());
     // What the journal holds, with a descriptor in it.
     for (request, value) in [(Request::SetOwner, None), (Request::SetFeatures, Some(FEATURES))] {
