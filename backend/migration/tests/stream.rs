@@ -1,5 +1,5 @@
 //! Is what was written read again, for ever, and nothing else?
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it measured")]
 
 mod samples;
 
