@@ -117,11 +117,7 @@ pub fn open(hosts: &Hosts, v6: bool, world_opens: bool) -> Result<(Host, End)> {
         let socket = hosts.here().run(|| Ok(HostSocket::connect(to, PeekMode::Offset)?.0))?;
         (socket, listener.accept()?.0, to)
     };
-    let host = Host::new(
-        socket,
-        Known { connected: !world_opens, shut: false, aborted: false, origin: Origin::default() },
-        remote,
-    );
+    let host = Host::new(socket, Known { origin: Origin::fresh(!world_opens), shut: false, aborted: false }, remote);
     wait("no connection", || host.progress().peer == Peer::Open);
     Ok((host, End::new(stream)))
 }
@@ -150,7 +146,7 @@ impl Host {
     }
 
     pub fn progress(&self) -> Progress {
-        self.socket.progress(self.known).unwrap()
+        self.socket.progress(&self.known).unwrap()
     }
 
     /// By the kernel's counters and where they began, both streams are where they are.
@@ -187,7 +183,7 @@ impl Rest {
 /// All of them move to the other host, together with the address.
 pub fn cross(hosts: &mut Hosts, lines: Vec<Host>) -> Result<Vec<Host>> {
     let (frozen, rest): (Vec<Frozen>, Vec<Rest>) = lines.into_iter().map(Host::freeze).unzip();
-    let save = |(frozen, rest): (&Frozen, &Rest)| frozen.save(rest.known, rest.remote).unwrap();
+    let save = |(frozen, rest): (&Frozen, &Rest)| frozen.save(&rest.known, rest.remote).unwrap();
     let states: Vec<SocketState> = frozen.iter().zip(&rest).map(save).collect();
     let states = carry(states);
     let restore = |states: Vec<SocketState>| states.into_iter().map(|state| Ok(state.restore()?)).collect();
@@ -228,7 +224,7 @@ fn carry(states: Vec<SocketState>) -> Vec<SocketState> {
 pub fn stay(lines: Vec<Host>) -> Vec<Host> {
     let stay = |host: Host| {
         let (frozen, rest) = host.freeze();
-        frozen.save(rest.known, rest.remote).unwrap();
+        frozen.save(&rest.known, rest.remote).unwrap();
         rest.go_on(frozen.thaw().unwrap(), rest.known)
     };
     lines.into_iter().map(stay).collect()

@@ -125,7 +125,7 @@ impl FlowState {
         let stage = known.origin.stage;
         let bits = self.bits & !of_socket
             | bit(Bits::ABORTED, known.aborted)
-            | bit(Bits::RESTORED, !known.connected)
+            | bit(Bits::RESTORED, !known.origin.connected)
             | bit(Bits::PEER_FIN, matches!(stage, Stage::PeerFinished | Stage::Over))
             | bit(Bits::PEER_GONE, matches!(stage, Stage::Over | Stage::Reset));
         // TSval counts milliseconds (RFC 7323 §5.4).

@@ -1,5 +1,5 @@
 //! Is what was written read again, for ever, and nothing else?
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it measured")]
 
 mod samples;
 
@@ -112,7 +112,7 @@ fn a_claimed_length_takes_no_memory() {
 fn timestamps_and_ages_go_on_by_the_other_hosts_clock() {
     let flow: FlowState = example().flows.into_iter().find(|flow| flow.socket.is_some()).unwrap();
     let flow = FlowState { timestamps: 5000, opened: 7_000_000, ..flow };
-    let known = vonic_uplink::Known { connected: false, shut: false, aborted: false, origin: Default::default() };
+    let known = vonic_uplink::Known { origin: vonic_uplink::Origin::fresh(false), shut: false, aborted: false };
     // There it was second 9; here it is second 100, or millisecond 2.
     let record = flow.record(known, (9_000_999, 100_000_000), (1, 2, 3));
     assert_eq!(record.timestamps.wrapping_add(100_000), 5000 + 9000, "TSval of now");

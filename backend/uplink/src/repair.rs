@@ -52,7 +52,7 @@ pub struct SocketState {
     pub send: Vec<u8>,
     /// Of those, how many were not sent yet.
     pub unsent: u32,
-    /// Sequence number behind the bytes received. Where these are there, the peer's end does not count.
+    /// What is acknowledged to the peer, its end included (RCV.NXT).
     pub received_to: u32,
     /// What the guest has not acknowledged.
     pub received: Vec<u8>,

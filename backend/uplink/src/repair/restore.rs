@@ -47,12 +47,16 @@ impl SocketState {
     fn known(&self) -> Known {
         let connecting = self.stage == Stage::Connecting;
         let again = self.send.len() as u32 + u32::from(self.shut);
-        let origin = Origin { stage: self.stage, taken: self.taken.wrapping_sub(again), dropped: self.dropped };
+        let origin = Origin {
+            connected: false,
+            stage: self.stage,
+            taken: self.taken.wrapping_sub(again),
+            dropped: self.dropped,
+        };
         Known {
-            connected: connecting,
             shut: self.shut || self.stage == Stage::Over,
             aborted: self.stage == Stage::Reset,
-            origin: if connecting { Origin::default() } else { origin },
+            origin: if connecting { Origin::fresh(true) } else { origin },
         }
     }
 }
@@ -158,13 +162,6 @@ fn options(state: &SocketState) -> Vec<RepairOption> {
 
 fn window(state: &SocketState) -> RepairWindow {
     let [snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup] = state.window;
-    let offered = rcv_wup.wrapping_add(rcv_wnd).wrapping_sub(state.received_to) as i32;
-    // Behind its end the peer has one place yet, from which it acknowledges. It is in the window even if that is closed.
-    let least = 2 * i32::from(state.stage == Stage::PeerFinished);
-    // The last acknowledgment may have been of an end that is not received again.
-    let ahead = rcv_wup.wrapping_sub(state.received_to) as i32 > 0;
-    let rcv_wup = if ahead { state.received_to } else { rcv_wup };
-    let rcv_wnd = state.received_to.wrapping_add(offered.max(least) as u32).wrapping_sub(rcv_wup);
     RepairWindow { snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup }
 }
 

@@ -80,7 +80,7 @@ impl Frozen {
     ///
     /// # Errors
     /// See [`SaveError`]: the connection is to be thawed, or reset.
-    pub fn save(&self, known: Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
+    pub fn save(&self, known: &Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();
         let mut before = tcp::counters(fd)?;
         // A segment may have passed the filter's place before the filter was there.
@@ -100,7 +100,7 @@ impl Frozen {
         &self,
         counters: &Counters,
         progress: &Progress,
-        known: Known,
+        known: &Known,
         remote: SocketAddr,
     ) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();
@@ -126,10 +126,8 @@ impl Frozen {
         let fd = self.0.as_fd();
         sys::select_queue(fd, Queue::Receive)?;
         let length = counters.inq as usize;
-        let end = matches!(counters.state, States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING);
-        // The end has the place behind the bytes. Where there are none, it stays in front of what is expected.
-        let behind = u32::from(end && length > 0);
-        state.received_to = sys::queue_sequence(fd)?.wrapping_sub(behind);
+        // The peer's end counts here. What is acknowledged has to stay so; that the bytes then seem to lie one further on, nobody sees.
+        state.received_to = sys::queue_sequence(fd)?;
         // A peek stops at an urgent mark (tcp(7)); the next one goes on behind it, if the kernel's cursor moves.
         if self.0.peek_mode() == PeekMode::Offset {
             tcp::set_peek_offset(fd, 0)?;
