@@ -111,7 +111,11 @@ fn features_that_were_not_offered() {
     assert_eq!(verdict(&mut front, number(SetProtocolFeatures, 1 << 40)), "refuse");
     assert_eq!(verdict(&mut front, number(SetProtocolFeatures, 1 | LOG_SHMFD)), "refuse");
     let (passed, _) = forwarded(&mut front, number(SetProtocolFeatures, 1));
-    assert_eq!(passed.u64_at(0), Some(1 | REPLY_ACK | CONFIG), "the engine always acknowledges, and takes what is carried");
+    assert_eq!(
+        passed.u64_at(0),
+        Some(1 | REPLY_ACK | CONFIG),
+        "the engine always acknowledges, and takes what is carried"
+    );
     assert_eq!(front.protocol, 1, "the VMM has no more than it asked for");
 }
 

@@ -4,7 +4,8 @@ use crate::request::PROTOCOL_FEATURES;
 use crate::testing::{memory_file, message, number, ring_addresses, single, some_fd, table};
 
 const OFFERED: u64 = 1 << 32 | PROTOCOL_FEATURES | LOG_ALL;
-const PROTOCOL: u64 = super::super::REPLY_ACK | super::super::CONFIG | super::super::MEM_SLOTS | LOG_SHMFD | DEVICE_STATE;
+const PROTOCOL: u64 =
+    super::super::REPLY_ACK | super::super::CONFIG | super::super::MEM_SLOTS | LOG_SHMFD | DEVICE_STATE;
 const USER: u64 = 0x7f00_0000_0000;
 /// So much memory takes one page of log.
 const MEMORY: u64 = 128 << 20;
