@@ -2,14 +2,22 @@
 //! stands, and the port's state.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use vhost::VhostUserMemoryRegionInfo;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::{VhostTransferStateDirection, VhostTransferStatePhase};
 use vonic_tests::frames::{self, ip4, mac};
 use vonic_tests::line::Line;
-use vonic_tests::mock::{Copy, GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, VnetHeader, feature};
+use vonic_tests::mock::{
+    self, Copy, DirtyLog, GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, VnetHeader, feature,
+};
 use vonic_tests::wire::{HOST, HandGuest};
 use vonic_tests::*;
 
@@ -97,4 +105,213 @@ fn the_copy_by_the_log_is_the_guests_memory() {
         let rings = guest.mock.device_memory().len() - 1;
         assert!(copy.dirty.len() > rings + 20, "{buffer:?}: only {} pages", copy.dirty.len());
     }
+}
+
+/// The engine dies twice in the middle of a migration, and the VMM notices nothing: what it had shown the guest was logged.
+#[test]
+fn an_engines_death_leaves_the_copy_whole() {
+    let bed = bed();
+    let mut other = bed.mock("b", MockConfig::default()).unwrap();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    whole_copy(&mut guest, |guest| {
+        for round in 0..3 {
+            let mut line = Line::guest_opens(guest, 4000 + round).unwrap();
+            (0..5).for_each(|round| all_kinds_of_traffic(guest, &mut line, &mut other, round));
+            drop(line);
+            // Not every frame of a moment without an engine arrives, but those that wait in the ring do.
+            let busy = guest.mock.queue_frame_on(0, &VnetHeader::default(), &frames::arp_request(2, ip4(1))).unwrap();
+            if round < 2 {
+                kill_engine(&bed);
+            }
+            guest.mock.notify_on(0).unwrap();
+            guest.mock.wait_sent(busy).unwrap();
+        }
+    });
+}
+
+/// Frames to the guest, so many that every kind of write happens; how many pages are dirty by then.
+fn pages_of(guest: &mut HandGuest, copy: &DirtyLog) -> usize {
+    copy.take().unwrap();
+    for _ in 0..10 {
+        guest.mock.gateway_answers(2).unwrap();
+    }
+    copy.take().unwrap().len()
+}
+
+#[test]
+fn logging_is_turned_on_and_off_and_moved_while_rings_run() {
+    let bed = bed();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    let logs = [guest.mock.new_log().unwrap(), guest.mock.new_log().unwrap()];
+    guest.mock.set_log(&logs[0]).unwrap();
+    assert_eq!(pages_of(&mut guest, &logs[0]), 0, "a log is not an order to keep it");
+    guest.mock.log_all(true).unwrap();
+    assert!(pages_of(&mut guest, &logs[0]) >= 10);
+    guest.mock.set_log(&logs[1]).unwrap();
+    assert_eq!(pages_of(&mut guest, &logs[0]), 0, "the old log is used no more once the new one is acknowledged");
+    assert!(pages_of(&mut guest, &logs[1]) >= 10);
+    guest.mock.share_memory().unwrap();
+    assert!(pages_of(&mut guest, &logs[1]) >= 10, "another memory map is logged as well");
+    guest.mock.log_all(false).unwrap();
+    assert_eq!(pages_of(&mut guest, &logs[1]), 0);
+    guest.mock.log_all(true).unwrap();
+    assert!(pages_of(&mut guest, &logs[1]) >= 10);
+    guest.mock.stop_rings().unwrap();
+    guest.mock.start_rings().unwrap();
+    assert!(pages_of(&mut guest, &logs[1]) >= 10, "a ring that starts anew is logged");
+}
+
+/// QEMU plugs memory in during a migration: first another log, then the memory.
+#[test]
+fn memory_comes_while_its_guest_is_on_the_move() {
+    let bed = bed();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    let log = guest.mock.new_log().unwrap();
+    guest.mock.set_log(&log).unwrap();
+    guest.mock.log_all(true).unwrap();
+    let file = File::options().read(true).write(true).create_new(true).open(bed.directory.path().join("dimm")).unwrap();
+    file.set_len(1 << 20).unwrap();
+    let plugged = VhostUserMemoryRegionInfo {
+        guest_phys_addr: 0x2_0000_0000,
+        memory_size: 1 << 20,
+        userspace_addr: 0x7000_0000_0000,
+        mmap_offset: 0,
+        mmap_handle: file.as_raw_fd(),
+    };
+    let refused = guest.mock.frontend().add_mem_region(&plugged);
+    assert!(refused.is_err(), "there are no bits for it");
+    assert!(bed.vonicd.log().contains("SET_LOG_BASE comes first"));
+    let larger = DirtyLog::below(plugged.guest_phys_addr + plugged.memory_size).unwrap();
+    guest.mock.set_log(&larger).unwrap();
+    guest.mock.frontend().add_mem_region(&plugged).unwrap();
+    assert!(pages_of(&mut guest, &larger) >= 10);
+    guest.mock.frontend().remove_mem_region(&plugged).unwrap();
+    assert!(pages_of(&mut guest, &larger) >= 10);
+}
+
+#[test]
+fn a_log_that_is_too_short_fails_the_migration_and_nothing_else() {
+    let bed = bed();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    let short = DirtyLog::below(mock::BUFFERS).unwrap();
+    assert!(guest.mock.set_log(&short).is_err());
+    assert!(guest.mock.log_all(true).is_err(), "QEMU does not look at the answer to SET_LOG_BASE");
+    guest.mock.gateway_answers(2).unwrap();
+    let log = guest.mock.new_log().unwrap();
+    guest.mock.set_log(&log).unwrap();
+    guest.mock.log_all(true).unwrap();
+    assert!(pages_of(&mut guest, &log) >= 10);
+}
+
+/// A log that a VMM truncates under the worker costs that VMM its port, and nobody else anything.
+#[test]
+fn a_log_that_is_truncated_ends_its_own_port_alone() {
+    let bed = bed();
+    let mut other = bed.mock("b", MockConfig::default()).unwrap();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    let log = guest.mock.new_log().unwrap();
+    guest.mock.set_log(&log).unwrap();
+    guest.mock.log_all(true).unwrap();
+    let engine = bed.vonicd.engine().unwrap();
+    log.file.set_len(0).unwrap();
+    assert!(guest.mock.gateway_answers(2).is_err());
+    other.gateway_answers(3).unwrap();
+    assert_eq!(bed.vonicd.engine().unwrap(), engine, "the engine has survived it");
+    drop(guest);
+    hand_guest(&bed, vec![1526], feature::ALL);
+}
+
+/// GET_VRING_BASE: what the guest has made available, and the device has not returned, is the next host's.
+#[test]
+fn a_stopped_ring_stands_at_its_used_index() {
+    let bed = bed();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    (0..3).for_each(|_| drop(guest.mock.gateway_answers(2).unwrap()));
+    assert_eq!(guest.mock.command(0, 0, &[1]).unwrap(), 0);
+    // Chains that the device is not told of, nor looks for: they are the next one's.
+    let question = frames::arp_request(2, ip4(1));
+    let waiting: Vec<_> =
+        (0..2).map(|_| guest.mock.queue_frame_on(0, &VnetHeader::default(), &question).unwrap()).collect();
+    let stood = guest.mock.stop_rings().unwrap();
+    let control = guest.mock.control();
+    for index in [HOST_TO_GUEST, GUEST_TO_HOST, control] {
+        let ring = guest.mock.ring(index);
+        assert_eq!(stood[index], ring.last_used, "ring {index}");
+    }
+    assert!(guest.mock.ring(HOST_TO_GUEST).outstanding() > 0);
+    assert_eq!(guest.mock.ring(GUEST_TO_HOST).next_available, stood[GUEST_TO_HOST] + 2);
+    guest.mock.start_rings().unwrap();
+    guest.mock.notify_on(0).unwrap();
+    for head in waiting {
+        guest.mock.wait_sent(head).unwrap();
+        guest.mock.expect_frame("an answer", seconds(5), |frame| frames::arp_answer(frame, ip4(1)).is_some()).unwrap();
+    }
+    assert_eq!(guest.mock.command(0, 0, &[0]).unwrap(), 0);
+}
+
+/// SET_DEVICE_STATE_FD with one end of a pipe; the other.
+fn transfer(mock: &mut MockFrontend, direction: VhostTransferStateDirection) -> Result<File> {
+    let (read, write) = std::io::pipe().unwrap();
+    let (theirs, ours): (OwnedFd, OwnedFd) = match direction {
+        VhostTransferStateDirection::SAVE => (write.into(), read.into()),
+        VhostTransferStateDirection::LOAD => (read.into(), write.into()),
+    };
+    let back = mock.frontend().set_device_state_fd(direction, VhostTransferStatePhase::STOPPED, theirs)?;
+    assert!(back.is_none());
+    Ok(ours.into())
+}
+
+/// As QEMU and cloud-hypervisor do it: the source saves when its rings are stopped, the target loads before it has memory or rings.
+#[test]
+fn a_ports_state_moves_from_one_vm_to_another() {
+    use VhostTransferStateDirection::{LOAD, SAVE};
+    let bed = bed();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    assert!(transfer(&mut guest.mock, SAVE).is_err(), "its rings run");
+    guest.mock.stop_rings().unwrap();
+    let mut state = Vec::new();
+    transfer(&mut guest.mock, SAVE).unwrap().read_to_end(&mut state).unwrap();
+    guest.mock.frontend().check_device_state().unwrap();
+    let frames = |bed: &Bed| bed.vonicd.vm("a").unwrap()["guest_to_host"]["frames"].as_u64().unwrap();
+    let before = frames(&bed);
+    assert!(before > 0);
+    drop(guest);
+
+    let mut target = MockFrontend::connect(&bed.socket("a"), MockConfig::default()).unwrap();
+    target.negotiate().unwrap();
+    for (damaged, why) in [
+        (state[..state.len() - 1].to_vec(), "it is damaged"),
+        (state.iter().map(|byte| if *byte == b'1' { b'7' } else { *byte }).collect(), "update it first"),
+        (Vec::new(), "it is damaged"),
+    ] {
+        transfer(&mut target, LOAD).unwrap().write_all(&damaged).unwrap();
+        assert!(target.frontend().check_device_state().is_err());
+        assert!(bed.vonicd.log().contains(why), "{why}: {}", bed.vonicd.log());
+    }
+    assert_eq!(frames(&bed), before, "nothing of it was taken in");
+    transfer(&mut target, LOAD).unwrap().write_all(&state).unwrap();
+    target.frontend().check_device_state().unwrap();
+    assert_eq!(frames(&bed), 2 * before, "the VM has gone on counting where the other left off");
+    target.share_memory().unwrap();
+    target.start_rings().unwrap();
+    target.post_buffers().unwrap();
+    target.gateway_answers(2).unwrap();
+
+    let mut stranger = MockFrontend::connect(&bed.socket("b"), MockConfig::default()).unwrap();
+    stranger.negotiate().unwrap();
+    transfer(&mut stranger, LOAD).unwrap().write_all(&state).unwrap();
+    assert!(stranger.frontend().check_device_state().is_err(), "the state of another guest");
+}
+
+#[test]
+fn an_engine_that_dies_over_a_state_fails_the_migration_and_nothing_else() {
+    let bed = bed();
+    let mut guest = hand_guest(&bed, vec![1526], feature::ALL);
+    guest.mock.stop_rings().unwrap();
+    let pipe = transfer(&mut guest.mock, VhostTransferStateDirection::LOAD).unwrap();
+    kill_engine(&bed);
+    assert!(guest.mock.frontend().check_device_state().is_err());
+    drop(pipe);
+    guest.mock.start_rings().unwrap();
+    guest.mock.gateway_answers(2).unwrap();
 }
