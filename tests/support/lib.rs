@@ -5,6 +5,7 @@
 
 mod bed;
 mod console;
+pub mod crowd;
 pub mod datagram;
 mod directory;
 mod dns;

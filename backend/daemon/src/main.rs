@@ -27,7 +27,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_target(false).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_target(false).format_timestamp_micros().init();
     let config = match config::load(&arguments.config_dir) {
         Ok(config) => config,
         Err(errors) => {

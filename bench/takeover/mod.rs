@@ -1,0 +1,64 @@
+//! How long connections wait when their engine dies: a guest with so many of them, the engine killed again and again, and the time until
+//! the first, and until the last, has had a new byte. VONIC_BENCH_KILLS is for a first look.
+
+mod phases;
+mod plot;
+mod report;
+
+use std::time::Duration;
+
+use vonic_tests::crowd::{Blow, Crowd};
+use vonic_tests::{Bed, Result, TestConfig};
+
+use phases::Phases;
+use report::{Report, Row};
+
+/// Kills of each row, unless VONIC_BENCH_KILLS says otherwise.
+const KILLS: usize = 200;
+/// Between two: engines that live for less than a second count towards a storm.
+const LIFE: Duration = Duration::from_millis(1100);
+
+/// One row: connections, and mebibytes of the guest's memory that the engine has touched when it dies.
+#[derive(Clone, Copy)]
+struct Case {
+    connections: usize,
+    touched: usize,
+}
+
+const CASES: &[Case] = &[
+    Case { connections: 1, touched: 0 },
+    Case { connections: 100, touched: 0 },
+    Case { connections: 1000, touched: 0 },
+    Case { connections: 1000, touched: 256 },
+    Case { connections: 1000, touched: 512 },
+    Case { connections: 1000, touched: 1024 },
+    Case { connections: 10_000, touched: 0 },
+    Case { connections: 10_000, touched: 1024 },
+];
+
+/// Measures every case, prints the table, and writes it and its plot into the current directory's `bench/results`.
+pub fn bench() -> Result<()> {
+    let kills = std::env::var("VONIC_BENCH_KILLS").map_or(Ok(KILLS), |text| text.parse())?;
+    let only: Option<usize> = std::env::var("VONIC_BENCH_CONNECTIONS").ok().map(|text| text.parse()).transpose()?;
+    let mut report = Report::new(kills);
+    for case in CASES.iter().filter(|case| only.is_none_or(|only| only == case.connections)) {
+        report.add(measure(*case, kills)?);
+    }
+    report.write()
+}
+
+fn measure(case: Case, kills: usize) -> Result<Row> {
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, Crowd::LIMITS))?;
+    let bytes = (case.touched as u64) << 20;
+    let mut crowd = Crowd::gather(&bed, "a", 2, case.connections, bytes)?;
+    let mut row = Row::new(case.connections, case.touched);
+    for _ in 0..kills {
+        crowd.flood(case.touched << 20)?;
+        crowd.serve(LIFE)?;
+        let takeover = crowd.takeover(&bed.vonicd, Blow::Kill)?;
+        row.add(&takeover, &Phases::read(&bed.vonicd.log(), takeover.died));
+    }
+    drop(crowd);
+    bed.vonicd.stop()?;
+    Ok(row)
+}

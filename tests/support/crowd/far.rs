@@ -1,0 +1,129 @@
+//! The far ends of a crowd's connections, which send in rounds.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::sync::LazyLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::{seconds, wire};
+
+/// Bytes that each sends in a round.
+const SAID: usize = 16;
+/// Bytes of a flood that are written at once.
+const BLOCK: usize = 1 << 20;
+
+static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| wire::ramp(BLOCK + 251));
+
+/// The bytes of every stream from a place on, a mebibyte at most; a lost or repeated block shows.
+pub(super) fn pattern(from: u64, length: usize) -> &'static [u8] {
+    let start = (from % 251) as usize;
+    &PATTERN[start..start + length.min(BLOCK)]
+}
+
+enum Order {
+    /// Rounds, with such a pause between them.
+    Speak(Duration),
+    /// One more round; says when it is over.
+    Round(Sender<()>),
+    /// So many bytes of the first.
+    Flood(usize, Sender<()>),
+}
+
+/// The thread that has them.
+pub(super) struct Far {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Far {
+    /// Accepts so many.
+    pub(super) fn start(listener: TcpListener, count: usize) -> Result<Far> {
+        let (orders, taken) = channel();
+        let thread = thread::Builder::new().name("far".into()).spawn(move || {
+            let ends: Result<Vec<_>> = (0..count).map(|_| accept(&listener)).collect();
+            speak(&mut ends?, &taken)
+        })?;
+        Ok(Far { orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Has them begin, or speak at another pace.
+    pub(super) fn speak(&self, pause: Duration) -> Result<()> {
+        self.order(Order::Speak(pause))
+    }
+
+    /// One round, which is over when this returns.
+    pub(super) fn round(&self) -> Result<()> {
+        let (over, wait) = channel();
+        self.order(Order::Round(over))?;
+        wait.recv_timeout(seconds(10)).context("a round of the far ends")
+    }
+
+    /// Many bytes of the first; the receiver hears when they are sent.
+    pub(super) fn flood(&self, bytes: usize) -> Result<Receiver<()>> {
+        let (over, wait) = channel();
+        self.order(Order::Flood(bytes, over))?;
+        Ok(wait)
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        let sent = self.orders.as_ref().map(|orders| orders.send(order));
+        sent.and_then(Result::ok).ok_or_else(|| anyhow!("the far ends are gone"))
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        self.orders = None;
+        let over = self.thread.take().map(JoinHandle::join);
+        if let (Some(Ok(Err(error))), false) = (over, thread::panicking()) {
+            panic!("the far ends: {error:#}");
+        }
+    }
+}
+
+fn accept(listener: &TcpListener) -> Result<(TcpStream, u64)> {
+    let stream = wire::accept(listener)?;
+    stream.set_nodelay(true)?;
+    Ok((stream, 0))
+}
+
+/// Until nobody gives orders any more.
+fn speak(ends: &mut [(TcpStream, u64)], orders: &Receiver<Order>) -> Result<()> {
+    let mut pause = None;
+    loop {
+        let order = match pause {
+            None => orders.recv().map_err(RecvTimeoutError::from),
+            Some(pause) => orders.recv_timeout(pause),
+        };
+        match order {
+            Ok(Order::Speak(time)) => pause = Some(time),
+            Ok(Order::Round(over)) => {
+                round(ends)?;
+                // Whoever asked may have given up.
+                let _ = over.send(());
+            }
+            Ok(Order::Flood(bytes, over)) => {
+                if let Some(first) = ends.first_mut() {
+                    (0..bytes.div_ceil(BLOCK)).try_for_each(|_| say(first, BLOCK))?;
+                }
+                let _ = over.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => round(ends)?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+fn round(ends: &mut [(TcpStream, u64)]) -> Result<()> {
+    ends.iter_mut().try_for_each(|end| say(end, SAID))
+}
+
+fn say((stream, said): &mut (TcpStream, u64), length: usize) -> Result<()> {
+    stream.write_all(pattern(*said, length)).with_context(|| format!("a far end after {said} bytes"))?;
+    *said += length as u64;
+    Ok(())
+}
