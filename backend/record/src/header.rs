@@ -90,6 +90,16 @@ impl Header<'_> {
         Duration::from_nanos(sys::monotonic().saturating_sub(self.get(word::CLOCK)))
     }
 
+    /// How many of the first records have ever been used.
+    pub(crate) fn used(&self) -> usize {
+        usize::try_from(self.get(word::USED)).unwrap_or(usize::MAX)
+    }
+
+    /// So many have been used from now on. One thread makes records at a time.
+    pub(crate) fn raise_used(&self, used: usize) {
+        self.set(word::USED, used as u64);
+    }
+
     fn get(&self, word: usize) -> u64 {
         self.0[word].load(Ordering::Acquire)
     }

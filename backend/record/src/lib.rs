@@ -14,6 +14,6 @@ mod layout;
 mod record;
 mod sys;
 
-pub use checkpoint::{Checkpoint, RecordId};
+pub use checkpoint::{Checkpoint, FreeNumbers, RecordId};
 pub use header::{CheckpointError, Header, Secrets, VERSION};
 pub use record::{Bits, Kind, Options, Record};

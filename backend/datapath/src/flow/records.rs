@@ -2,13 +2,13 @@
 use crate::flow::table::Flow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use vonic_record::{Bits, Checkpoint, Kind, Options, Record, RecordId};
+use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
 
 /// The checkpoint, as its one writer has it.
 pub struct Records {
     checkpoint: Arc<Checkpoint>,
-    free: Vec<RecordId>,
+    free: FreeNumbers,
     /// What an engine before this one has left, until the VM's port is there.
     pub inherited: Vec<(RecordId, Record)>,
 }
@@ -16,9 +16,7 @@ pub struct Records {
 impl Records {
     /// With all that stands there.
     pub fn new(checkpoint: Arc<Checkpoint>) -> Records {
-        let mut free: Vec<RecordId> = checkpoint.free_numbers().collect();
-        // The lowest are used first, and again: so many pages are in memory as are needed.
-        free.reverse();
+        let free = checkpoint.free_numbers();
         Records { inherited: checkpoint.records().collect(), free, checkpoint }
     }
 
