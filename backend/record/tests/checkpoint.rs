@@ -113,7 +113,7 @@ fn every_option_comes_back() {
 #[test]
 fn records_that_were_never_used_take_no_memory() {
     let checkpoint = Checkpoint::create(1 << 20).unwrap();
-    (0..100).for_each(|id| checkpoint.write(id, &record(u64::from(id))));
+    (0..100).for_each(|id| checkpoint.write(id, &record(id as u16)));
     checkpoint.free(50);
     let second = again(&checkpoint);
     let mut free = second.free_numbers();
