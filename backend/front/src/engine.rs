@@ -1,7 +1,7 @@
 //! Making engines: the first one, and each that takes over from a dead one.
 use crate::channel::{EngineLink, MasterLink};
 use crate::run::{MasterError, system};
-use crate::sys::{self, Cloned};
+use crate::sys::{self, Cloned, Swept};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
@@ -64,16 +64,21 @@ impl<'a> Maker<'a> {
         Ok(Maker { body, checkpoint, pid_file, own: sys::open_descriptors()? })
     }
 
-    /// Makes an engine, with what the one before it has left, if it takes over. In the engine's own process this does not return.
-    pub(crate) fn start(&self, left: Option<BTreeMap<String, RawFd>>) -> Result<Engine, MasterError> {
+    /// Makes an engine, with what the one before it has kept for it, if it takes over, and with what is `left` of that one to be closed. In the
+    /// engine's own process this does not return.
+    pub(crate) fn start(
+        &self,
+        kept: Option<BTreeMap<String, RawFd>>,
+        left: Vec<RawFd>,
+    ) -> Result<Engine, MasterError> {
         let checkpoint = Arc::clone(&self.checkpoint);
-        let start = Start { takes_over: left.is_some(), checkpoint, kept: left.unwrap_or_default() };
+        let start = Start { takes_over: kept.is_some(), checkpoint, kept: kept.unwrap_or_default() };
         let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
         let link = MasterLink::new(ours).map_err(system("no control channel"))?;
         let parent = std::process::id() as i32;
         let theirs = EngineLink::new(theirs);
         let pid = match sys::clone_sharing_files().map_err(system("the engine cannot be created"))? {
-            Cloned::Child => sys::exit_now(self.be_engine(parent, theirs, start)),
+            Cloned::Child => sys::exit_now(self.be_engine(parent, theirs, start, left)),
             Cloned::Parent(pid) => pid,
         };
         theirs.leak(); // The table is shared: closed here, it would be closed there.
@@ -86,21 +91,24 @@ impl<'a> Maker<'a> {
     }
 
     /// The engine's first steps. Nothing of the master's may be dropped in this process.
-    fn be_engine(&self, parent: i32, link: EngineLink, start: Start) -> i32 {
+    fn be_engine(&self, parent: i32, link: EngineLink, start: Start, left: Vec<RawFd>) -> i32 {
         sys::leave_to_master();
         // A master that is gone must not leave a VMM hanging on an engine.
         if let Err(e) = sys::die_with_parent(parent).and_then(|()| sys::no_core_dump()) {
             log::error!("the engine cannot be bound to the master: {e}");
             return 1;
         }
+        if let Err(e) = sys::close_later(left) {
+            log::error!("descriptors of the engine before stay open: {e}");
+        }
         (self.body)(link, start)
     }
 
     /// Closes what a dead engine had open, but for the sockets of connections that have a record. `held` is what the master has
     /// beside its own.
-    pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<usize> {
+    pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<Swept> {
         let recorded = self.checkpoint.records().map(|(_, record)| record.descriptor);
-        sys::close_all_but(&self.own.iter().copied().chain(held).chain(recorded).collect())
+        sys::sweep(&self.own.iter().copied().chain(held).chain(recorded).collect())
     }
 }
 

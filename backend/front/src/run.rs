@@ -87,7 +87,7 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
-    let engine = maker.start(None)?;
+    let engine = maker.start(None, Vec::new())?;
     serve(manager, Master::new(signals, engine, maker))
 }
 

@@ -3,7 +3,7 @@ use super::Master;
 use crate::channel::ToEngine;
 use crate::engine::{Deaths, Engine, Maker};
 use crate::run::MasterError;
-use crate::sys::{self, Ended};
+use crate::sys::{self, Ended, Swept};
 use crate::watch::Source;
 use event_manager::EventOps;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -26,6 +26,8 @@ pub(super) struct Process<'a> {
     pub(super) served: bool,
     /// The operator asked for a reload while there was no engine.
     reload: bool,
+    /// Descriptors of the dead engine, which the next one has time to close.
+    left: Vec<RawFd>,
 }
 
 impl<'a> Process<'a> {
@@ -33,7 +35,7 @@ impl<'a> Process<'a> {
     pub(super) fn new(pidfd: OwnedFd, maker: Maker<'a>) -> Process<'a> {
         let deaths = Deaths::default();
         let made = Instant::now();
-        Process { maker, pidfd: Some(pidfd), next: None, made, deaths, served: false, reload: false }
+        Process { maker, pidfd: Some(pidfd), next: None, made, deaths, served: false, reload: false, left: Vec::new() }
     }
 
     pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
@@ -118,13 +120,17 @@ impl Master<'_> {
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
     }
 
-    fn sweep(&self) {
-        let Some(process) = &self.process else { return };
+    fn sweep(&mut self) {
+        let Some(process) = &mut self.process else { return };
         let doors = self.entrances.values().filter_map(|entrance| entrance.descriptor());
         let connections = self.connections.values().flat_map(|connection| connection.descriptors());
         let kept = self.kept.values().map(AsRawFd::as_raw_fd);
         match process.maker.sweep(doors.chain(connections).chain(kept).chain([self.link.as_raw_fd()])) {
-            Ok(closed) => log::info!("{closed} descriptors of the dead engine are closed"),
+            Ok(Swept { closed, left }) => {
+                let later = left.len();
+                log::info!("{closed} descriptors of the dead engine are closed, {later} are left to the next one to close");
+                process.left = left;
+            }
             Err(e) => log::error!("the dead engine's descriptors stay open: {e}"),
         }
     }
@@ -133,7 +139,7 @@ impl Master<'_> {
     pub(super) fn start_engine(&mut self, now: Instant, ops: &mut EventOps) {
         let Some(process) = &mut self.process else { return };
         let kept = self.kept.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect();
-        let Engine { pidfd, link } = match process.maker.start(Some(kept)) {
+        let Engine { pidfd, link } = match process.maker.start(Some(kept), process.left.clone()) {
             Ok(engine) => engine,
             Err(e) => {
                 log::error!("{e}; trying again in {AGAIN:?}");
@@ -143,6 +149,7 @@ impl Master<'_> {
         };
         self.watch.set(ops, pidfd.as_raw_fd(), Source::Engine, EventSet::IN);
         process.pidfd = Some(pidfd);
+        process.left.clear();
         process.next = None;
         process.made = now;
         let reload = std::mem::take(&mut process.reload);
