@@ -96,7 +96,7 @@ impl Leg {
     /// The guest acknowledges something new, and its echo tells of a round trip. Returns how many bytes of payload.
     pub(crate) fn advance(&mut self, now: Instant, ack: Seq, echo: Option<Duration>) -> u32 {
         let from = self.data_una();
-        let syn = self.snd.una.lt(from);
+        let syn = !core::mem::replace(&mut self.snd.synchronized, true);
         let repeated_syn = syn && self.retries > 0;
         if repeated_syn {
             self.rto.syn_was_lost();

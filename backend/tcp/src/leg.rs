@@ -61,6 +61,8 @@ pub struct Leg {
 pub(crate) struct Send {
     pub(crate) iss: Seq,
     pub(crate) una: Seq,
+    /// Our SYN is acknowledged. From then on ISS is nothing to compare with: after 2³¹ bytes it comes before or behind anything.
+    pub(crate) synchronized: bool,
     /// Next to be sent: goes back to `una` after a timeout.
     pub(crate) nxt: Seq,
     /// Behind everything that was ever sent: acknowledgments up to it are good.
@@ -139,6 +141,7 @@ impl Leg {
             snd: Send {
                 iss,
                 una: iss,
+                synchronized: false,
                 nxt: iss,
                 max: iss,
                 wnd: 0,
@@ -296,7 +299,7 @@ impl Leg {
 
     /// The first byte of the host's stream that the guest has not acknowledged: SND.UNA, but for our SYN.
     pub(crate) fn data_una(&self) -> Seq {
-        self.snd.una.max(self.snd.iss + 1)
+        if self.snd.synchronized { self.snd.una } else { self.snd.iss + 1 }
     }
 
     /// Our FIN went out, at least once.

@@ -77,6 +77,7 @@ impl Leg {
         leg.snd.scale = send_scale.min(MAX_WINDOW_SCALE);
         leg.snd.sack = sack;
         leg.snd.una = state.una;
+        leg.snd.synchronized = true;
         leg.snd.nxt = state.una;
         leg.snd.max = state.una + state.queued + u32::from(state.host_fin);
         // Whatever the guest's windows were: none was larger.
@@ -84,11 +85,13 @@ impl Leg {
         leg.snd.wl1 = state.rcv_nxt;
         leg.snd.wl2 = state.una;
         leg.snd.repeated = state.una;
-        let spoke = state.established || state.una.gt(state.iss + 1) || state.rcv_nxt.gt(state.irs + 1);
+        // Unequal, not behind: after 2³¹ bytes a number comes before its first one.
+        let spoke = state.established || state.una != state.iss + 1 || state.rcv_nxt != state.irs + 1;
         if !spoke {
             // The SYN-ACK may have gone or not: it goes again. A guest that has it answers by an ACK (RFC 9293 §3.10.7.4).
             leg.state = State::SynReceived;
             leg.snd.una = state.iss;
+            leg.snd.synchronized = false;
             leg.snd.nxt = state.iss;
             leg.snd.max = state.iss + u32::from(state.connected);
             leg.due.syn = state.connected;

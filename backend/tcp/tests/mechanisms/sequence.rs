@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use vonic_tcp::{Instant, Seq};
 
+use crate::Rig;
+
 use std::time::Duration;
 
 #[test]
@@ -32,4 +34,28 @@ fn instants_saturate() {
     assert_eq!(Instant(5) - Instant(9), Duration::ZERO);
     assert_eq!(Instant(9) - Instant(5), Duration::from_micros(4));
     assert_eq!(Instant(u64::MAX - 1) + Duration::from_secs(1), Instant(u64::MAX));
+}
+
+/// Both streams go once around all sequence numbers, and as far again: what a connection began with is nothing to compare with then.
+#[test]
+fn streams_go_on_beyond_all_sequence_numbers() {
+    const STEP: u32 = 20_000;
+    let mut rig = Rig::established();
+    let (mut sent, mut taken) = (0u64, 0u64);
+    while sent < 3 << 31 {
+        rig.host_sends(STEP);
+        let (mut frames, mut end) = (rig.frames(), sent as u32);
+        for (at, len) in frames.drain(..) {
+            assert_eq!(at, end, "after {sent} bytes");
+            end = end.wrapping_add(len);
+        }
+        assert_eq!(end, (sent as u32).wrapping_add(STEP));
+        rig.leg.set_window(STEP);
+        assert_eq!(rig.ack(end).acked, STEP, "after {sent} bytes");
+        sent += u64::from(STEP);
+        let effect = rig.data(taken as u32, STEP);
+        assert_eq!(effect.payload, Some(0..STEP), "after {taken} bytes");
+        taken += u64::from(STEP);
+        assert_eq!(rig.one().acks(), taken as u32);
+    }
 }
