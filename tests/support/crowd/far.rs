@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 
 use crate::{seconds, wire};
 
@@ -51,37 +51,46 @@ impl Far {
     }
 
     /// Has them begin, or speak at another pace.
-    pub(super) fn speak(&self, pause: Duration) -> Result<()> {
+    pub(super) fn speak(&mut self, pause: Duration) -> Result<()> {
         self.order(Order::Speak(pause))
     }
 
     /// One round, which is over when this returns.
-    pub(super) fn round(&self) -> Result<()> {
+    pub(super) fn round(&mut self) -> Result<()> {
         let (over, wait) = channel();
         self.order(Order::Round(over))?;
-        wait.recv_timeout(seconds(10)).context("a round of the far ends")
+        wait.recv_timeout(seconds(10)).or_else(|_| self.why())
     }
 
     /// Many bytes of the first; the receiver hears when they are sent.
-    pub(super) fn flood(&self, bytes: usize) -> Result<Receiver<()>> {
+    pub(super) fn flood(&mut self, bytes: usize) -> Result<Receiver<()>> {
         let (over, wait) = channel();
         self.order(Order::Flood(bytes, over))?;
         Ok(wait)
     }
 
-    fn order(&self, order: Order) -> Result<()> {
-        let sent = self.orders.as_ref().map(|orders| orders.send(order));
-        sent.and_then(Result::ok).ok_or_else(|| anyhow!("the far ends are gone"))
+    fn order(&mut self, order: Order) -> Result<()> {
+        match self.orders.as_ref().map(|orders| orders.send(order)) {
+            Some(Ok(())) => Ok(()),
+            _ => self.why(),
+        }
+    }
+
+    /// Why they no longer speak.
+    pub(super) fn why<T>(&mut self) -> Result<T> {
+        self.orders = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => Err(error.context("the far ends")),
+            _ => bail!("the far ends are gone"),
+        }
     }
 }
 
 impl Drop for Far {
     fn drop(&mut self) {
         self.orders = None;
-        let over = self.thread.take().map(JoinHandle::join);
-        if let (Some(Ok(Err(error))), false) = (over, thread::panicking()) {
-            panic!("the far ends: {error:#}");
-        }
+        // What went wrong is told to whoever gives an order.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

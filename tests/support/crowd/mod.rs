@@ -30,11 +30,12 @@ const TURN: usize = 64;
 
 /// The guest, its connections and their far ends.
 pub struct Crowd {
+    /// Dropped before the guest, with which the connections end.
+    far: Far,
     guest: HandGuest,
     ends: Vec<End>,
     /// Connections that owe the host a segment; each stands here once.
     owing: VecDeque<usize>,
-    far: Far,
     /// Connections that have had a new byte since [`Crowd::forget`].
     heard: usize,
 }
@@ -101,10 +102,10 @@ impl Crowd {
     /// If it does not within a minute, and as [`Crowd::serve`].
     pub fn flood(&mut self, bytes: usize) -> Result<()> {
         let sent = self.far.flood(bytes)?;
-        self.serve_until("the flood's end", seconds(60), |_| match sent.try_recv() {
+        self.serve_until("the flood's end", seconds(60), |crowd| match sent.try_recv() {
             Ok(()) => Ok(true),
             Err(TryRecvError::Empty) => Ok(false),
-            Err(TryRecvError::Disconnected) => bail!("the far ends are gone"),
+            Err(TryRecvError::Disconnected) => crowd.far.why(),
         })
     }
 
