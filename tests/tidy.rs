@@ -199,7 +199,9 @@ fn payload_is_copied_in_one_place() {
     });
     none("bytes moved by raw pointer", &found);
     let found = offences(&["backend"], |name, line| {
-        shipped(name) && !name.starts_with("backend/session/") && GUEST.iter().any(|word| line.contains(word))
+        // The checkpoint is vonic's own memory.
+        let elsewhere = ["backend/session/", "backend/record/src/sys.rs"].iter().any(|place| name.starts_with(place));
+        shipped(name) && !elsewhere && GUEST.iter().any(|word| line.contains(word))
     });
     none("guest memory touched past the queue", &found);
     // The burst passes it on, within the crate.

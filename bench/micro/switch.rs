@@ -84,7 +84,6 @@ fn network() -> Result<NetworkSpec> {
 fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
     PortSpec {
         port,
-        vm: port.into(),
         mac: mac(port),
         network: 0,
         address4: Some(address(port)),
@@ -158,7 +157,12 @@ pub fn run(len: usize, count: u16) -> Result<()> {
     receiver.post(RECEIVE, count, None)?;
     let stats = [SENDER, RECEIVER].map(|_| Arc::new(PortStats::default()));
 
-    let config = WorkerConfig { checkpoint: Arc::new(Checkpoint::create(16)?), poll: Poll::For(0), peek_mode: None };
+    let config = WorkerConfig {
+        checkpoint: Arc::new(Checkpoint::create(16)?),
+        takes_over: false,
+        poll: Poll::For(0),
+        peek_mode: None,
+    };
     let (worker, handle) = Worker::new(config, Box::new(|_| {}))?;
     let mut control = Control { handle, kicks: Vec::new() };
     control.send(Command::Network(Box::new(network()?)))?;

@@ -65,7 +65,14 @@ pub enum Command {
         /// When it is done.
         done: Done,
     },
-    /// Every VM that there will be at the start is attached: what an engine before has left for others is reset.
+    /// A VMM has connected: what an engine before has left of this connection goes on.
+    Session {
+        /// Which port.
+        port: PortId,
+        /// The master's number of the connection.
+        session: u64,
+    },
+    /// Every VMM that was connected at the start is known: what an engine before has left of other connections is reset.
     Inherited,
     /// Nothing but an answer, when everything before it is in force.
     Barrier {

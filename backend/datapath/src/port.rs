@@ -101,6 +101,10 @@ pub struct Source<'a> {
 pub struct Port {
     /// What the control side said.
     pub spec: PortSpec,
+    /// Which VMM connection it is, by the master's number; of the last one if there is none.
+    pub session: u64,
+    /// Until when its rings are expected to come, after an engine's death.
+    pub awaited: Option<Instant>,
     /// What the driver said.
     pub negotiated: Negotiated,
     /// Guest memory, while there is a session.
@@ -133,6 +137,8 @@ impl Port {
         Port {
             queues: Queues::new(feature::VERSION_1, spec.queue_pairs),
             spec,
+            session: 0,
+            awaited: None,
             negotiated: Negotiated::new(feature::VERSION_1),
             map: None,
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),

@@ -180,8 +180,6 @@ pub struct ForwardSpec {
 pub struct PortSpec {
     /// Its number.
     pub port: PortId,
-    /// Tells the VM from every other one, over engines: its records have it.
-    pub vm: u64,
     /// The guest's MAC address.
     pub mac: MacAddr,
     /// The network that it belongs to.

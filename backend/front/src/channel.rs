@@ -86,6 +86,8 @@ pub enum ToEngine {
         /// Never used again for another connection.
         session: u64,
     },
+    /// Told once to each engine: every connection that was there when it began has been told by `Connected`.
+    Present,
     /// A connection ended, whoever ended it: exactly one for each `Connected`.
     Disconnected {
         /// As in `Connected`.

@@ -108,7 +108,14 @@ impl<'a> Maker<'a> {
     /// beside its own.
     pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<Swept> {
         let recorded = self.checkpoint.records().map(|(_, record)| record.descriptor);
-        sys::sweep(&self.own.iter().copied().chain(held).chain(recorded).collect())
+        let mut keep: BTreeSet<RawFd> = self.own.iter().copied().chain(held).chain(recorded).collect();
+        if let Some(listener) = self.checkpoint.header().accepting() {
+            // It was accepted, and died with its engine before a record of it was made.
+            let accepted = sys::accepted_at(listener, &keep)?;
+            self.checkpoint.header().leave_accepted(accepted);
+            keep.extend(accepted);
+        }
+        sys::sweep(&keep)
     }
 }
 

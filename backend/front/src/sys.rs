@@ -15,7 +15,7 @@ pub(crate) use socket::{
     adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive, seqpacket_pair,
 };
 
-pub(crate) use table::{Swept, close_later, memory_file, open_descriptors, sweep};
+pub(crate) use table::{Swept, accepted_at, close_later, memory_file, open_descriptors, sweep};
 
 use std::io;
 

@@ -105,7 +105,7 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
             ToEngine::Reload => std::fs::write(dir.join("reloaded"), "").unwrap(),
             ToEngine::Stop if manner == "stubborn" => {}
             ToEngine::Stop => return 0,
-            ToEngine::Disconnected { .. } | ToEngine::Marked { .. } => {}
+            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Marked { .. } => {}
         }
     }
     99 // The master cannot have gone: this process would have been killed.

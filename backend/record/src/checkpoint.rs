@@ -137,6 +137,13 @@ impl Checkpoint {
         }
     }
 
+    /// What may have been about to happen has not.
+    pub fn remove(&self, id: RecordId, bits: Bits) {
+        if let Some(words) = self.words(id) {
+            words.remove(bits);
+        }
+    }
+
     /// The connection is over, its descriptor closed.
     pub fn free(&self, id: RecordId) {
         if let Some(words) = self.words(id) {

@@ -100,6 +100,27 @@ impl Header<'_> {
         self.set(word::USED, used as u64);
     }
 
+    /// From now on a listener's connections are accepted; `None`: of each there is a record by now.
+    pub fn set_accepting(&self, listener: Option<i32>) {
+        self.set(word::ACCEPTING, descriptor_word(listener));
+    }
+
+    /// The listener at which a connection may have been accepted that has no record.
+    pub fn accepting(&self) -> Option<i32> {
+        descriptor(self.get(word::ACCEPTING))
+    }
+
+    /// The next engine is to find the connection that was accepted there.
+    pub fn leave_accepted(&self, connection: Option<i32>) {
+        self.set(word::ACCEPTING, 0);
+        self.set(word::ADOPTED, descriptor_word(connection));
+    }
+
+    /// Takes what was left.
+    pub fn take_accepted(&self) -> Option<i32> {
+        descriptor(self.0[word::ADOPTED].swap(0, Ordering::AcqRel))
+    }
+
     fn get(&self, word: usize) -> u64 {
         self.0[word].load(Ordering::Acquire)
     }
@@ -107,4 +128,12 @@ impl Header<'_> {
     fn set(&self, word: usize, value: u64) {
         self.0[word].store(value, Ordering::Release);
     }
+}
+
+fn descriptor_word(descriptor: Option<i32>) -> u64 {
+    descriptor.map_or(0, |number| u64::from(number as u32) + 1)
+}
+
+fn descriptor(word: u64) -> Option<i32> {
+    word.checked_sub(1).map(|number| number as i32)
 }

@@ -17,6 +17,10 @@ pub(crate) mod header {
     pub(crate) const CLOCK: usize = 8;
     /// How many of the first records have ever been used: behind them all is free, and no memory.
     pub(crate) const USED: usize = 64;
+    /// A descriptor's number and one; 0: none.
+    pub(crate) const ACCEPTING: usize = 9;
+    /// The same.
+    pub(crate) const ADOPTED: usize = 10;
 }
 
 /// A record's words.
@@ -28,7 +32,7 @@ pub(crate) mod record {
     /// The descriptor's number in the low half; options of the connection in the high one.
     pub(crate) const DESCRIPTOR: usize = 2;
     pub(crate) const COOKIE: usize = 3;
-    pub(crate) const VM: usize = 4;
+    pub(crate) const SESSION: usize = 4;
     /// Two words each.
     pub(crate) const GUEST: usize = 5;
     pub(crate) const REMOTE: usize = 7;

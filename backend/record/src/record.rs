@@ -26,10 +26,9 @@ impl Bits {
     pub const ESTABLISHED: Bits = Bits(1 << 1);
     /// The guest's FIN is passed on, or about to be: set before shutdown(2).
     pub const GUEST_FIN: Bits = Bits(1 << 2);
-    /// The connection is at an end by a reset: set before the error is read.
+    /// If the socket is closed, then by a reset. Set before a call that may take the socket's error, which would be the only sign of
+    /// it; removed if the call took none.
     pub const ABORTED: Bits = Bits(1 << 3);
-    /// The guest has acknowledged our FIN: the leg answers nothing any more.
-    pub const FINISHED: Bits = Bits(1 << 4);
 
     /// Whether all of `other` are set.
     pub fn has(self, other: Bits) -> bool {
@@ -82,8 +81,8 @@ pub struct Record {
     pub descriptor: i32,
     /// SO_COOKIE: whether the number still is this socket's.
     pub cookie: u64,
-    /// Which VM: a number that the control side makes of its name.
-    pub vm: u64,
+    /// Of which of the VMM connections, which the master numbers.
+    pub session: u64,
     /// The guest's end.
     pub guest: SocketAddr,
     /// The other end, as the guest sees it.
@@ -112,7 +111,7 @@ impl Words<'_> {
         self.set(word::BITS, record.bits.0);
         self.set(word::DESCRIPTOR, u64::from(record.descriptor as u32));
         self.set(word::COOKIE, record.cookie);
-        self.set(word::VM, record.vm);
+        self.set(word::SESSION, record.session);
         for (at, end) in [(word::GUEST, record.guest), (word::REMOTE, record.remote), (word::HOST, record.host)] {
             let [high, low] = address_words(end.ip());
             self.set(at, high);
@@ -148,7 +147,7 @@ impl Words<'_> {
             bits,
             descriptor: self.get(word::DESCRIPTOR) as u32 as i32,
             cookie: self.get(word::COOKIE),
-            vm: self.get(word::VM),
+            session: self.get(word::SESSION),
             guest: end(word::GUEST, 0, v4),
             remote: end(word::REMOTE, 1, v4),
             host: end(word::HOST, 2, host_v4),
@@ -172,6 +171,10 @@ impl Words<'_> {
 
     pub(crate) fn add(&self, bits: Bits) {
         self.0[word::BITS].fetch_or(bits.0, Ordering::Release);
+    }
+
+    pub(crate) fn remove(&self, bits: Bits) {
+        self.0[word::BITS].fetch_and(!bits.0, Ordering::Release);
     }
 
     pub(crate) fn free(&self) {

@@ -13,7 +13,7 @@ fn record(n: u16) -> Record {
         bits: Bits::SYNCHRONIZED,
         descriptor: i32::from(n),
         cookie: u64::from(n) << 40 | 7,
-        vm: u64::MAX - u64::from(n),
+        session: u64::MAX - u64::from(n),
         guest: end("192.0.2.2", n),
         remote: end("203.0.113.7", 443),
         host: end("2001:db8::7", 53),

@@ -51,7 +51,7 @@ pub struct Restored {
 impl Leg {
     /// What the SYNs agreed to; `None` before the guest's is known.
     pub fn agreed(&self) -> Option<Agreed> {
-        (self.state != State::SynSent).then(|| Agreed {
+        (self.state != State::SynSent).then_some(Agreed {
             mss: self.snd.mss,
             send_scale: self.snd.scale,
             scaled: self.rcv.scaled,

@@ -14,7 +14,7 @@ mod tap;
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use forward::{Arrived, Local, UdpListener};
 pub use link::LinkWatch;
-pub use progress::{Peer, Progress};
+pub use progress::{Known, Peer, Progress};
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};
 pub use sys::limit::descriptor_limit;

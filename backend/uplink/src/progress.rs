@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, RawFd};
 /// What has become of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
+    /// There is none: nobody has called connect yet.
+    Nobody,
     /// The connect is in progress: nothing is counted yet.
     Connecting,
     /// It may send on.
@@ -15,6 +17,17 @@ pub enum Peer {
     Finished,
     /// It has reset, or could not be reached.
     Reset,
+}
+
+/// What whoever had the socket has put down of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// This side opened the connection, by a SYN that counts among what the peer has acknowledged.
+    pub connected: bool,
+    /// An end of our own was passed on, or was about to be.
+    pub shut: bool,
+    /// A reset was noticed, or may have been: the socket's error may be taken.
+    pub aborted: bool,
 }
 
 /// Where both streams are.
@@ -33,15 +46,18 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of what the kernel says. `connected`: this side opened the connection, by a SYN that counts among what the peer has
-    /// acknowledged. `shut`: an end of our own was passed on, or was about to be.
-    fn of(counters: &Counters, pending_error: bool, connected: bool, shut: bool) -> Progress {
+    /// Of what the kernel says.
+    fn of(counters: &Counters, pending_error: bool, known: Known) -> Progress {
+        let Known { connected, shut, aborted } = known;
         let Counters { state, acked, received, inq, outq } = *counters;
         let peer = match state {
             States::SYN_SENT => Peer::Connecting,
             States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => Peer::Finished,
+            States::CLOSE if aborted || pending_error => Peer::Reset,
+            // A handshake would be counted.
+            States::CLOSE if connected && acked == 0 => Peer::Nobody,
             // Both streams have ended in order, or else everything has ended at once.
-            States::CLOSE if shut && outq == 0 && !pending_error => Peer::Finished,
+            States::CLOSE if shut && outq == 0 => Peer::Finished,
             States::CLOSE => Peer::Reset,
             _ => Peer::Open,
         };
@@ -80,13 +96,13 @@ impl HostSocket {
     ///
     /// # Errors
     /// The system's.
-    pub fn progress(&self, connected: bool, shut: bool) -> io::Result<Progress> {
+    pub fn progress(&self, known: Known) -> io::Result<Progress> {
         // The counters and the queues' lengths are read by several calls. What was read between two equal readings belongs together.
         let mut before = tcp::counters(self.as_fd())?;
         loop {
             let after = tcp::counters(self.as_fd())?;
             if before.same_place(&after) {
-                return Ok(Progress::of(&before, tcp::has_error(self.as_fd())?, connected, shut));
+                return Ok(Progress::of(&before, tcp::has_error(self.as_fd())?, known));
             }
             before = after;
         }

@@ -78,14 +78,31 @@ impl HostSocket {
     /// # Errors
     /// The system's; see [`classify`] for what the guest is told.
     pub fn connect(to: SocketAddr, mode: PeekMode) -> io::Result<(HostSocket, Connecting)> {
+        let socket = HostSocket::open(to, mode)?;
+        let state = socket.begin(to)?;
+        Ok((socket, state))
+    }
+
+    /// A socket for a connection to there, which has not begun: nobody else knows of it yet.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(to: SocketAddr, mode: PeekMode) -> io::Result<HostSocket> {
         let fd = tcp::stream_socket(&to)?;
         tcp::prepare(&fd)?;
-        let state = match tcp::connect(fd.as_fd(), &to) {
-            Ok(()) => Connecting::Done,
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Connecting::InProgress,
-            Err(e) => return Err(e),
-        };
-        Ok((HostSocket::new(fd, Far::World, mode)?, state))
+        HostSocket::new(fd, Far::World, mode)
+    }
+
+    /// Starts to connect an open one.
+    ///
+    /// # Errors
+    /// The system's; see [`classify`] for what the guest is told.
+    pub fn begin(&self, to: SocketAddr) -> io::Result<Connecting> {
+        match tcp::connect(self.fd.as_fd(), &to) {
+            Ok(()) => Ok(Connecting::Done),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Connecting::InProgress),
+            Err(e) => Err(e),
+        }
     }
 
     /// Takes over a connection that the world opened. Options are inherited from its listener.

@@ -100,6 +100,7 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig {
         checkpoint: Arc::clone(&start.checkpoint),
+        takes_over: start.takes_over,
         poll: poll(config.service.poll),
         peek_mode: engine.peek_mode,
     };
@@ -217,6 +218,7 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         },
         ToEngine::Listening { name, result } => registry.listening(&name, result.err()),
         ToEngine::Connected { name, session } => registry.connected(&name, session),
+        ToEngine::Present => registry.order(Command::Inherited),
         ToEngine::Disconnected { session } => registry.disconnected(session),
         // What is wrong is in the log.
         ToEngine::Reload => registry.reload(None),

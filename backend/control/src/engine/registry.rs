@@ -7,7 +7,6 @@ use super::relisten::{self, Retry};
 use super::reload::Reloads;
 use super::resolvers::Resolvers;
 use super::sessions::SessionState;
-use super::succession;
 use super::taps::Taps;
 use crate::config::{Acknowledge, Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
@@ -116,7 +115,6 @@ impl Registry {
         for vm in self.config.vms.clone().into_values() {
             self.add(vm);
         }
-        self.order(Command::Inherited);
         let path = self.config.service.api_socket();
         self.tell(&ToMaster::Listen { name: API.into(), path, mode: SOCKET_MODE });
         self.tell(&ToMaster::Ready);
@@ -309,7 +307,6 @@ impl Registry {
         };
         PortSpec {
             port,
-            vm: succession::number(&vm.name),
             mac: vm.mac,
             network: self.network_id(&vm.network),
             address4: vm.address4,

@@ -50,8 +50,9 @@ impl Registry {
         if let Some(old) = entry.session.take() {
             old.close();
         }
+        let entry_port = entry.port;
         let spec = SessionSpec {
-            port: entry.port,
+            port: entry_port,
             session: id,
             name: name.into(),
             features: entry.vm.virtio_bits(),
@@ -68,6 +69,7 @@ impl Registry {
                     entry.session = Some(state);
                 }
                 log::info!("{name}: VMM connected");
+                self.order(Command::Session { port: entry_port, session: id });
                 // The descriptor table is shared: from here on the number is the master's.
                 self.tell(&ToMaster::Session { session: id, fd: front_end.into_raw_fd() });
             }

@@ -45,8 +45,3 @@ impl Registry {
         }
     }
 }
-
-/// What a VM is known as in records: FNV-1a of its name, which every version computes alike.
-pub(super) fn number(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}

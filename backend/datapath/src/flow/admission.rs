@@ -121,6 +121,7 @@ impl Worker {
         flow.leg.abort();
         if let Some(socket) = flow.socket.take() {
             socket.abort();
+            self.records.end(flow);
         }
         if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
             port.spec.stats.tcp.revoked.add(1);

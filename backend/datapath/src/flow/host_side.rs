@@ -3,6 +3,7 @@ use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::worker::Worker;
 use vmm_sys_util::epoll::EventSet;
+use vonic_record::Bits;
 use vonic_tcp::{Event, State};
 use vonic_uplink::HostSocket;
 
@@ -40,7 +41,8 @@ impl Worker {
     /// The host's side has failed: reset by the peer, or timed out. As on a wire, what came before that still gets to the guest; then
     /// it gets a reset, and the connection ends with it (RFC 9293 §3.10.7.4).
     pub(crate) fn host_failed(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(flow) = self.flows.get_mut(id).filter(|flow| !flow.failed) else { return };
+        self.records.add(flow, Bits::ABORTED);
         flow.doomed = true;
         flow.leg.host_readable();
         if flow.leg.state() == State::SynSent {
@@ -66,6 +68,7 @@ impl Worker {
             if event == Some(Event::GaveUp) {
                 if let Some(socket) = flow.socket.take() {
                     socket.abort();
+                    self.records.end(flow);
                 }
                 if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
                     port.spec.stats.tcp.reset.add(1);
@@ -82,11 +85,15 @@ impl Worker {
         let over = flow.leg.is_closed();
         if flow.deserted && flow.leg.state() == State::FinWait2 {
             // The guest has everything. Its own end may come, but not for ever (RFC 9293 §3.6.1, half-duplex close).
-            flow.socket = None;
+            flow.socket = None; // The service's: it has no record.
             flow.leg.host_gone(self.now);
         }
-        // A socket that was reset is gone already; this one has both FINs.
-        let clean = (over || flow.leg.state() == State::TimeWait) && flow.socket.take().is_some();
+        let gone = (over || flow.leg.state() == State::TimeWait) && flow.socket.take().is_some();
+        if gone {
+            self.records.end(flow);
+        }
+        // What was not reset has both FINs.
+        let clean = gone && !flow.failed;
         if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port)
             && clean
         {
@@ -106,7 +113,7 @@ impl Worker {
 /// Ends a connection whose host side has failed: the guest's reset is due.
 pub fn conclude(flow: &mut Flow, port: &mut Port) {
     flow.leg.abort();
-    flow.socket = None;
+    flow.failed = true;
     flow.doomed = false;
     port.spec.stats.tcp.reset.add(1);
 }

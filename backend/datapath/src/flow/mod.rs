@@ -4,6 +4,7 @@
 //! guest; `peer` finds out what the far end has acknowledged. All of them end in the table's ready list, which the worker pumps once a
 //! round: so a burst costs one ACK.
 pub mod admission;
+pub mod adoption;
 pub mod challenge;
 pub mod guest_side;
 pub mod host_side;

@@ -1,5 +1,6 @@
 //! Connections to the gateway's DNS port: they lead to one of the network's resolvers, and to the next if that one cannot be reached. The
 //! guest sees none of it but a handshake that takes longer.
+use crate::flow::open::first_timestamp;
 use crate::flow::table::{FlowId, FlowKey};
 use crate::service::resolver::{PATIENCE, Resolver};
 use crate::worker::Worker;
@@ -23,8 +24,8 @@ pub struct Tries {
 pub struct Asked {
     /// The host's socket.
     pub socket: HostSocket,
-    /// Whether it is connected.
-    pub state: Connecting,
+    /// Whether it is connected; `None`: its connect has not begun.
+    pub state: Option<Connecting>,
     /// Which resolver.
     pub to: SocketAddr,
     /// What else there is.
@@ -46,7 +47,9 @@ pub fn connect(
     for left in (0..most).rev() {
         let Some(to) = resolver.current(all, now) else { break };
         match HostSocket::connect(to, modes[usize::from(to.is_ipv6())]) {
-            Ok((socket, state)) => return Ok(Asked { socket, state, to, tries: Some(Tries { left, since: now }) }),
+            Ok((socket, state)) => {
+                return Ok(Asked { socket, state: Some(state), to, tries: Some(Tries { left, since: now }) });
+            }
             Err(error) => failure = error,
         }
         resolver.failed(to, all, now);
@@ -59,6 +62,7 @@ impl Worker {
     pub(crate) fn next_resolver(&mut self, id: FlowId) -> bool {
         let (now, modes) = (self.now, self.peek_modes());
         let Some(flow) = self.flows.get_mut(id) else { return false };
+        let timestamps = first_timestamp(&self.secret, &flow.key);
         let Some(tries) = flow.tries else { return false };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return false };
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_deref());
@@ -75,10 +79,12 @@ impl Worker {
         let fd = asked.socket.as_raw_fd();
         // The old socket is closed by this, and leaves the poller with that.
         flow.socket = Some(asked.socket);
+        self.records.end(flow);
+        self.records.begin(flow, (port.session, timestamps));
         let token = Token::Flow { id, generation: self.flows.generation(id) };
         if self.poller.watch_socket(fd, token).is_err() {
             self.abort(id);
-        } else if asked.state == Connecting::Done {
+        } else if asked.state == Some(Connecting::Done) {
             self.connect_ended(id);
         }
         true

@@ -5,6 +5,7 @@ use crate::flow::names::{self, Asked};
 use crate::flow::policy::{self, Route, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::flow::usage::ServicePlace;
+use crate::keyed::Secret;
 use crate::limit::Limit;
 use crate::port::Port;
 use crate::spec::{ForwardSocket, PortId, PortSpec};
@@ -17,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
+use vonic_record::Bits;
 use vonic_tcp::{AckPolicy, Config, DEFAULT_MSS, DEFAULT_MSS_IPV6, Instant, Keepalive, Leg, Segment, Seq, State};
 use vonic_uplink::classify::{ConnectError, connect_error};
 use vonic_uplink::{Accepted, Connecting, HostSocket, PeekMode};
@@ -62,7 +64,7 @@ impl Worker {
         let port = Worker::port_mut(&mut self.ports, key.port).ok_or(DropReason::PortDown)?;
         let network = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref());
         let resolvers = network.map_or(&[][..], |network| network.spec.resolvers());
-        let timestamps = self.secret.hash_one((key, TIMESTAMPS)) as u32;
+        let timestamps = first_timestamp(&self.secret, &key);
         let mut config = leg_config(&key, &port.spec, timestamps);
         if route == Route::Service {
             // Behind a Unix socket there is no peer whose acknowledgment could be waited for.
@@ -77,21 +79,40 @@ impl Worker {
                 flow.guest_opens = true;
                 flow.connecting = true;
                 flow.tries = tries;
-                port.usage.begin(Some(to));
-                // Names and vonic's own service end with the engine: their far ends are not the guest's own.
-                if matches!(route, Route::To(_)) {
-                    self.records.begin(&mut flow, (port.spec.vm, timestamps));
+                // The far end of vonic's own service ends with the engine.
+                if route != Route::Service {
+                    self.records.begin(&mut flow, (port.session, timestamps));
                 }
-                let id = self.register(flow);
-                if state == Connecting::Done {
-                    self.connect_ended(id);
-                }
-                Ok(())
+                self.begin_connect(flow, state, syn);
             }
             Err(error) => {
                 port.spec.stats.tcp.connect_failed.add(1);
                 self.tell_failure(key, syn, &error);
-                Ok(())
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection is on record: from here on the world may hear of it. `state`: it has already.
+    fn begin_connect(&mut self, mut flow: Flow, state: Option<Connecting>, syn: &Segment<'_>) {
+        let begun = match (state, &flow.socket) {
+            (None, Some(socket)) => socket.begin(flow.host),
+            (state, _) => Ok(state.unwrap_or(Connecting::InProgress)),
+        };
+        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        match begun {
+            Ok(state) => {
+                port.usage.begin(Some(flow.host));
+                let id = self.register(flow);
+                if state == Connecting::Done {
+                    self.connect_ended(id);
+                }
+            }
+            Err(error) => {
+                port.spec.stats.tcp.connect_failed.add(1);
+                drop(flow.socket.take());
+                self.records.end(&mut flow);
+                self.tell_failure(flow.key, syn, &error);
             }
         }
     }
@@ -126,7 +147,11 @@ impl Worker {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(socket) = flow.socket.as_ref().filter(|_| flow.connecting) else { return };
+        self.records.add(flow, Bits::ABORTED);
         let result = socket.take_error();
+        if result.is_ok() {
+            self.records.remove(flow, Bits::ABORTED);
+        }
         flow.connecting = false;
         let key = flow.key;
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
@@ -152,7 +177,7 @@ impl Worker {
                     }
                     _ => {
                         flow.leg.abort();
-                        flow.socket = None;
+                        flow.failed = true;
                         self.flows.make_ready(id);
                     }
                 }
@@ -161,7 +186,15 @@ impl Worker {
     }
 
     /// Takes what waits at a forward's listener. `waited`: it could not be taken before, for want of a turn.
-    pub(crate) fn accept_from_world(&mut self, port_id: PortId, index: usize, mut waited: bool) {
+    pub(crate) fn accept_from_world(&mut self, port_id: PortId, index: usize, waited: bool) {
+        if self.is_awaited(port_id) {
+            return self.accept_later(port_id, index, self.now + ACCEPT_PAUSE, false);
+        }
+        self.accept_waiting(port_id, index, waited);
+        self.records.accepting(None);
+    }
+
+    fn accept_waiting(&mut self, port_id: PortId, index: usize, mut waited: bool) {
         let now = self.now;
         for _ in 0..ACCEPT_BATCH {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
@@ -175,6 +208,7 @@ impl Worker {
             if !wait.is_zero() {
                 return self.accept_later(port_id, index, now + wait.max(ACCEPT_PAUSE), true);
             }
+            self.records.accepting(Some(listener.as_raw_fd()));
             match listener.accept() {
                 Ok(Some(accepted)) => {
                     if std::mem::take(&mut waited) {
@@ -196,7 +230,7 @@ impl Worker {
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
     /// address by which the guest reaches the host.
-    fn open_from_world(&mut self, port_id: u32, guest_port: u16, accepted: Accepted) {
+    pub(crate) fn open_from_world(&mut self, port_id: PortId, guest_port: u16, accepted: Accepted) {
         let now = self.now;
         let peer = accepted.peer;
         let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode(peer)) else { return };
@@ -220,11 +254,11 @@ impl Worker {
             return socket.abort();
         }
         port.usage.begin(None);
-        let timestamps = self.secret.hash_one((key, TIMESTAMPS)) as u32;
+        let timestamps = first_timestamp(&self.secret, &key);
         let config = leg_config(&key, &port.spec, timestamps);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
-        self.records.begin(&mut flow, (port.spec.vm, timestamps));
+        self.records.begin(&mut flow, (port.session, timestamps));
         let id = self.register(flow);
         self.flows.make_ready(id);
     }
@@ -271,11 +305,8 @@ impl Worker {
     /// Takes a connection out of the table. What its socket has accepted is still delivered by the kernel.
     pub(crate) fn finish(&mut self, id: FlowId) -> Option<&mut crate::port::Port> {
         let mut flow = self.flows.remove(id)?;
-        // The record goes behind the socket: what has a record is not swept away, and what has none is.
         drop(flow.socket.take());
-        if let Some(record) = flow.record {
-            self.records.end(record);
-        }
+        self.records.end(&mut flow);
         let port = Worker::port_mut(&mut self.ports, flow.key.port)?;
         if flow.counted {
             port.usage.connections -= 1;
@@ -306,7 +337,8 @@ impl Worker {
     }
 }
 
-/// Begins the host's connect by a route; `None`: the guest has no place left at vonic's own service.
+/// A socket for a route, on which the host's connect has begun where nothing of it outlives an engine; `None`: the guest has no place
+/// left at vonic's own service.
 fn begin(
     (route, to): (Route, SocketAddr),
     port: &mut Port,
@@ -319,7 +351,7 @@ fn begin(
     let opened = match route {
         Route::Names => return Some(names::connect(&mut port.resolver, resolvers, resolvers.len(), modes, now)),
         Route::Service => connect_service(port, port.usage.service_place()?, mode, notify),
-        Route::To(_) | Route::Refuse => HostSocket::connect(to, mode),
+        Route::To(_) | Route::Refuse => HostSocket::open(to, mode).map(|socket| (socket, None)),
     };
     Some(opened.map(|(socket, state)| Asked { socket, state, to, tries: None }))
 }
@@ -330,10 +362,15 @@ fn connect_service(
     place: ServicePlace,
     mode: PeekMode,
     notify: &Notify,
-) -> io::Result<(HostSocket, Connecting)> {
+) -> io::Result<(HostSocket, Option<Connecting>)> {
     let (socket, end) = HostSocket::service(mode)?;
     notify(Notice::Service { from: Arc::clone(&port.spec.stats), end, place });
-    Ok((socket, Connecting::Done))
+    Ok((socket, Some(Connecting::Done)))
+}
+
+/// Where the timestamps of a connection of this name start (RFC 7323 §5.4).
+pub fn first_timestamp(secret: &Secret, key: &FlowKey) -> u32 {
+    secret.hash_one((key, TIMESTAMPS)) as u32
 }
 
 /// `timestamps` is where this connection's start (RFC 7323 §5.4). Why SACK: see ADR 0010.

@@ -14,6 +14,7 @@ use vonic_frame::{
     Checksum, ETHERNET_LEN, Envelope, Gso, GsoKind, PartialChecksum, TCP_CHECKSUM, VnetHeader, ip_header_len,
     tcp_headers,
 };
+use vonic_record::Bits;
 use vonic_tcp::{DataPlan, Header, Instant, Transmit};
 use vonic_uplink::{HostSocket, Scratch};
 
@@ -52,10 +53,14 @@ impl Worker {
             }
         }
         set_question(flow, self.now);
+        // Behind both ends, no state of the socket's would tell a reset from an orderly end, once a peek has taken its error.
+        let doubtful = flow.shut && !flow.doomed && !flow.failed;
+        if doubtful {
+            self.records.add(flow, Bits::ABORTED);
+        }
         let mut left = FRAMES_A_TURN;
         let starved = loop {
             if left == 0 {
-                self.flows.make_ready(id);
                 break false;
             }
             left -= 1;
@@ -67,8 +72,13 @@ impl Worker {
                 None => break false,
             }
         };
+        if doubtful && !flow.failed {
+            self.records.remove(flow, Bits::ABORTED);
+        }
         if starved {
             self.starve(id);
+        } else if left == 0 {
+            self.flows.make_ready(id);
         }
         self.ask_later(id);
         self.settle(id);

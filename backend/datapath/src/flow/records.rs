@@ -1,6 +1,6 @@
 //! What stands of each connection in the checkpoint, for the engine after this one.
 use crate::flow::table::Flow;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
@@ -9,7 +9,7 @@ use vonic_tcp::{Agreed, Instant, Leg};
 pub struct Records {
     checkpoint: Arc<Checkpoint>,
     free: FreeNumbers,
-    /// What an engine before this one has left, until the VM's port is there.
+    /// What an engine before this one has left, until the VMM connection's number is known.
     pub inherited: Vec<(RecordId, Record)>,
 }
 
@@ -20,9 +20,19 @@ impl Records {
         Records { inherited: checkpoint.records().collect(), free, checkpoint }
     }
 
-    /// Writes the record of a connection of the VM, whose timestamps begin at `timestamps`. Without room, or a socket that the next
-    /// engine could know again, it has none and ends with this engine.
-    pub fn begin(&mut self, flow: &mut Flow, (vm, timestamps): (u64, u32)) {
+    /// From now on connections of a listener are accepted; `None`: all of them have their records.
+    pub fn accepting(&self, listener: Option<RawFd>) {
+        self.checkpoint.header().set_accepting(listener);
+    }
+
+    /// A connection of which there is no record, though an engine before this one has accepted it.
+    pub fn take_accepted(&self) -> Option<RawFd> {
+        self.checkpoint.header().take_accepted()
+    }
+
+    /// Writes the record of a connection of the VMM connection, whose timestamps begin at `timestamps`. Without room, or a socket that
+    /// the next engine could know again, it has none and ends with this engine.
+    pub fn begin(&mut self, flow: &mut Flow, (session, timestamps): (u64, u32)) {
         let Some(socket) = &flow.socket else { return };
         let (Ok(cookie), Some(id)) = (socket.cookie(), self.free.pop()) else { return };
         let agreed = flow.leg.agreed();
@@ -31,7 +41,7 @@ impl Records {
             bits: if agreed.is_some() { Bits::SYNCHRONIZED } else { Bits::default() },
             descriptor: socket.as_raw_fd(),
             cookie,
-            vm,
+            session,
             guest: flow.key.guest,
             remote: flow.key.remote,
             host: flow.host,
@@ -59,8 +69,22 @@ impl Records {
         }
     }
 
-    /// The connection is over, its descriptor closed.
-    pub fn end(&mut self, id: RecordId) {
+    /// Something that was about to happen has not.
+    pub fn remove(&self, flow: &Flow, bits: Bits) {
+        if let Some(id) = flow.record {
+            self.checkpoint.remove(id, bits);
+        }
+    }
+
+    /// The connection's descriptor is closed: with a record it would not be swept away, and what has none is.
+    pub fn end(&mut self, flow: &mut Flow) {
+        if let Some(id) = flow.record.take() {
+            self.free(id);
+        }
+    }
+
+    /// As [`Records::end`], of what nobody has taken over.
+    pub fn free(&mut self, id: RecordId) {
         self.checkpoint.free(id);
         self.free.push(id);
     }

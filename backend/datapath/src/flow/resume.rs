@@ -1,45 +1,55 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
 use crate::flow::open::leg_config;
 use crate::flow::records::{agreed, opened};
-use crate::flow::table::{Flow, FlowKey};
+use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::spec::PortId;
 use crate::worker::Worker;
 use vonic_record::{Bits, Kind, Record, RecordId};
-use vonic_tcp::{Config, Leg, Restored, Seq};
-use vonic_uplink::{HostSocket, Peer, Progress};
+use vonic_tcp::{Config, Leg, Restored, Seq, State};
+use vonic_uplink::{HostSocket, Known, Peer, Progress};
 
 impl Worker {
-    /// Takes over the connections of a port that has just been attached.
-    pub(crate) fn resume_connections(&mut self, port: PortId) {
-        let Some(vm) = Worker::port_mut(&mut self.ports, port).map(|port| port.spec.vm) else { return };
+    /// A VMM is connected: its connection's own connections go on.
+    pub(crate) fn begin_session(&mut self, port_id: PortId, session: u64) {
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
+        port.session = session;
+        if self.taking_over {
+            self.await_port(port_id);
+        }
         let inherited = std::mem::take(&mut self.records.inherited);
-        let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.vm == vm);
+        let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.session == session);
         self.records.inherited = others;
         for (id, record) in own {
-            if !self.resume_connection(port, id, &record) {
-                self.records.end(id);
+            if !self.resume_connection(port_id, id, &record) {
+                self.records.free(id);
             }
         }
     }
 
-    /// Every port that there will be is attached: what nobody has taken over is reset.
+    /// Every VMM that is connected has had its own: what nobody has taken over is reset.
     pub(crate) fn abandon_connections(&mut self) {
+        self.adopt_accepted();
+        self.taking_over = false;
         for (id, record) in std::mem::take(&mut self.records.inherited) {
             let mode = self.peek_mode(record.host);
             if let Ok(Some(socket)) = HostSocket::resume(record.descriptor, record.cookie, mode) {
                 socket.abort();
             }
-            self.records.end(id);
+            self.records.free(id);
         }
     }
 
-    /// Takes over one connection; false: its socket is gone.
+    /// Takes over one connection; false: there is nothing that could go on.
     fn resume_connection(&mut self, port_id: PortId, id: RecordId, record: &Record) -> bool {
         let (now, mode) = (self.now, self.peek_mode(record.host));
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
-        let (guest_opens, shut) = (record.kind == Kind::GuestOpens, record.bits.has(Bits::GUEST_FIN));
-        let Ok(progress) = socket.progress(guest_opens, shut) else { return false };
+        let known = known(record);
+        let Ok(progress) = socket.progress(known) else { return false };
+        if progress.peer == Peer::Nobody {
+            // The guest's SYN comes again.
+            return false;
+        }
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return false };
         let key = FlowKey { port: port_id, guest: record.guest, remote: record.remote };
         let config = Config { timestamps: Some(record.timestamps), ..leg_config(&key, &port.spec, 0) };
@@ -49,18 +59,36 @@ impl Worker {
             Leg::open(&config, Seq(record.iss), now)
         };
         let mut flow = Flow::new(key, leg, socket, record.host, opened(record));
-        flow.guest_opens = guest_opens;
-        flow.shut = shut;
+        flow.guest_opens = known.connected;
+        flow.shut = known.shut;
         flow.record = Some(id);
         flow.connecting = progress.peer == Peer::Connecting || !record.bits.has(Bits::ESTABLISHED);
-        // What came before a reset still gets to the guest.
-        flow.doomed = progress.peer == Peer::Reset;
+        flow.bytes_guest_to_host = progress.taken - u64::from(known.shut && progress.taken > 0);
+        flow.bytes_host_to_guest = progress.dropped;
         if flow.connecting {
             port.usage.begin(flow.destination());
         }
         let flow = self.register(flow);
+        if progress.peer == Peer::Reset {
+            self.resume_reset(flow);
+        }
         self.flows.make_ready(flow);
         true
+    }
+
+    /// The peer has reset, or could not be reached, and the guest is to hear of it.
+    fn resume_reset(&mut self, id: FlowId) {
+        let open = self.flows.get_mut(id).is_some_and(|flow| flow.leg.state() != State::SynReceived);
+        // What came before it still gets to a guest that has seen a handshake.
+        if open { self.host_failed(id) } else { self.reset_guest(id) }
+    }
+}
+
+fn known(record: &Record) -> Known {
+    Known {
+        connected: record.kind == Kind::GuestOpens,
+        shut: record.bits.has(Bits::GUEST_FIN),
+        aborted: record.bits.has(Bits::ABORTED),
     }
 }
 
@@ -71,7 +99,7 @@ fn restored(record: &Record, progress: &Progress) -> Restored {
         iss,
         irs,
         agreed: agreed(record.options),
-        connected: progress.peer != Peer::Connecting,
+        connected: !matches!(progress.peer, Peer::Connecting | Peer::Reset),
         established: record.bits.has(Bits::ESTABLISHED),
         una: iss + 1 + progress.dropped as u32,
         queued: progress.queued,

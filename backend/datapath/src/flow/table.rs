@@ -50,6 +50,9 @@ pub struct Flow {
     pub counted: bool,
     /// The host's side has failed: a reset follows what its queue still has for the guest.
     pub doomed: bool,
+    /// It has, and the reset is due. The socket stays until the guest has it, and with it the record, which the next engine needs to
+    /// send the reset.
+    pub failed: bool,
     /// Its socket has refused payload since: the guest shall not wait for its own application to read.
     pub pressed: bool,
     /// The service has let go of its end: nobody will take payload of the guest.
@@ -102,6 +105,7 @@ impl Flow {
             shut: false,
             counted: true,
             doomed: false,
+            failed: false,
             pressed: false,
             deserted: false,
             window_stale: true,

@@ -172,7 +172,6 @@ pub(crate) mod tests {
         let limits =
             Limits { connections: 16, pending: 4, pending_per_destination: 2, udp_flows: 8, new_per_second: 100 };
         PortSpec {
-            vm: u64::from(n),
             port: n.into(),
             mac: MacAddr([2, 0, 0, 0, 0, n]),
             network: 0,

@@ -68,6 +68,7 @@ impl Worker {
                     self.disconnect(port);
                     done.done();
                 }
+                Command::Session { port, session } => self.begin_session(port, session),
                 Command::Inherited => self.abandon_connections(),
                 Command::Barrier { done } => done.done(),
                 Command::Host(view) => {
@@ -120,7 +121,6 @@ impl Worker {
         let id = spec.port;
         place(&mut self.ports, id, Box::new(Port::new(spec)));
         self.watch_forwards(id);
-        self.resume_connections(id);
     }
 
     fn reconfigure(&mut self, spec: PortSpec) {
@@ -195,6 +195,9 @@ impl Worker {
         if another_driver {
             self.forget_driver(id);
         }
+        if Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.is_live()) {
+            self.settle_adopted(id);
+        }
         self.watch_tap(id);
         self.report_broken(id);
         self.feed(id);
@@ -249,6 +252,7 @@ impl Worker {
 
     /// The VMM is gone: what its guest had open is reset towards the world.
     fn disconnect(&mut self, id: PortId) {
+        self.settle_adopted(id);
         self.reset_connections(id);
         for index in Queues::indices() {
             self.stop_ring(id, index);

@@ -18,9 +18,11 @@ use crate::datagram::fragmenter::Fragmenter;
 use crate::datagram::reassembly::Reassembly;
 use crate::datagram::table::DatagramTable;
 use crate::flow::admission::AcceptLater;
+use crate::flow::adoption::Adopted;
 use crate::flow::peer::Questions;
 use crate::flow::records::Records;
 use crate::flow::table::FlowTable;
+use crate::keyed::Secret;
 use crate::port::Port;
 use crate::queues::{PAIRS, Queues};
 use crate::ring::Ring;
@@ -30,13 +32,12 @@ use clock::Clock;
 use events::{Poller, Token};
 use ingress::{BURST, Late};
 use rtrb::{Consumer, Producer, RingBuffer};
-use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vonic_queue::Burst;
-use vonic_record::Checkpoint;
+use vonic_record::{Checkpoint, Secrets};
 use vonic_tcp::Instant;
 use vonic_uplink::{PeekMode, Scratch};
 
@@ -64,6 +65,8 @@ pub enum Poll {
 pub struct WorkerConfig {
     /// What outlives this engine.
     pub checkpoint: Arc<Checkpoint>,
+    /// It takes over from an engine that died, whose VMMs are connected.
+    pub takes_over: bool,
     /// Busy polling.
     pub poll: Poll,
     /// How peeks find their place; `None`: what this kernel can do.
@@ -104,6 +107,8 @@ pub struct Worker {
     pub(crate) networks: Vec<Option<Box<Network>>>,
     pub(crate) flows: FlowTable,
     pub(crate) records: Records,
+    /// What the engine before has accepted last, until its guest's rings run.
+    pub(crate) adopted: Option<Adopted>,
     pub(crate) questions: Questions,
     pub(crate) datagrams: DatagramTable<Datagram>,
     /// What the host said when a ping socket was last asked for.
@@ -123,7 +128,7 @@ pub struct Worker {
     pub(crate) scratch: Scratch,
     /// How peeks find their place, IPv4 and IPv6: kernels learned it at different times.
     peek_modes: [PeekMode; 2],
-    pub(crate) secret: RandomState,
+    pub(crate) secret: Secret,
     /// Frames of the guest whose turn it is, one burst for each of its transmit queues.
     pub(crate) bursts: Option<Box<[Burst; PAIRS]>>,
     pub(crate) late: Late,
@@ -131,6 +136,8 @@ pub struct Worker {
     pub(crate) reassembly: Option<Box<Reassembly>>,
     /// Room for the fragments of one datagram to a guest.
     pub(crate) fragmenter: Fragmenter,
+    /// An engine has died, and VMMs that were connected may still come back.
+    pub(crate) taking_over: bool,
     /// Something happened that epoll does not know of.
     pub(crate) woken: bool,
     commands: Consumer<Command>,
@@ -153,11 +160,13 @@ impl Worker {
         let mode = |address| config.peek_mode.unwrap_or_else(|| PeekMode::probe(SocketAddr::new(address, 0)));
         let peek_modes = families.map(mode);
         let clock = Clock::start(config.checkpoint.header().elapsed());
+        let Secrets(secrets) = config.checkpoint.header().secrets();
         let worker = Worker {
             ports: Vec::new(),
             networks: Vec::new(),
             flows: FlowTable::default(),
             records: Records::new(Arc::clone(&config.checkpoint)),
+            adopted: None,
             questions: Questions::default(),
             datagrams: DatagramTable::default(),
             ping_permitted: true,
@@ -171,11 +180,12 @@ impl Worker {
             now: clock.now(),
             scratch: Scratch::new(&peek_modes),
             peek_modes,
-            secret: RandomState::new(),
+            secret: Secret([secrets[0], secrets[1]]),
             bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(BURST, 4096)))),
             late: Late::new(),
             reassembly: Some(Box::new(Reassembly::new())),
             fragmenter: Fragmenter::new(),
+            taking_over: config.takes_over,
             woken: false,
             commands,
             wake: Arc::clone(&wake),

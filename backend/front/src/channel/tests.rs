@@ -13,6 +13,7 @@ fn every_message_arrives_as_it_was_sent() {
         ToEngine::Listening { name: "web1".into(), result: Ok(7) },
         ToEngine::Listening { name: API.into(), result: Err("in use".into()) },
         ToEngine::Connected { name: "web1".into(), session: u64::MAX },
+        ToEngine::Present,
         ToEngine::Disconnected { session: 3 },
         ToEngine::Marked { number: 5 },
         ToEngine::Reload,

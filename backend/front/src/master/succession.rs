@@ -157,6 +157,7 @@ impl Master<'_> {
         for (&session, connection) in &self.connections {
             self.link.send(&ToEngine::Connected { name: connection.log().name().into(), session });
         }
+        self.link.send(&ToEngine::Present);
         if reload {
             self.link.send(&ToEngine::Reload);
         }

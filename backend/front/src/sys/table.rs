@@ -77,6 +77,34 @@ fn table_size() -> io::Result<RawFd> {
     size.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// A connection that was accepted at this listener, besides those that are known.
+pub(crate) fn accepted_at(listener: RawFd, known: &BTreeSet<RawFd>) -> io::Result<Option<RawFd>> {
+    let Ok(own) = end(listener, libc::getsockname) else { return Ok(None) };
+    let is_of = |fd: RawFd| {
+        fd != listener
+            && end(fd, libc::getpeername).is_ok()
+            && end(fd, libc::getsockname).is_ok_and(|local| local == own)
+    };
+    Ok(open_but(known)?.into_iter().find(|&fd| is_of(fd)))
+}
+
+/// Family and port of one end of an IP socket: where a connection's own end is like its listener's, though that may have no address.
+fn end(
+    fd: RawFd,
+    name: unsafe extern "C" fn(RawFd, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int,
+) -> io::Result<(u16, [u8; 2])> {
+    // SAFETY: zeros are a sockaddr_in6.
+    let mut address: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: place and length are valid for the call, which writes no more than that; the number need not be open.
+    check(unsafe { name(fd, (&raw mut address).cast(), &raw mut length) })?;
+    match i32::from(address.sin6_family) {
+        // Both families have the port in the same place.
+        libc::AF_INET | libc::AF_INET6 => Ok((address.sin6_family, address.sin6_port.to_ne_bytes())),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD takes an integer, of which nothing is expected, and changes nothing.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }

@@ -119,7 +119,7 @@ impl Engine {
                     drop(sessions.lock().unwrap().remove(&session));
                     Seen::Disconnected(session)
                 }
-                ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
+                ToEngine::Present | ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
             };
             let _ = sink.0.lock().unwrap().send(seen);
         }

@@ -1,6 +1,6 @@
 //! Listening sockets of forwards.
 #![allow(unsafe_code)]
-use super::tcp::{check, from_kernel, prepare, set_option, stream_socket, to_kernel};
+use super::tcp::{check, from_kernel, prepare, set_abort_on_close, set_option, stream_socket, to_kernel};
 use libc::socklen_t;
 use std::io;
 use std::mem::size_of;
@@ -20,6 +20,37 @@ pub struct Accepted {
     pub(crate) fd: OwnedFd,
     /// Who connected.
     pub peer: SocketAddr,
+}
+
+impl Accepted {
+    /// One that an engine before this one accepted and had no time to put on record, by its number in the table that engines share;
+    /// `None`: it is gone.
+    pub fn adopt(fd: RawFd) -> Option<Accepted> {
+        // SAFETY: all-zero bytes are a valid sockaddr_storage.
+        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::sockaddr_storage>() as socklen_t;
+        // SAFETY: storage and length are valid for the call; a number that is not open makes it fail.
+        unsafe { check(libc::getpeername(fd, (&raw mut storage).cast(), &raw mut len)).ok()? };
+        let peer = from_kernel(&storage)?;
+        // SAFETY: the master has found out that this connection is nobody's: its owner was another process, which is dead.
+        Some(Accepted { fd: unsafe { OwnedFd::from_raw_fd(fd) }, peer })
+    }
+
+    /// Whether the connection may have come to a listener at this address.
+    pub fn came_to(&self, address: SocketAddr) -> bool {
+        let own = local_address(self.fd.as_fd());
+        own.is_ok_and(|own| {
+            own.port() == address.port()
+                && own.is_ipv4() == address.is_ipv4()
+                && (address.ip().is_unspecified() || own.ip() == address.ip())
+        })
+    }
+
+    /// Closes it by a reset.
+    pub fn abort(self) {
+        // Fails on no open TCP socket (socket(7)); a plain close is then all that is left.
+        let _ = set_abort_on_close(self.fd.as_fd());
+    }
 }
 
 impl Listener {

@@ -1,0 +1,63 @@
+//! What the world began while there was no engine, or just before one died.
+use crate::spec::{ForwardSocket, PortId};
+use crate::worker::Worker;
+use std::time::Duration;
+use vonic_tcp::Instant;
+use vonic_uplink::Accepted;
+
+/// How long a guest whose VMM was connected is waited for: its session is replayed in milliseconds.
+const RETURN_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection that an engine before this one accepted, for the guest whose forward it came by.
+pub struct Adopted {
+    /// The guest's port of the switch.
+    port: PortId,
+    /// The guest's TCP port.
+    guest_port: u16,
+    accepted: Accepted,
+}
+
+impl Worker {
+    /// A port's VMM was there before this engine was: its rings are about to come.
+    pub(crate) fn await_port(&mut self, id: PortId) {
+        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
+            port.awaited = Some(self.now + RETURN_LIMIT);
+        }
+    }
+
+    /// Whether what the world begins has to wait, since the guest's rings are about to come.
+    pub(crate) fn is_awaited(&mut self, id: PortId) -> bool {
+        let now = self.now;
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
+        if port.queues.is_live() || port.awaited.is_some_and(|limit: Instant| limit <= now) {
+            port.awaited = None;
+        }
+        port.awaited.is_some()
+    }
+
+    /// Finds the guest of the connection that the engine before had accepted and no more. Nobody's is reset.
+    pub(crate) fn adopt_accepted(&mut self) {
+        let left = self.records.take_accepted().and_then(Accepted::adopt);
+        let Some(accepted) = left else { return };
+        let ports = self.ports.iter().flatten().filter(|port| port.awaited.is_some());
+        let mut forwards = ports.flat_map(|port| port.spec.forwards.iter().map(|forward| (port.spec.port, forward)));
+        let is_of = |socket: &ForwardSocket| match socket {
+            ForwardSocket::Tcp(listener) => listener.local().is_ok_and(|address| accepted.came_to(address)),
+            ForwardSocket::Udp(_) => false,
+        };
+        match forwards.find(|(_, forward)| is_of(&forward.socket)) {
+            Some((port, forward)) => {
+                self.adopted = Some(Adopted { port, guest_port: forward.guest_port, accepted });
+            }
+            None => accepted.abort(),
+        }
+    }
+
+    /// A port's rings run, or will not.
+    pub(crate) fn settle_adopted(&mut self, id: PortId) {
+        let Some(Adopted { port, guest_port, accepted }) = self.adopted.take_if(|adopted| adopted.port == id) else {
+            return;
+        };
+        self.open_from_world(port, guest_port, accepted);
+    }
+}
