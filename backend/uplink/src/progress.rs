@@ -1,6 +1,6 @@
 //! How far a connection's two streams are, by the kernel's own counters: what an engine that takes over a socket knows of it.
 use crate::socket::{HostSocket, PeekMode};
-use crate::sys::tcp::{self, Counters, States};
+use crate::sys::tcp::{self, Queues, States, Totals};
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 
@@ -47,9 +47,10 @@ pub struct Progress {
 
 impl Progress {
     /// Of what the kernel says.
-    fn of(counters: &Counters, pending_error: bool, known: Known) -> Progress {
+    fn of(totals: &Totals, queues: Queues, pending_error: bool, known: Known) -> Progress {
         let Known { connected, shut, aborted } = known;
-        let Counters { state, acked, received, inq, outq } = *counters;
+        let Totals { state, acked, received } = *totals;
+        let Queues { inq, outq } = queues;
         let peer = match state {
             States::SYN_SENT => Peer::Connecting,
             States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => Peer::Finished,
@@ -98,11 +99,14 @@ impl HostSocket {
     /// The system's.
     pub fn progress(&self, known: Known) -> io::Result<Progress> {
         // The counters and the queues' lengths are read by several calls. What was read between two equal readings belongs together.
-        let mut before = tcp::counters(self.as_fd())?;
+        let mut before = tcp::totals(self.as_fd())?;
         loop {
-            let after = tcp::counters(self.as_fd())?;
-            if before.same_place(&after) {
-                return Ok(Progress::of(&before, tcp::has_error(self.as_fd())?, known));
+            let queues = tcp::queues(self.as_fd())?;
+            let after = tcp::totals(self.as_fd())?;
+            if before == after {
+                // Elsewhere an error is no end yet.
+                let failed = after.state == States::CLOSE && tcp::has_error(self.as_fd())?;
+                return Ok(Progress::of(&after, queues, failed, known));
             }
             before = after;
         }

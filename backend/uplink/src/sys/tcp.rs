@@ -207,30 +207,33 @@ impl States {
     pub const CLOSING: u8 = 11;
 }
 
-/// What the kernel counts of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Counters {
+/// What the kernel counts of a connection. Equal ones: nothing has moved between two readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
     /// Of [`States`].
     pub state: u8,
     /// tcpi_bytes_acked: our SYN and our FIN count as one each.
     pub acked: u64,
     /// tcpi_bytes_received: the peer's FIN counts as one.
     pub received: u64,
+}
+
+/// What waits in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Queues {
     /// SIOCINQ
     pub inq: u32,
     /// SIOCOUTQ; our FIN counts as one.
     pub outq: u32,
 }
 
-impl Counters {
-    /// Whether nothing has moved between the readings of which these are.
-    pub fn same_place(&self, other: &Counters) -> bool {
-        (self.state, self.acked, self.received) == (other.state, other.acked, other.received)
-    }
+/// Reads the queues' lengths.
+pub fn queues(fd: BorrowedFd<'_>) -> io::Result<Queues> {
+    Ok(Queues { inq: queue(fd, libc::FIONREAD)?, outq: queue(fd, libc::TIOCOUTQ)? })
 }
 
-/// Reads the counters, then the queues.
-pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
+/// Reads the counters.
+pub fn totals(fd: BorrowedFd<'_>) -> io::Result<Totals> {
     /// struct tcp_info up to tcpi_bytes_received (include/uapi/linux/tcp.h): the C library's is shorter.
     #[repr(C)]
     struct Info {
@@ -246,8 +249,7 @@ pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place.cast::<c_void>(), &raw mut length)
     })?;
-    let (inq, outq) = (queue(fd, libc::FIONREAD)?, queue(fd, libc::TIOCOUTQ)?);
-    Ok(Counters { state: info.state, acked: info.acked, received: info.received, inq, outq })
+    Ok(Totals { state: info.state, acked: info.acked, received: info.received })
 }
 
 fn queue(fd: BorrowedFd<'_>, which: libc::c_ulong) -> io::Result<u32> {
