@@ -267,7 +267,7 @@ impl Worker {
     fn round(&mut self) -> bool {
         let mut worked = std::mem::take(&mut self.woken) | self.resume_some();
         for id in 0..self.ports.len() as PortId {
-            worked |= !self.is_resuming(id) && self.guest_burst(id);
+            worked |= self.guest_burst(id);
             worked |= self.answer_control(id);
             worked |= self.uplink_burst(id);
             self.check_memory(id);
