@@ -16,7 +16,7 @@ use vonic_datapath::{
 };
 use vonic_frame::{MacAddr, VNET_HEADER_LEN};
 use vonic_queue::handover;
-use vonic_record::Checkpoint;
+use vonic_record::{Checkpoint, Shared};
 
 use crate::memory::{Guest, RECEIVE, TRANSMIT, setup};
 
@@ -81,9 +81,12 @@ fn network() -> Result<NetworkSpec> {
     })
 }
 
-fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
+fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
     PortSpec {
         port,
+        vm: port.into(),
+        failover: true,
+        quarantined: false,
         mac: mac(port),
         network: 0,
         address4: Some(address(port)),
@@ -102,7 +105,7 @@ fn port(port: PortId, stats: &Arc<PortStats>) -> PortSpec {
         egress: Vec::new(),
         forwards: Vec::new(),
         tap: None,
-        stats: Arc::clone(stats),
+        stats: stats.clone(),
     }
 }
 
@@ -118,7 +121,7 @@ impl Control {
     }
 
     /// Attaches a port and starts its rings; where the calls of its receive queue go.
-    fn attach(&mut self, id: PortId, guest: &Guest, stats: &Arc<PortStats>) -> Result<PipeReader> {
+    fn attach(&mut self, id: PortId, guest: &Guest, stats: &Shared<PortStats>) -> Result<PipeReader> {
         self.send(Command::Attach(Box::new(port(id, stats))))?;
         self.send(Command::Features { port: id, bits: FEATURES })?;
         self.send(Command::Memory { port: id, map: guest.map(), done: handover().0 })?;
@@ -155,7 +158,7 @@ pub fn run(len: usize, count: u16) -> Result<()> {
     let (sender, receiver) = (Guest::new()?, Guest::new()?);
     sender.post(TRANSMIT, count, Some(&frame))?;
     receiver.post(RECEIVE, count, None)?;
-    let stats = [SENDER, RECEIVER].map(|_| Arc::new(PortStats::default()));
+    let stats = [SENDER, RECEIVER].map(|_| Shared::<PortStats>::default());
 
     let config = WorkerConfig {
         checkpoint: Arc::new(Checkpoint::create(16)?),

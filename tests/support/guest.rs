@@ -84,6 +84,8 @@ pub struct QemuConfig {
     pub hotplug: bool,
     /// A reset restarts it; without this it ends.
     pub reboots: bool,
+    /// It waits for another QEMU's guest to come, by the monitor's `migrate-incoming`.
+    pub incoming: bool,
     /// iPXE boots first and runs this script, in which `@LINUX@` stands for the kernel's parameters. Kernel and initramfs lie in the
     /// test's directory as vmlinuz and initrd-NAME.
     pub ipxe: Option<String>,
@@ -200,6 +202,9 @@ impl GuestConfig {
         command.args(["-nographic", "-nodefaults", "-serial", "stdio"]);
         if !self.qemu.reboots {
             command.arg("-no-reboot");
+        }
+        if self.qemu.incoming {
+            command.args(["-incoming", "defer"]);
         }
         command.args(["-smp", &pairs.to_string()]);
         let linux = format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters());

@@ -105,6 +105,11 @@ impl Line {
         Ok(())
     }
 
+    /// The guest's end.
+    pub fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
     /// Waits until the host's end is reset.
     ///
     /// # Errors

@@ -66,17 +66,25 @@ impl Netns {
         self.run(|| ip(arguments))
     }
 
+    /// A cable without addresses between the calling thread's namespace, where its end is named `here`, and this one, both ends up.
+    ///
+    /// # Errors
+    /// If ip fails.
+    pub fn plug(&self, here: &str, there: &str) -> Result<()> {
+        let fd = format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd());
+        ip(&format!("link add {here} type veth peer name {there} netns {fd}"))?;
+        ip(&format!("link set {here} up"))?;
+        self.ip(&format!("link set {there} up"))
+    }
+
     /// A cable between the calling thread's namespace and this one, both ends named `name`, up, with an address ("198.51.100.1/24").
     ///
     /// # Errors
     /// If ip fails.
     pub fn cable(&self, name: &str, here: &str, there: &str) -> Result<()> {
-        let fd = format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd());
-        ip(&format!("link add {name} type veth peer name {name} netns {fd}"))?;
+        self.plug(name, name)?;
         ip(&format!("addr add {here} dev {name}"))?;
-        ip(&format!("link set {name} up"))?;
-        self.ip(&format!("addr add {there} dev {name}"))?;
-        self.ip(&format!("link set {name} up"))
+        self.ip(&format!("addr add {there} dev {name}"))
     }
 }
 

@@ -81,6 +81,26 @@ impl Qmp {
         self.execute("object-del", &json!({ "id": format!("{id}-ram") })).map(drop)
     }
 
+    /// Moves the VM to the QEMU behind the monitor `to`, which waits for one, by TCP on loopback; it runs there when this returns.
+    ///
+    /// # Errors
+    /// If the migration fails, with QEMU's reason, or is not over within `limit`.
+    pub fn migrate(&mut self, to: &mut Qmp, limit: Duration) -> Result<()> {
+        to.execute("migrate-incoming", &json!({ "uri": "tcp:127.0.0.1:0" }))?;
+        let listening = to.execute("query-migrate", &json!({}))?;
+        let port = listening["socket-address"][0]["port"].as_str().context("where QEMU listens")?.to_string();
+        self.execute("migrate", &json!({ "uri": format!("tcp:127.0.0.1:{port}") }))?;
+        wait_for("the end of the migration", limit, || {
+            let state = self.execute("query-migrate", &json!({}))?;
+            match state["status"].as_str() {
+                Some("completed") => Ok(Some(())),
+                Some("failed" | "cancelled") => bail!("the migration failed: {state}"),
+                _ => Ok(None),
+            }
+        })?;
+        to.event("RESUME", limit).map(drop)
+    }
+
     fn receive(&mut self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let end = Instant::now() + limit;
         let mut line = String::new();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use vonic_control::api::types::{ConnectionRow, ReloadReport, Stats, VmDetail, VmRow, VmStats};
+use vonic_control::api::types::{ConnectionRow, EngineStatus, ReloadReport, Stats, VmDetail, VmRow, VmStats};
 use vonic_control::client;
 
 #[path = "support/service.rs"]
@@ -85,6 +85,28 @@ web2  tcp       world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED       
     let stats = good(&service, "stats");
     assert!(stats.starts_with("up for 1h 1m\n") && stats.contains("\nweb1 "), "{stats}");
     assert!(good(&service, "stats web1").contains("spoofed mac  guest to host       7\n"));
+}
+
+#[test]
+fn the_engine_and_its_successor() {
+    let service = Service::start();
+    let status = good(&service, "engine status");
+    for line in [
+        "process           100",
+        "up for            1m 30s",
+        "standby           ready",
+        "deaths            4",
+        "ago: the engine died by signal 11",
+        "short succession  4 deaths: the next one was made to wait for 100 ms",
+        "ago, in 2.345 ms, as was asked for",
+        "quarantined       web2",
+    ] {
+        assert!(status.contains(line), "no '{line}' in\n{status}");
+    }
+    assert_eq!(json::<EngineStatus>(&service, "engine status --json"), service::engine(0));
+    assert_eq!(good(&service, "engine restart"), "process 101 has taken over from 100 in 2.346 ms\n");
+    // The answer is lost with whoever was to give it; the next one tells.
+    assert_eq!(json::<EngineStatus>(&service, "engine restart --json"), service::engine(2));
 }
 
 #[test]

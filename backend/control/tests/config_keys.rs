@@ -70,7 +70,7 @@ fn the_contracts_sample_loads() {
     assert_eq!(vm.labels["tier"], "web");
     let localhost = ListenHost::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let listen = Listen { host: localhost, ports: 8080..=8080 };
-    assert_eq!(vm.forwards, [Forward { proto: Protocol::Tcp, listen, port: 80 }]);
+    assert_eq!(vm.forwards, [Forward { proto: Protocol::Tcp, listen, port: 80, failover: true }]);
     let to = "198.51.100.0/24".parse().unwrap();
     let deny = EgressRule { action: Action::Deny, to, proto: Some(Protocol::Tcp), ports: Some(1..=1023) };
     assert_eq!(vm.egress, [deny]);
@@ -79,7 +79,7 @@ fn the_contracts_sample_loads() {
     let vm = &json["vms"]["web1"];
     assert_eq!(vm["mac"], "52:54:00:00:00:02");
     assert_eq!(vm["ack"], "peer");
-    assert_eq!(vm["forwards"][0], json!({"proto": "tcp", "listen": "127.0.0.1:8080", "port": 80}));
+    assert_eq!(vm["forwards"][0], json!({"proto": "tcp", "listen": "127.0.0.1:8080", "port": 80, "failover": true}));
     let deny = json!({"action": "deny", "to": "198.51.100.0/24", "proto": "tcp", "ports": "1-1023"});
     assert_eq!(vm["egress"][0], deny);
     assert_eq!(json["networks"]["default"]["uplink"], "sockets");
@@ -316,7 +316,6 @@ fn bad_values_of_a_vm() {
         ("mtu = '1500'", 2, "write mtu = 1500"),
         ("socket_mode = 'x'", 2, "write \"server\" or \"client\""),
         ("socket_mode = true", 2, "write socket_mode = \"server\""),
-        ("failover = false", 2, "write failover = true"),
         ("failover = 'no'", 2, "write failover = true"),
         ("ack = 'x'", 2, "write \"kernel\" or \"peer\""),
         ("ack = true", 2, "write ack = \"kernel\""),
@@ -367,7 +366,7 @@ fn bad_forwards() {
         ("proto='tcp'\nlisten='*:9-8'\nport=80", 5, "write 8-9"),
         ("proto='tcp'\nlisten='*:80'\nport=0", 6, "write a number from 1 to 65535"),
         ("proto='tcp'\nlisten='*:80-89'\nport=65530", 6, "write a port up to 65526"),
-        ("proto='tcp'\nlisten='*:80'\nport=80\nfailover=false", 7, "write failover = true"),
+        ("proto='tcp'\nlisten='*:80'\nport=80\nfailover='no'", 7, "write failover = true"),
         ("proto='tcp'\nlisten='*:80'\nport=80\nmtu=1500", 7, "write it in the top of a VM's file"),
         ("proto='tcp'\nlisten='*:80'\nport=80\nto='x'", 7, "write it in an [[egress]] table"),
     ] {

@@ -3,7 +3,7 @@ use clap::Parser;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use vonic_control::config::{self, Config};
+use vonic_control::config::{self, Config, Service};
 use vonic_control::engine::{self, EngineConfig};
 use vonic_front::{EngineLink, MasterConfig, Start};
 
@@ -42,7 +42,8 @@ fn main() -> ExitCode {
         complain(&unusable(&config.service.runtime_dir, &arguments.config_dir, &error));
         return ExitCode::from(1);
     }
-    let master = MasterConfig { engine_pid_file: Some(config.service.engine_pid()) };
+    let Service { heartbeat, quarantine, .. } = config.service;
+    let master = MasterConfig { engine_pid_file: Some(config.service.engine_pid()), heartbeat, quarantine };
     let peek_mode = engine::peek_mode(&arguments.peek);
     let engine_config = EngineConfig { config_dir: arguments.config_dir, peek_mode };
     let body = move |link: EngineLink, start: Start| engine::run(engine_config.clone(), link, &start);

@@ -64,6 +64,7 @@ impl Worker {
     pub(crate) fn uplink_burst(&mut self, id: PortId) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, id).filter(|port| port.tap.readable) else { return false };
         let Some(tap) = port.spec.tap.clone() else { return false };
+        self.signs.at(port.spec.vm);
         port.queues.aim_at_tap();
         for taken in 0..BURST {
             if !uplink_to_guest(port, &tap) {
@@ -76,6 +77,11 @@ impl Worker {
     /// Watches a port's tap while the guest's receive ring runs, and only then: nobody reads a bridge's chatter for a machine
     /// that is off.
     pub(crate) fn watch_tap(&mut self, id: PortId) {
+        self.watch_if_live(id);
+        self.record_tap(id);
+    }
+
+    fn watch_if_live(&mut self, id: PortId) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(tap) = port.spec.tap.as_ref() else { return };
         let live = port.queues.is_live();
@@ -86,8 +92,10 @@ impl Worker {
             forget(&self.poller, port);
             return;
         }
-        // What came before the guest was there is not for it.
-        tap.drain();
+        if !std::mem::take(&mut port.custody.tap_waits) {
+            // What came before the guest was there is not for it.
+            tap.drain();
+        }
         match self.poller.watch_input(tap.as_raw_fd(), Token::Tap { port: id }) {
             Ok(()) => port.tap = TapState { watched: true, readable: true, ..Default::default() },
             Err(error) => (self.notify)(crate::Notice::WatchFailed { port: id, error }),

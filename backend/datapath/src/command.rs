@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use vonic_queue::{Done, MemoryMap, QueueError, RingSetup};
+use vonic_queue::{DirtyLog, Done, MemoryMap, QueueError, RingSetup};
+use vonic_record::Shared;
 
 /// One order to a worker, applied between two bursts.
 #[derive(Debug)]
@@ -46,6 +47,20 @@ pub enum Command {
         map: Arc<MemoryMap>,
         /// When the old map is used no more.
         done: Done,
+    },
+    /// The VMM's log of what is written for the guest; without one nothing is logged.
+    Log {
+        /// Which port.
+        port: PortId,
+        /// The log.
+        log: Option<GuestLog>,
+        /// When it is in force, and the last one is used no more.
+        done: Done,
+    },
+    /// The guest has come from another host: tells the network where it is now.
+    Announce {
+        /// Which port.
+        port: PortId,
     },
     /// A ring was started, or its descriptors or its enabled flag changed.
     Ring(Box<RingCommand>),
@@ -90,11 +105,25 @@ pub enum Command {
         /// Where the answer goes.
         reply: Sender<ListPart>,
     },
+    /// Ends the worker between two rounds, and leaves everything as it is for another engine.
+    Rest {
+        /// When nothing will be touched any more.
+        done: Done,
+    },
     /// Resets every connection both ways and ends the worker.
     Stop {
         /// When the resets are in the guests' rings.
         done: Done,
     },
+}
+
+/// Where what is written for a guest is logged.
+#[derive(Clone, Debug)]
+pub struct GuestLog {
+    /// The log.
+    pub log: Arc<DirtyLog>,
+    /// By queue index: where the VMM wants the used ring logged, a guest-physical address.
+    pub used: Vec<Option<u64>>,
 }
 
 /// A ring's complete state.
@@ -189,7 +218,7 @@ pub enum Notice {
     /// A guest has connected to vonic's own service.
     Service {
         /// Counters of the port by which it came, which are its VM's for good: a port's number may have changed hands meanwhile.
-        from: Arc<PortStats>,
+        from: Shared<PortStats>,
         /// The service's end: a non-blocking Unix stream.
         end: OwnedFd,
         /// Held as long as the connection is.

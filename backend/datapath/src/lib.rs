@@ -7,6 +7,7 @@
 
 mod bridged;
 mod command;
+mod custody;
 mod datagram;
 mod flow;
 mod keyed;
@@ -22,7 +23,7 @@ mod steering;
 mod switch;
 mod worker;
 
-pub use command::{Command, ConnectionView, ListPart, ListPlace, Notice, RingCommand};
+pub use command::{Command, ConnectionView, GuestLog, ListPart, ListPlace, Notice, RingCommand};
 pub use flow::usage::ServicePlace;
 pub use limit::Limit;
 pub use port::{Negotiated, feature};
@@ -31,6 +32,6 @@ pub use spec::{
     Action, EgressRule, Family, ForwardSocket, ForwardSpec, HostView, Limits, Names, NetworkId, NetworkSpec, PortId,
     PortSpec, Uplink,
 };
-pub use stats::{CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
+pub use stats::{Copied, CopyPath, Counter, EgressStats, IcmpStats, PortStats, TcpStats, UdpStats, Way};
 pub use vonic_tcp::AckPolicy;
-pub use worker::{Notify, Poll, Worker, WorkerConfig, WorkerHandle};
+pub use worker::{Notify, Poll, Waker, Worker, WorkerConfig, WorkerHandle};

@@ -1,5 +1,6 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::custody::Custody;
 use crate::datagram::fragments::Kept;
 use crate::flow::challenge::Challenges;
 use crate::flow::usage::Usage;
@@ -11,7 +12,7 @@ use crate::stats::{Counter, Way};
 use std::ops::Range;
 use std::sync::Arc;
 use vonic_frame::{DropReason, Offloads, VNET_HEADER_LEN, VnetHeader};
-use vonic_queue::{Burst, MemoryMap, copy_payload};
+use vonic_queue::{Burst, DirtyLog, MemoryMap, copy_payload};
 use vonic_tcp::Instant;
 
 /// Feature bits of virtio 1.3 §5.1.3 and §6.
@@ -34,6 +35,8 @@ pub mod feature {
     pub const CTRL_VQ: u64 = 1 << 17;
     /// The driver may set receive modes over it.
     pub const CTRL_RX: u64 = 1 << 18;
+    /// The driver announces its guest when it is asked to.
+    pub const GUEST_ANNOUNCE: u64 = 1 << 21;
     /// There may be several pairs of queues.
     pub const MQ: u64 = 1 << 22;
     /// The driver may set the MAC address over it.
@@ -109,6 +112,8 @@ pub struct Port {
     pub negotiated: Negotiated,
     /// Guest memory, while there is a session.
     pub map: Option<Arc<MemoryMap>>,
+    /// Where its VMM wants logged what is written there.
+    pub log: Option<Arc<DirtyLog>>,
     /// Its rings.
     pub queues: Queues,
     /// The chains reserved for the frame under construction.
@@ -129,6 +134,8 @@ pub struct Port {
     pub fragmented: u32,
     /// Fragments of the guest's that wait for others.
     pub(crate) kept: Kept,
+    /// What of it has records.
+    pub(crate) custody: Custody,
 }
 
 impl Port {
@@ -141,6 +148,7 @@ impl Port {
             awaited: None,
             negotiated: Negotiated::new(feature::VERSION_1),
             map: None,
+            log: None,
             rx_burst: Burst::with_capacity(RX_CHAINS, 2048),
             usage: Usage::default(),
             resolver: Resolver::default(),
@@ -150,6 +158,7 @@ impl Port {
             advertise_tries: 0,
             fragmented: 0,
             kept: Kept::default(),
+            custody: Custody::default(),
         }
     }
 
@@ -169,6 +178,8 @@ impl Port {
         self.queues.disconnect();
         self.kept = Kept::default();
         self.rx_burst.clear();
+        self.queues.set_log(None);
+        self.log = None;
         self.map = None;
     }
 

@@ -1,4 +1,5 @@
 //! A port's virtqueues: which index is which, the pair that a frame to the guest takes, and what is done to all of them.
+use crate::command::GuestLog;
 use crate::datagram::table::DatagramId;
 use crate::flow::table::FlowId;
 use crate::port::feature;
@@ -244,6 +245,14 @@ impl Queues {
     /// Resolves every ring in a new map.
     pub fn remap(&mut self, map: &Arc<MemoryMap>) {
         self.rings.iter_mut().for_each(|ring| ring.remap(map));
+    }
+
+    /// Logs from now on what every ring writes for the guest, or nothing.
+    pub fn set_log(&mut self, log: Option<&GuestLog>) {
+        for (index, ring) in self.rings.iter_mut().enumerate() {
+            let alias = log.and_then(|log| log.used.get(index).copied().flatten());
+            ring.set_log(log.map(|log| Arc::clone(&log.log)), alias);
+        }
     }
 
     /// Takes in that a ring was started, stopped, enabled or disabled.

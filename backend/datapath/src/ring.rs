@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
-use vonic_queue::{Burst, ControlChain, Direction, MemoryMap, QueueError, SplitRing};
+use vonic_queue::{Burst, ControlChain, Direction, DirtyLog, MemoryMap, QueueError, SplitRing};
 
 /// One ring of a port. Without a started ring every call is a no-op that finds nothing.
 #[derive(Default)]
@@ -26,6 +26,9 @@ pub struct Ring {
     broken: Option<QueueError>,
     /// Where the ring stood when it was stopped.
     left_at: Option<u16>,
+    /// Where what is written for the guest is logged, and where the used ring is besides; both outlast the ring.
+    log: Option<Arc<DirtyLog>>,
+    log_alias: Option<u64>,
 }
 
 impl Ring {
@@ -48,7 +51,10 @@ impl Ring {
         self.armed = true;
         let before = self.position();
         match SplitRing::new(map, &command.setup, direction) {
-            Ok(split) => self.split = Some(split),
+            Ok(split) => {
+                self.split = Some(split);
+                self.keep_log();
+            }
             Err(error) => self.fail(error),
         }
         before.is_some() && before != self.position()
@@ -62,7 +68,21 @@ impl Ring {
     /// Publishes what is pending and lets go of the ring.
     pub fn stop(&mut self) {
         self.flush();
-        *self = Ring { left_at: self.position(), ..Ring::default() };
+        let (left_at, log) = (self.position(), self.log.take());
+        *self = Ring { left_at, log, log_alias: self.log_alias, ..Ring::default() };
+    }
+
+    /// Logs from now on what is written for the guest, or nothing.
+    pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>, alias: Option<u64>) {
+        self.flush();
+        (self.log, self.log_alias) = (log, alias);
+        self.keep_log();
+    }
+
+    fn keep_log(&mut self) {
+        if let Some(split) = &mut self.split {
+            split.set_log(self.log.clone(), self.log_alias);
+        }
     }
 
     /// Forgets where a stopped ring stood.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_frame::{MacAddr, PROTOCOL_TCP, PROTOCOL_UDP, Subnet};
+use vonic_record::Shared;
 use vonic_tcp::AckPolicy;
 use vonic_uplink::{Listener, Tap, UdpListener};
 
@@ -120,7 +121,7 @@ pub struct EgressRule {
     pub ports: Option<(u16, u16)>,
     /// How often it has decided about a new connection or flow, or about a datagram that has none. Whoever makes the rule keeps
     /// the counter over changes of other rules.
-    pub decided: Arc<Counter>,
+    pub decided: Shared<Counter>,
 }
 
 /// How much one guest may ask for.
@@ -157,6 +158,19 @@ impl ForwardSocket {
     }
 }
 
+impl ForwardSocket {
+    /// What tells the socket from every other one of this host's, ever (SO_COOKIE).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cookie(&self) -> std::io::Result<u64> {
+        match self {
+            ForwardSocket::Tcp(listener) => listener.cookie(),
+            ForwardSocket::Udp(listener) => listener.cookie(),
+        }
+    }
+}
+
 impl AsRawFd for ForwardSocket {
     fn as_raw_fd(&self) -> RawFd {
         match self {
@@ -173,6 +187,8 @@ pub struct ForwardSpec {
     pub socket: ForwardSocket,
     /// The guest's port.
     pub guest_port: u16,
+    /// Whether its connections outlive an engine.
+    pub failover: bool,
 }
 
 /// One port, i.e. one VM's NIC.
@@ -180,6 +196,12 @@ pub struct ForwardSpec {
 pub struct PortSpec {
     /// Its number.
     pub port: PortId,
+    /// Tells the VM from every other one, over engines: its records have it.
+    pub vm: u64,
+    /// Whether connections that the guest opens outlive an engine.
+    pub failover: bool,
+    /// Engines have died of what its guest sends: what those have left of its connections is reset.
+    pub quarantined: bool,
     /// The guest's MAC address.
     pub mac: MacAddr,
     /// The network that it belongs to.
@@ -206,7 +228,7 @@ pub struct PortSpec {
     /// for longer: closing a tap takes the kernel its time.
     pub tap: Option<Arc<Tap>>,
     /// Counters, which outlive the port's sessions.
-    pub stats: Arc<PortStats>,
+    pub stats: Shared<PortStats>,
 }
 
 /// Addresses that no guest may reach, since they are this host's or vonic's own.

@@ -1,10 +1,14 @@
-//! Counters of one port. The worker is the only writer; everybody may read at any time.
+//! Counters of one port. The worker is the only writer; everybody may read at any time. They can lie in the checkpoint, and go on with
+//! the next engine: what they are called there must not change.
 use crate::limit::Limit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vonic_frame::DropReason;
+use vonic_record::{Counters, name};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A counter that one thread adds to.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromBytes, IntoBytes)]
+#[repr(transparent)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
@@ -17,6 +21,11 @@ impl Counter {
     /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Of what there is now: nothing is left.
+    fn none(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 
     /// The counter as the copying function takes it.
@@ -96,10 +105,13 @@ impl CopyPath {
 macro_rules! counters {
     ($(#[$what:meta])* $name:ident: $($(#[$doc:meta])* $field:ident,)*) => {
         $(#[$what])*
-        #[derive(Debug, Default)]
+        #[derive(Debug, Default, FromBytes, IntoBytes)]
+        #[repr(C)]
         pub struct $name { $($(#[$doc])* pub $field: Counter,)* }
 
         impl $name {
+            const NAMES: &[&str] = &[$(stringify!($field),)*];
+
             /// Every counter with its name.
             pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
                 [$((stringify!($field), self.$field.get()),)*].into_iter()
@@ -194,7 +206,8 @@ counters! {
 }
 
 /// What of a guest's was denied without a rule of its own that says so.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromBytes, IntoBytes)]
+#[repr(C)]
 pub struct EgressStats {
     /// No rule matched, and there are some.
     pub no_rule: Counter,
@@ -203,6 +216,8 @@ pub struct EgressStats {
 }
 
 impl EgressStats {
+    const NAMES: &[&str] = &["no_rule", "never"];
+
     /// Every counter with its name.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         [("no_rule", self.no_rule.get()), ("never", self.never.get())].into_iter()
@@ -210,7 +225,8 @@ impl EgressStats {
 }
 
 /// All counters of one port.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromBytes, IntoBytes)]
+#[repr(C)]
 pub struct PortStats {
     frames: [Counter; 2],
     bytes: [Counter; 2],
@@ -232,6 +248,12 @@ impl PortStats {
     pub fn frame(&self, way: Way, len: u32) {
         self.frames[way as usize].add(1);
         self.bytes[way as usize].add(u64::from(len));
+    }
+
+    /// Goes on from what was counted of the same guest elsewhere: frames and bytes that went `way`.
+    pub fn resume(&self, way: Way, (frames, bytes): (u64, u64)) {
+        self.frames[way as usize].add(frames);
+        self.bytes[way as usize].add(bytes);
     }
 
     /// Counts a frame that went no further.
@@ -263,5 +285,107 @@ impl PortStats {
     /// The counter of bytes that vonic copied on `path`.
     pub fn copied(&self, path: CopyPath) -> &Counter {
         &self.copied[path as usize]
+    }
+}
+
+/// Names of a group's counters as they stand in the checkpoint.
+fn names(group: &str, of: impl IntoIterator<Item = &'static str>) -> Vec<u64> {
+    of.into_iter().map(|counter| name(&format!("{group}.{counter}"))).collect()
+}
+
+impl Counters for PortStats {
+    fn names() -> Vec<u64> {
+        let ways = || Way::ALL.map(Way::name);
+        let reasons = || DropReason::ALL.iter().map(|reason| reason.name());
+        let drops = ways().map(|way| names(&format!("drops.{way}"), reasons()));
+        let limits = Limit::ALL.iter().map(|limit| limit.name());
+        [
+            names("frames", ways()),
+            names("bytes", ways()),
+            drops.concat(),
+            names("copied", CopyPath::ALL.map(CopyPath::name)),
+            names("limits", limits),
+            names("egress", EgressStats::NAMES.iter().copied()),
+            names("tcp", TcpStats::NAMES.iter().copied()),
+            names("icmp", IcmpStats::NAMES.iter().copied()),
+            names("udp", UdpStats::NAMES.iter().copied()),
+        ]
+        .concat()
+    }
+
+    /// What is open now is counted again as it is taken over.
+    fn resume(&self) {
+        [&self.tcp.open, &self.icmp.open, &self.udp.open].into_iter().for_each(Counter::none);
+    }
+}
+
+impl Counters for Counter {
+    fn names() -> Vec<u64> {
+        vec![name("count")]
+    }
+}
+
+/// Bytes copied, by path.
+#[derive(Debug, Default, FromBytes, IntoBytes)]
+#[repr(transparent)]
+pub struct Copied([Counter; CopyPath::ALL.len()]);
+
+impl Copied {
+    /// The counter of a path.
+    pub fn on(&self, path: CopyPath) -> &Counter {
+        &self.0[path as usize]
+    }
+}
+
+impl Counters for Copied {
+    fn names() -> Vec<u64> {
+        names("copied", CopyPath::ALL.map(CopyPath::name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use vonic_record::{Checkpoint, Ledger};
+
+    #[test]
+    fn every_counter_has_a_name_of_its_own_in_its_place() {
+        let names = PortStats::names();
+        assert_eq!(names.len() * 8, size_of::<PortStats>());
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+        let stats = PortStats::default();
+        let place = |counter: &Counter| (std::ptr::from_ref(counter).addr() - std::ptr::from_ref(&stats).addr()) / 8;
+        let last = DropReason::ALL.len() - 1;
+        for (counter, called) in [
+            (&stats.frames[1], "frames.host_to_guest".to_string()),
+            (&stats.bytes[0], "bytes.guest_to_host".into()),
+            (&stats.drops[0][last], format!("drops.guest_to_host.{}", DropReason::ALL[last].name())),
+            (&stats.drops[1][DropReason::NoRoom.index()], format!("drops.host_to_guest.{}", DropReason::NoRoom.name())),
+            (stats.copied(CopyPath::Coalesce), "copied.coalesce".into()),
+            (&stats.limits[Limit::Host as usize], format!("limits.{}", Limit::Host.name())),
+            (&stats.egress.never, "egress.never".into()),
+            (&stats.tcp.guest_opened, "tcp.guest_opened".into()),
+            (&stats.tcp.open, "tcp.open".into()),
+            (&stats.icmp.replies, "icmp.replies".into()),
+            (&stats.udp.open, "udp.open".into()),
+        ] {
+            assert_eq!(names[place(counter)], name(&called), "{called}");
+        }
+    }
+
+    #[test]
+    fn counters_go_on_and_gauges_begin_anew() {
+        let checkpoint = Arc::new(Checkpoint::create(1).unwrap());
+        let ledger = || Ledger::new(Arc::clone(&checkpoint));
+        let first = ledger().open::<PortStats>(7, 1);
+        first.frame(Way::HostToGuest, 60);
+        first.tcp.reset.add(3);
+        first.tcp.open.add(2);
+        // An engine that is killed gives nothing up.
+        std::mem::forget(first);
+        let second = ledger().open::<PortStats>(7, 1);
+        assert_eq!((second.traffic(Way::HostToGuest), second.tcp.reset.get(), second.tcp.open.get()), ((1, 60), 3, 0));
+        assert_eq!(ledger().open::<PortStats>(8, 1).traffic(Way::HostToGuest), (0, 0));
     }
 }

@@ -1,8 +1,10 @@
 //! The control channel between master and engine: whole messages over a SOCK_SEQPACKET pair, as JSON. Descriptors are
 //! passed as plain numbers, because both processes share one descriptor table.
+use crate::history::{Blame, History};
 use crate::sys;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -66,6 +68,19 @@ pub enum ToMaster {
     },
     /// The engine serves.
     Ready,
+    /// The answer to [`ToEngine::Ping`] of whoever takes in what the master says.
+    Pong {
+        /// As asked.
+        number: u64,
+    },
+    /// The operator wants another engine: this one's worker has stopped, between two rounds, and what it had is as it should be
+    /// found. The engine does nothing more, and is killed.
+    Replace,
+    /// A VM is no longer to be blamed for what engines died of ([`crate::Start::blamed`]).
+    Forgive {
+        /// Its number.
+        vm: u64,
+    },
 }
 
 /// What the master tells the engine.
@@ -98,10 +113,29 @@ pub enum ToEngine {
         /// As asked.
         number: u64,
     },
+    /// A sign of life is wanted: of whoever takes this in by [`ToMaster::Pong`], of each worker in the checkpoint's header
+    /// ([`vonic_record::Header::answer`]).
+    Ping {
+        /// Counts up.
+        number: u64,
+    },
+    /// What has become of engines so far; again whenever that has changed.
+    History(Box<History>),
     /// The operator wants the configuration read again (SIGHUP).
     Reload,
     /// End in order, and soon: SIGKILL follows.
     Stop,
+}
+
+/// The first message to an engine: it may begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Begin {
+    /// As in [`crate::Start`], and so are the others.
+    pub(crate) takes_over: bool,
+    pub(crate) kept: BTreeMap<String, RawFd>,
+    pub(crate) blamed: BTreeMap<u64, Blame>,
+    /// Descriptors of the engine before, which this one has time to close.
+    pub(crate) left: Vec<RawFd>,
 }
 
 /// The engine's own duplicate of the listener that [`ToEngine::Listening`] names. It is non-blocking.
@@ -147,6 +181,15 @@ impl EngineLink {
     /// # Errors
     /// `InvalidData` for something that is not a message; what the system says.
     pub fn recv(&self) -> io::Result<Option<ToEngine>> {
+        self.recv_any()
+    }
+
+    /// Waits for the word to begin. None: the master is gone.
+    pub(crate) fn recv_begin(&self) -> io::Result<Option<Begin>> {
+        self.recv_any()
+    }
+
+    fn recv_any<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
         let mut buffer = vec![0; MAX_MESSAGE];
         loop {
             return match self.0.recv(&mut buffer) {
@@ -178,6 +221,12 @@ impl EngineLink {
     }
 }
 
+impl AsRawFd for EngineLink {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// The master's end: never waits. What does not go out at once is kept for later.
 #[derive(Debug)]
 pub(crate) struct MasterLink {
@@ -197,6 +246,15 @@ impl MasterLink {
 
     /// Sends, in order, now or when [`MasterLink::flush`] is called.
     pub(crate) fn send(&mut self, message: &ToEngine) {
+        self.send_any(message);
+    }
+
+    /// Gives the word to begin, before anything else.
+    pub(crate) fn begin(&mut self, begin: &Begin) {
+        self.send_any(begin);
+    }
+
+    fn send_any(&mut self, message: &impl Serialize) {
         match encode(message) {
             Ok(bytes) => self.unsent.push_back(bytes),
             Err(e) => log::error!("a message to the engine is lost: {e}"),

@@ -1,4 +1,5 @@
 //! One VMM's connection: between its socket and the engine's session, one message at a time.
+use crate::carrier;
 use crate::journal::Journal;
 use crate::limit::VmLog;
 use crate::message::{Message, ReadError, Reader, Request};
@@ -42,6 +43,13 @@ impl fmt::Display for End {
 struct InFlight {
     message: Message,
     purpose: Purpose,
+}
+
+impl InFlight {
+    /// The code under which the engine was asked, and will answer.
+    fn sent_as(&self) -> u32 {
+        carrier::in_place_of(&self.message).map_or(self.message.code, |carried| carried.code)
+    }
 }
 
 /// What its answer is for.
@@ -214,15 +222,20 @@ impl Connection {
 
     fn answered(&mut self, reply: Message, now: Instant) -> Result<(), End> {
         let in_flight = self.in_flight.take();
-        let Some(InFlight { message, purpose }) =
-            in_flight.filter(|f| f.message.code == reply.code && reply.is_reply())
+        let Some(InFlight { message, purpose }) = in_flight.filter(|f| f.sent_as() == reply.code && reply.is_reply())
         else {
             return Err(End::Fault(format!("from the engine: unexpected {}", describe(&reply))));
         };
         self.due = None;
         let request = message.request();
-        let own_reply = request.is_some_and(Request::has_reply);
+        let carried = reply.code != message.code;
+        let own_reply = request.is_some_and(Request::has_reply) && !carried;
         let agreed = own_reply || reply.u64_at(0) == Some(0);
+        // A log that was taken is confirmed by its own description, as the crate's frontend wants it.
+        let reply = match request {
+            Some(Request::SetLogBase) if agreed => Message::reply(message.code, message.body.clone()),
+            _ => Message { code: message.code, fds: Vec::new(), ..reply },
+        };
         if purpose == Purpose::Handshake {
             let learnt = request.map_or(Ok(Vec::new()), |request| self.front.learn(request, &reply));
             for message in learnt.map_err(End::Fault)?.into_iter().rev() {
@@ -240,7 +253,7 @@ impl Connection {
             self.log.warn(&format!("the engine refuses {}", describe(&message)));
         }
         if purpose == Purpose::Relay {
-            self.answer(&Message { fds: Vec::new(), ..reply })?;
+            self.answer(&reply)?;
         }
         if purpose == Purpose::Replay && !self.queued.iter().any(|(_, purpose)| *purpose == Purpose::Replay) {
             log::info!("{}: goes on with the next engine", self.log.name());
@@ -256,8 +269,16 @@ impl Connection {
         let (Some(session), Some((mut message, purpose))) = (&self.session, self.queued.pop_front()) else {
             return Ok(());
         };
+        let carried = carrier::in_place_of(&message);
         message.set_needs_reply(!message.request().is_some_and(Request::has_reply));
-        match message.send(&session.socket) {
+        let sent = match carried {
+            Some(mut carried) => {
+                carried.set_needs_reply(true);
+                carried.send(&session.socket)
+            }
+            None => message.send(&session.socket),
+        };
+        match sent {
             Ok(()) => {}
             Err(e) if is_gone(&e) => return Err(End::Session),
             Err(e) => return Err(End::Fault(format!("{} cannot be passed on: {e}", describe(&message)))),

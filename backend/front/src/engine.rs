@@ -1,11 +1,12 @@
 //! Making engines: the first one, and each that takes over from a dead one.
-use crate::channel::{EngineLink, MasterLink};
+use crate::channel::{Begin, EngineLink, MasterLink};
+use crate::history::Blame;
 use crate::run::{MasterError, system};
-use crate::sys::{self, Cloned, Swept};
+use crate::sys::{self, Cloned, Ended, Swept};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -24,6 +25,8 @@ pub struct Start {
     pub checkpoint: Arc<Checkpoint>,
     /// What the last engine left for this one by [`crate::ToMaster::Keep`]. The descriptors stay the master's.
     pub kept: BTreeMap<String, RawFd>,
+    /// The VMs at whose ports engines before this one died, by their [numbers](vonic_record::vm_number).
+    pub blamed: BTreeMap<u64, Blame>,
 }
 
 impl Start {
@@ -41,16 +44,59 @@ pub(crate) type Body<'a> = Box<dyn Fn(EngineLink, Start) -> i32 + 'a>;
 
 /// A running engine, as its master has it.
 pub(crate) struct Engine {
+    /// Its process number.
+    pub(crate) pid: i32,
     /// Readable when it has ended.
     pub(crate) pidfd: OwnedFd,
     /// The control channel.
     pub(crate) link: MasterLink,
 }
 
+/// A process that is to be an engine and waits for the word. It has opened nothing, and what it knows of the master is as old as it
+/// is: all that an engine needs to know comes with the word. Dropped, it is killed and reaped.
+pub(crate) struct Standby {
+    /// None once it is an engine.
+    waiting: Option<(Engine, EngineLink)>,
+}
+
+impl Standby {
+    /// Every descriptor that belongs to it: the master's ends, and its own.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let waiting = self.waiting.iter();
+        waiting.flat_map(|(engine, own)| [engine.pidfd.as_raw_fd(), engine.link.as_raw_fd(), own.as_raw_fd()])
+    }
+
+    /// Readable when it has ended.
+    pub(crate) fn pidfd(&self) -> Option<&OwnedFd> {
+        self.waiting.as_ref().map(|(engine, _)| &engine.pidfd)
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        sys::reap(self.pidfd()?.as_fd()).ok().flatten()
+    }
+
+    /// Gives the word.
+    fn begin(mut self, begin: &Begin) -> Option<Engine> {
+        let (mut engine, own) = self.waiting.take()?;
+        own.leak(); // The table is shared: closed here, it would be closed there.
+        engine.link.begin(begin);
+        Some(engine)
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        if let Some((engine, _)) = &self.waiting {
+            end(&engine.pidfd);
+        }
+    }
+}
+
 /// Makes engines out of this process.
 pub(crate) struct Maker<'a> {
     body: Body<'a>,
-    checkpoint: Arc<Checkpoint>,
+    pub(crate) checkpoint: Arc<Checkpoint>,
     pid_file: Option<PidFile>,
     /// Open before the first engine was, and the master's own as long as it lives.
     own: BTreeSet<RawFd>,
@@ -64,44 +110,53 @@ impl<'a> Maker<'a> {
         Ok(Maker { body, checkpoint, pid_file, own: sys::open_descriptors()? })
     }
 
-    /// Makes an engine, with what the one before it has kept for it, if it takes over, and with what is `left` of that one to be closed. In the
-    /// engine's own process this does not return.
-    pub(crate) fn start(
-        &self,
-        kept: Option<BTreeMap<String, RawFd>>,
-        left: Vec<RawFd>,
-    ) -> Result<Engine, MasterError> {
-        let checkpoint = Arc::clone(&self.checkpoint);
-        let start = Start { takes_over: kept.is_some(), checkpoint, kept: kept.unwrap_or_default() };
+    /// Makes a process that waits until it is to be an engine. In that process this does not return.
+    pub(crate) fn prepare(&self) -> Result<Standby, MasterError> {
         let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
         let link = MasterLink::new(ours).map_err(system("no control channel"))?;
         let parent = std::process::id() as i32;
         let theirs = EngineLink::new(theirs);
         let pid = match sys::clone_sharing_files().map_err(system("the engine cannot be created"))? {
-            Cloned::Child => sys::exit_now(self.be_engine(parent, theirs, start, left)),
+            Cloned::Child => sys::exit_now(self.be_engine(parent, theirs)),
             Cloned::Parent(pid) => pid,
         };
-        theirs.leak(); // The table is shared: closed here, it would be closed there.
         let pidfd = sys::pidfd_open(pid).map_err(system("the engine cannot be watched"))?;
-        if let Some(Err(e)) = self.pid_file.as_ref().map(|file| file.write(pid)) {
-            end(&pidfd);
+        Ok(Standby { waiting: Some((Engine { pid, pidfd, link }, theirs)) })
+    }
+
+    /// An engine, of the process that waits if there is one.
+    pub(crate) fn start(&self, standby: Option<Standby>, begin: &Begin) -> Result<Engine, MasterError> {
+        let alive = standby.filter(|standby| standby.ended().is_none());
+        let engine = alive.map_or_else(|| self.prepare(), Ok)?.begin(begin);
+        let engine = engine.ok_or(MasterError::System("the engine is gone", io::ErrorKind::NotFound.into()))?;
+        if let Some(Err(e)) = self.pid_file.as_ref().map(|file| file.write(engine.pid)) {
+            end(&engine.pidfd);
             return Err(MasterError::System("the engine's pid file cannot be written", e));
         }
-        Ok(Engine { pidfd, link })
+        Ok(engine)
     }
 
     /// The engine's first steps. Nothing of the master's may be dropped in this process.
-    fn be_engine(&self, parent: i32, link: EngineLink, start: Start, left: Vec<RawFd>) -> i32 {
+    fn be_engine(&self, parent: i32, link: EngineLink) -> i32 {
         sys::leave_to_master();
         // A master that is gone must not leave a VMM hanging on an engine.
         if let Err(e) = sys::die_with_parent(parent).and_then(|()| sys::no_core_dump()) {
             log::error!("the engine cannot be bound to the master: {e}");
             return 1;
         }
+        let begin = match link.recv_begin() {
+            Ok(Some(begin)) => begin,
+            Ok(None) => return 0,
+            Err(e) => {
+                log::error!("the engine cannot begin: {e}");
+                return 1;
+            }
+        };
+        let Begin { takes_over, kept, blamed, left } = begin;
         if let Err(e) = sys::close_later(left) {
             log::error!("descriptors of the engine before stay open: {e}");
         }
-        (self.body)(link, start)
+        (self.body)(link, Start { takes_over, checkpoint: Arc::clone(&self.checkpoint), kept, blamed })
     }
 
     /// Closes what a dead engine had open, but for the sockets of connections that have a record. `held` is what the master has

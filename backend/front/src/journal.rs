@@ -23,6 +23,7 @@ pub struct Journal {
     backend_channel: Option<Message>,
     features: Option<Message>,
     memory: Effective,
+    log: Option<Message>,
     /// By ring, then by the message's place in [`RING_ORDER`].
     rings: BTreeMap<u32, BTreeMap<usize, Message>>,
 }
@@ -35,6 +36,7 @@ impl Journal {
             Some(Request::SetProtocolFeatures) => self.protocol = Some(message),
             Some(Request::SetBackendReqFd) => self.backend_channel = Some(message),
             Some(Request::SetFeatures) => self.features = Some(message),
+            Some(Request::SetLogBase) => self.log = Some(message),
             Some(Request::SetMemTable) => self.memory.set(message),
             Some(Request::AddMemReg) => self.memory.add(message),
             Some(Request::RemMemReg) => self.memory.remove(&message),
@@ -58,14 +60,14 @@ impl Journal {
         let session = [&self.owner, &self.protocol, &self.backend_channel, &self.features].map(Option::as_ref);
         let table = self.memory.table();
         let rings = self.rings.values().flat_map(|ring| started(ring, &table));
-        session.into_iter().chain([self.memory.message()]).flatten().chain(rings).collect()
+        session.into_iter().chain([self.memory.message(), self.log.as_ref()]).flatten().chain(rings).collect()
     }
 
     /// Every message that is held.
     pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
         let session = [&self.owner, &self.protocol, &self.backend_channel, &self.features].map(Option::as_ref);
         let rings = self.rings.values().flat_map(BTreeMap::values);
-        session.into_iter().flatten().chain(self.memory.message()).chain(rings)
+        session.into_iter().flatten().chain(self.memory.message()).chain(&self.log).chain(rings)
     }
 
     /// GET_VRING_BASE: the crates drop kick and call, and a VMM sets base and addresses anew before it starts the ring

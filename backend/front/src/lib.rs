@@ -7,10 +7,13 @@
 //! What holds everywhere in this crate: nothing waits for a VMM or for the engine; no guest memory is mapped; no message
 //! of a VMM ends anything but that VMM's own connection.
 
+mod carrier;
 mod channel;
 mod connection;
 mod connector;
 mod engine;
+mod heartbeat;
+mod history;
 mod journal;
 mod limit;
 mod listener;
@@ -24,6 +27,7 @@ mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
 pub use engine::Start;
+pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};

@@ -2,7 +2,7 @@
 use crate::channel::{MasterLink, ToEngine, ToMaster};
 use crate::connection::{Connection, End};
 use crate::engine::{Engine, Maker};
-use crate::run::MasterError;
+use crate::run::{MasterConfig, MasterError};
 use crate::sys::{self, Signals};
 use crate::watch::{Source, Watch};
 use event_manager::{EventOps, Events, MutEventSubscriber};
@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
 
 mod entrance;
+mod standby;
 mod succession;
+mod vigil;
 
 use entrance::Entrance;
 use succession::Process;
@@ -47,9 +49,9 @@ pub(crate) struct Master<'a> {
 
 impl<'a> Master<'a> {
     /// Of an engine that is another process, and its successors.
-    pub(crate) fn new(signals: Signals, engine: Engine, maker: Maker<'a>) -> Master<'a> {
-        let Engine { pidfd, link } = engine;
-        Master { process: Some(Process::new(pidfd, maker)), ..Master::standalone(signals, link) }
+    pub(crate) fn new(signals: Signals, engine: Engine, maker: Maker<'a>, config: &MasterConfig) -> Master<'a> {
+        let Engine { pid, pidfd, link } = engine;
+        Master { process: Some(Process::new((pid, pidfd), maker, config)), ..Master::standalone(signals, link) }
     }
 
     /// Of an engine in this same process.
@@ -78,7 +80,7 @@ impl<'a> Master<'a> {
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let connections = self.connections.values().filter_map(Connection::due);
         let entrances = self.entrances.values().filter_map(Entrance::due);
-        let engine = self.process.as_ref().and_then(Process::due);
+        let engine = self.process.as_ref().and_then(|process| process.due(self.stopping));
         connections.chain(entrances).chain(self.kill).chain(engine).min()
     }
 
@@ -91,9 +93,11 @@ impl<'a> Master<'a> {
             self.end(session, &end, ops);
         }
         self.tick_entrances(now, ops);
-        if self.process.as_ref().and_then(Process::due).is_some_and(|due| due <= now) {
+        if self.process.as_ref().and_then(Process::next).is_some_and(|due| due <= now) {
             self.start_engine(now, ops);
         }
+        self.tick_standby(now, ops);
+        self.tick_heartbeat(now);
         if self.kill.is_some_and(|limit| limit <= now) {
             self.kill = None;
             log::error!("the engine did not stop within {:?}: it is killed", STOP_LIMIT);
@@ -164,12 +168,10 @@ impl<'a> Master<'a> {
             }
             ToMaster::Keep { name, fd } => self.keep(name, fd),
             ToMaster::Mark { number } => self.link.send(&ToEngine::Marked { number }),
-            ToMaster::Ready => {
-                log::info!("the engine serves");
-                if let Some(process) = &mut self.process {
-                    process.served = true;
-                }
-            }
+            ToMaster::Ready => self.on_ready(now, ops),
+            ToMaster::Pong { number } => self.on_pong(number),
+            ToMaster::Replace => self.replace_engine(ops),
+            ToMaster::Forgive { vm } => self.forgive(vm),
         }
     }
 
@@ -207,6 +209,7 @@ impl<'a> Master<'a> {
         let Some(connection) = self.connections.get_mut(&session) else { return };
         let result = connection.session_ready(now);
         self.after(session, result, ops);
+        self.note_replayed(session);
     }
 
     /// A connection has done something: waits for what it waits for now.
@@ -234,6 +237,9 @@ impl<'a> Master<'a> {
             self.watch.forget(ops, fd);
         }
         drop(connection);
+        // Its next one is another machine, or another life of it.
+        self.forgive(vonic_record::vm_number(&name));
+        self.note_replayed(session);
         if let Some(entrance) = self.entrances.get_mut(&name)
             && entrance.session == Some(session)
         {
@@ -259,6 +265,7 @@ impl MutEventSubscriber for Master<'_> {
         match self.watch.source(events.fd()).cloned() {
             Some(Source::Signals) => self.on_signal(now),
             Some(Source::Engine) => self.on_engine_end(now, ops),
+            Some(Source::Standby) => self.on_standby_end(now, ops),
             Some(Source::Link) => {
                 self.link.flush();
                 self.on_link(now, ops);

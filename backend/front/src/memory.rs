@@ -180,6 +180,11 @@ impl Table {
         None
     }
 
+    /// The first guest-physical address behind all regions.
+    pub(crate) fn end(&self) -> u64 {
+        self.0.last().map_or(0, |region| region.guest + region.size)
+    }
+
     /// The table of a SET_MEM_TABLE that has been checked.
     fn of(message: &Message) -> Table {
         Table(message.body.get(TABLE_HEADER..).into_iter().flat_map(|b| b.chunks_exact(REGION)).map(region).collect())

@@ -89,6 +89,10 @@ requests! {
     SetStatus = 39,
     /// Asks for it.
     GetStatus = 40,
+    /// Transfer the device's state through the descriptor that comes with it.
+    SetDeviceStateFd = 42,
+    /// Asks how that went.
+    CheckDeviceState = 43,
 }
 
 impl Request {
@@ -103,6 +107,9 @@ impl Request {
                 | Request::GetConfig
                 | Request::GetMaxMemSlots
                 | Request::GetStatus
+                | Request::SetLogBase
+                | Request::SetDeviceStateFd
+                | Request::CheckDeviceState
         )
     }
 }

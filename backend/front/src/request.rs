@@ -5,20 +5,26 @@
 use crate::memory::{MAX_REGIONS, MemoryError, Table};
 use crate::message::{Message, Request};
 use crate::sys;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-/// VHOST_F_LOG_ALL: dirty logging goes on and off by it. Not offered; a VMM that sets it is not shown the door.
+mod migration;
+
+use migration::{Log, Transfer};
+
+/// VHOST_F_LOG_ALL: dirty logging goes on and off by it.
 const LOG_ALL: u64 = 1 << 26;
 /// VHOST_USER_F_PROTOCOL_FEATURES: with it, rings start disabled and SET_VRING_ENABLE counts.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
-/// VHOST_USER_PROTOCOL_F_LOG_SHMFD, _REPLY_ACK, _BACKEND_REQ, _CONFIG, _RESET_DEVICE, _CONFIGURE_MEM_SLOTS.
+/// VHOST_USER_PROTOCOL_F_LOG_SHMFD, _RARP, _REPLY_ACK, _BACKEND_REQ, _CONFIG, _RESET_DEVICE, _CONFIGURE_MEM_SLOTS, _DEVICE_STATE.
 const LOG_SHMFD: u64 = 1 << 1;
+const RARP: u64 = 1 << 2;
 const REPLY_ACK: u64 = 1 << 3;
 const BACKEND_REQ: u64 = 1 << 5;
 const CONFIG: u64 = 1 << 9;
 const RESET_DEVICE: u64 = 1 << 13;
 const MEM_SLOTS: u64 = 1 << 15;
+const DEVICE_STATE: u64 = 1 << 19;
 /// In SET_VRING_KICK, _CALL and _ERR: no descriptor comes with the message.
 const NO_FD: u64 = 1 << 8;
 /// The longest ring, as the engine's sessions have it.
@@ -52,7 +58,13 @@ pub(crate) struct Front {
     rings: u32,
     /// As acknowledged by SET_FEATURES; None before.
     features: Option<u64>,
+    /// What the VMM said last of its protocol features, and what is in force of it.
+    protocol_asked: u64,
     protocol: u64,
+    log: Log,
+    /// Rings of which the session was told where they are logged.
+    logged_rings: BTreeSet<u32>,
+    transfer: Transfer,
     owned: bool,
     /// SET_VRING_ENABLE from before SET_FEATURES: the last value of each ring.
     held: BTreeMap<u32, u32>,
@@ -122,14 +134,14 @@ impl Front {
             Request::SetOwner => Verdict::Forward(message),
             // "It is recommended that back-ends either ignore this message, or …" (vhost-user specification).
             Request::ResetOwner | Request::SetLogFd => Verdict::Done,
+            Request::SendRarp if self.protocol & RARP != 0 => Verdict::Forward(message),
             // Not offered, and nothing that the engine could act upon (ADR 0006).
             Request::SendRarp | Request::NetSetMtu => {
                 log::debug!("{request:?} with {:#x}: noted, without effect", message.u64_at(0).unwrap_or(0));
                 Verdict::Done
             }
-            // With a log in shared memory the VMM always waits for the answer.
-            Request::SetLogBase if !message.fds.is_empty() => Verdict::Answer(0u64.to_ne_bytes().to_vec()),
-            Request::SetLogBase => Verdict::Done,
+            Request::SetLogBase => self.judge_log(message, warn),
+            Request::SetDeviceStateFd | Request::CheckDeviceState => self.judge_transfer(request, message),
             Request::SetFeatures => self.judge_features(message),
             Request::SetProtocolFeatures => self.judge_protocol_features(message),
             Request::GetMaxMemSlots => Verdict::Answer(u64::from(MAX_REGIONS).to_ne_bytes().to_vec()),
@@ -157,13 +169,14 @@ impl Front {
     pub(crate) fn done(&mut self, message: &Message) -> Vec<Message> {
         match message.request() {
             Some(Request::SetOwner) => self.owned = true,
-            Some(Request::SetProtocolFeatures) => self.protocol = message.u64_at(0).unwrap_or(0),
+            Some(Request::SetProtocolFeatures) => self.protocol = self.protocol_asked,
             // Enabling is held back again until the next SET_FEATURES.
             Some(Request::ResetDevice) => {
                 self.features = None;
                 self.held.clear();
                 self.status = 0;
             }
+            Some(Request::SetLogBase) => self.log.taken(message),
             Some(Request::SetFeatures) => {
                 let features = message.u64_at(0).unwrap_or(0);
                 self.features = Some(features);
@@ -177,29 +190,33 @@ impl Front {
         Vec::new()
     }
 
-    fn judge_features(&self, mut message: Message) -> Verdict {
+    fn judge_features(&self, message: Message) -> Verdict {
         let features = message.u64_at(0).unwrap_or(0);
-        let unknown = features & !self.offered & !LOG_ALL;
+        let unknown = features & !self.offered;
         if unknown != 0 {
             return Verdict::Refuse(format!("SET_FEATURES with bits that were not offered: {unknown:#x}"));
         }
-        message.body = (features & self.offered).to_ne_bytes().to_vec();
-        Verdict::Forward(message)
+        match self.log.fault(&self.table).filter(|_| features & LOG_ALL != 0) {
+            Some(fault) => Verdict::Refuse(format!("SET_FEATURES with VHOST_F_LOG_ALL: {fault}")),
+            None => Verdict::Forward(message),
+        }
     }
 
-    fn judge_protocol_features(&self, mut message: Message) -> Verdict {
+    fn judge_protocol_features(&mut self, mut message: Message) -> Verdict {
         let features = message.u64_at(0).unwrap_or(0);
-        let unknown = features & !self.offered_protocol & !LOG_SHMFD;
+        let unknown = features & !self.offered_protocol;
         if unknown != 0 {
             return Verdict::Refuse(format!("SET_PROTOCOL_FEATURES with bits that were not offered: {unknown:#x}"));
         }
-        // Between front and engine every message is acknowledged, whatever the VMM wants for itself.
-        message.body = (features & self.offered_protocol | REPLY_ACK).to_ne_bytes().to_vec();
+        // Between front and engine every message is acknowledged, and some are carried in SET_CONFIG, whatever the VMM wants for itself.
+        self.protocol_asked = features;
+        message.body = (features | REPLY_ACK | CONFIG).to_ne_bytes().to_vec();
         Verdict::Forward(message)
     }
 
     fn judge_memory(&mut self, request: Request, message: Message, warn: impl FnOnce(&str)) -> Verdict {
         // The engine's answer is not awaited for the table: if it refuses, the session ends.
+        let before = self.table.clone();
         let checked = match request {
             Request::AddMemReg => self.table.add(&message).map(|sealed| (message, sealed)),
             Request::RemMemReg => self.table.remove(&message).map(|()| (message, true)),
@@ -208,6 +225,12 @@ impl Front {
                 (message, sealed)
             }),
         };
+        let logging = self.features.is_some_and(|features| features & LOG_ALL != 0);
+        let unlogged = self.log.fault(&self.table).filter(|_| logging && checked.is_ok());
+        if let Some(fault) = unlogged {
+            self.table = before;
+            return Verdict::Refuse(format!("{request:?} while logging: {fault}; SET_LOG_BASE comes first"));
+        }
         match checked {
             Ok((message, sealed)) => {
                 if !sealed && !std::mem::replace(&mut self.warned_of_seals, true) {
@@ -245,7 +268,7 @@ impl Front {
             }
             Request::SetVringAddr => match self.table.ring_fault(&message) {
                 Some(fault) => Verdict::Refuse(format!("ring {ring}: {fault}")),
-                None => Verdict::Forward(message),
+                None => self.judge_used_log(ring, message),
             },
             Request::SetVringEnable if value > 1 => {
                 Verdict::Refuse(format!("SET_VRING_ENABLE of ring {ring} to {value}"))
@@ -321,9 +344,11 @@ fn fixed_length(request: Request) -> Option<usize> {
         | Request::SetVringKick
         | Request::SetVringCall
         | Request::SetVringErr
-        | Request::SetStatus => Some(8),
+        | Request::SetStatus
+        | Request::SendRarp
+        | Request::SetDeviceStateFd => Some(8),
         Request::SetVringAddr => Some(40),
-        Request::SetOwner | Request::ResetDevice => Some(0),
+        Request::SetOwner | Request::ResetDevice | Request::CheckDeviceState => Some(0),
         _ => None,
     }
 }
@@ -339,6 +364,7 @@ fn takes_fd(request: Request) -> bool {
             | Request::SetLogBase
             | Request::SetLogFd
             | Request::SetBackendReqFd
+            | Request::SetDeviceStateFd
     )
 }
 

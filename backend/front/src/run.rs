@@ -1,5 +1,5 @@
 //! Starting master and engine, and what is left when they end.
-use crate::channel::{EngineLink, MasterLink};
+use crate::channel::{Begin, EngineLink, MasterLink};
 use crate::engine::{Maker, PidFile, Start, checkpoint};
 use crate::master::Master;
 use crate::sys::{self, Signals};
@@ -13,13 +13,17 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What the master needs to know.
 #[derive(Clone, Debug, Default)]
 pub struct MasterConfig {
     /// Where the running engine's process number is written, if anywhere.
     pub engine_pid_file: Option<PathBuf>,
+    /// How long a worker may take to give a sign of life before the engine is held for dead; `None`: for ever.
+    pub heartbeat: Option<Duration>,
+    /// Whether a VM at whose port two engines died within ten minutes is left alone by the next.
+    pub quarantine: bool,
 }
 
 /// Why the master ended.
@@ -87,8 +91,8 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
-    let engine = maker.start(None, Vec::new())?;
-    serve(manager, Master::new(signals, engine, maker))
+    let engine = maker.start(None, &Begin::default())?;
+    serve(manager, Master::new(signals, engine, maker, &config))
 }
 
 /// As [`run`], for debugging: the engine runs on the calling thread of this same process, the master on one of its own.
@@ -97,7 +101,7 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
 /// As [`run`].
 pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
     let checkpoint = checkpoint().map_err(system("no checkpoint"))?;
-    let start = Start { takes_over: false, checkpoint, kept: BTreeMap::new() };
+    let start = Start { takes_over: false, checkpoint, kept: BTreeMap::new(), blamed: BTreeMap::new() };
     let (signals, mask) = Signals::new().map_err(system("signals cannot be received"))?;
     let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
     let theirs = EngineLink::new(theirs);

@@ -7,8 +7,8 @@ mod socket;
 mod table;
 
 pub(crate) use process::{
-    Cloned, Ended, clone_sharing_files, descriptor_limit, die_with_parent, exit_now, kill, kill_self, no_core_dump,
-    pidfd_open, raise_descriptor_limit, reap,
+    Cloned, Ended, clone_sharing_files, descriptor_limit, die_with_parent, exit_now, is_stopped, kill, kill_self,
+    no_core_dump, pidfd_open, raise_descriptor_limit, reap,
 };
 pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{

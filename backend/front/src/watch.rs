@@ -13,6 +13,8 @@ pub(crate) enum Source {
     Link,
     /// The engine's pidfd.
     Engine,
+    /// The pidfd of the process that waits to be the next one.
+    Standby,
     /// A listener, by its name.
     Listener(String),
     /// A VMM's connection, by its session.

@@ -11,11 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vmm_sys_util::tempdir::TempDir;
-use vonic_front::{EngineLink, MasterConfig, Message, Request, Start, ToEngine, ToMaster, run, run_standalone};
+use vonic_front::{
+    EngineLink, History, MasterConfig, Message, Request, Start, ToEngine, ToMaster, run, run_standalone,
+};
 use vonic_session::{EventSink, PortEvent, SessionEvent, SessionSpec};
 
 const FEATURES: u64 = 1 << 32 | 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What a worker is given for an answer; the control side gets five times as much.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -27,7 +31,7 @@ fn main() {
     if arguments.iter().any(|a| a == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 18] = [
         ("terminated, it stops in order", terminated_it_stops_in_order),
         ("an interrupt for the whole group is the master's", interrupted_as_a_group),
         ("a hang-up asks for a reload", hang_up_asks_for_a_reload),
@@ -40,6 +44,12 @@ fn main() {
         ("standalone, it stops in order as well", standalone_stops_in_order),
         ("an engine's own exit code is the service's", exit_code_is_the_engines),
         ("what the engine opens is open in the master", one_descriptor_table),
+        ("who stands by takes over, costs nothing, and ends with the master", standby_takes_over),
+        ("an engine whose worker hangs is killed", hanging_worker_is_noticed),
+        ("an engine whose control side hangs is killed", deaf_control_side_is_noticed),
+        ("a stopped engine is killed, but not for the master's own standing still", stopped_engine_is_killed),
+        ("an engine that is replaced has not died", replaced_engine_has_not_died),
+        ("a VM that engines die of is named to the next", blame_is_handed_on),
     ];
     for (name, test) in tests {
         test();
@@ -61,7 +71,8 @@ impl EventSink for Sink {
 }
 
 fn service(manner: &str, dir: &Path) -> i32 {
-    let config = MasterConfig { engine_pid_file: Some(dir.join("engine.pid")) };
+    let heartbeat = matches!(manner, "hangs" | "deaf" | "beats").then_some(HEARTBEAT);
+    let config = MasterConfig { engine_pid_file: Some(dir.join("engine.pid")), heartbeat, quarantine: true };
     let engine = |link: EngineLink, start: Start| engine(manner, dir, &link, &start);
     match if manner == "standalone" { run_standalone(config, engine) } else { run(config, engine) } {
         Ok(code) => code,
@@ -79,6 +90,10 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
         "never-serves" => std::process::abort(),
         _ => {}
     }
+    let number = vonic_record::vm_number("vm");
+    let blame = start.blamed.get(&number).copied().unwrap_or_default();
+    std::fs::write(dir.join("blamed"), format!("{} {}", blame.deaths, blame.quarantined)).unwrap();
+    start.checkpoint.header().work_on(0, number);
     std::fs::write(dir.join("left"), start.read("note").unwrap().unwrap_or_default()).unwrap();
     link.keep("note", b"from the one before").unwrap();
     // A connection that only the engine has opened, and that must live as long as the table does.
@@ -102,9 +117,25 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
                 sessions.push(running);
                 link.send(&ToMaster::Session { session, fd: front.into_raw_fd() }).unwrap();
             }
+            ToEngine::Reload if manner == "replaces" => link.send(&ToMaster::Replace).unwrap(),
+            ToEngine::Reload if manner == "faults" => std::process::abort(),
             ToEngine::Reload => std::fs::write(dir.join("reloaded"), "").unwrap(),
             ToEngine::Stop if manner == "stubborn" => {}
             ToEngine::Stop => return 0,
+            ToEngine::History(history) => {
+                std::fs::write(dir.join("history.new"), serde_json::to_string(&history).unwrap()).unwrap();
+                std::fs::rename(dir.join("history.new"), dir.join("history")).unwrap();
+            }
+            // The first engine's worker falls silent after a while, or its control side.
+            ToEngine::Ping { number } => {
+                let well = start.takes_over || number < 4;
+                if well || manner != "hangs" {
+                    start.checkpoint.header().answer(0, number);
+                }
+                if well || manner != "deaf" {
+                    link.send(&ToMaster::Pong { number }).unwrap();
+                }
+            }
             ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Marked { .. } => {}
         }
     }
@@ -154,6 +185,27 @@ impl Service {
 
     fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// What the engine was last told of those before it, once it is as `wanted`.
+    fn history(&self, wanted: impl Fn(&History) -> bool) -> History {
+        let read = || serde_json::from_str::<History>(&std::fs::read_to_string(self.path("history")).ok()?).ok();
+        until(|| read().is_some_and(|history| wanted(&history)), "the engine knows what came before it");
+        read().unwrap()
+    }
+
+    /// The processes that are the master's children: the engine, and who stands by.
+    fn children(&self) -> Vec<u32> {
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Who waits to be the next engine.
+    fn standby(&self) -> u32 {
+        let others = || self.children().into_iter().filter(|&pid| pid != self.engine() && !is_dead(pid));
+        until(|| others().count() == 1, "somebody stands by");
+        others().next().unwrap()
     }
 
     fn engine(&self) -> u32 {
@@ -257,6 +309,7 @@ fn killed_engine_is_followed() {
     let mut service = Service::start_in("serves", dir);
     let (mut connection, _) = peer.accept().unwrap();
     service.wait_ready();
+    service.standby();
     let (mut vmm, table) = (service.vmm(), service.descriptors());
     // What the journal holds, with a descriptor in it.
     for (request, value) in [(Request::SetOwner, None), (Request::SetFeatures, Some(FEATURES))] {
@@ -396,4 +449,138 @@ fn ended_tcp(mut connection: &TcpStream) {
         Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
         other => panic!("the connection goes on: {other:?}"),
     }
+}
+
+/// Processor time of a process so far, in clock ticks (proc_pid_stat(5), utime and stime).
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn standby_takes_over() {
+    let mut service = Service::ready("serves");
+    let vmm = service.vmm();
+    for _ in 0..2 {
+        let (old, standby) = (service.engine(), service.standby());
+        let spent = ticks(standby);
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(ticks(standby), spent);
+        service.signal(&old.to_string(), "KILL");
+        until(|| service.engine() == standby, "who stood by is the engine");
+        ask_features(&vmm);
+    }
+    // One that dies while it waits is followed too, and nobody else notices.
+    let (engine, standby, table) = (service.engine(), service.standby(), service.descriptors());
+    service.signal(&standby.to_string(), "KILL");
+    until(|| is_dead(standby), "who stood by is dead");
+    let next = service.standby();
+    assert_ne!(next, standby);
+    assert_eq!((service.engine(), service.descriptors()), (engine, table));
+    ask_features(&vmm);
+    // Dead, and not noticed yet: whoever is needed at once is made at once.
+    service.signal(&format!("{}", service.child.id()), "STOP");
+    service.signal(&next.to_string(), "KILL");
+    service.signal(&engine.to_string(), "KILL");
+    service.signal(&format!("{}", service.child.id()), "CONT");
+    until(|| ![engine, next].contains(&service.engine()), "another engine");
+    ask_features(&vmm);
+    let left = [service.engine(), service.standby()];
+    service.signal_master("TERM");
+    assert_eq!(service.wait().code(), Some(0));
+    assert!(left.into_iter().all(is_dead));
+    assert_eq!(service.left_behind(), Vec::<String>::new());
+    let mut service = Service::ready("serves");
+    let standby = service.standby();
+    service.signal_master("KILL");
+    service.wait();
+    until(|| is_dead(standby), "who stood by is dead");
+}
+
+/// The engine falls silent by itself, and is followed within `most`.
+fn hang_is_noticed(manner: &str, reason: &str, [least, most]: [Duration; 2]) {
+    let start = Instant::now();
+    let service = Service::ready(manner);
+    let (vmm, old) = (service.vmm(), service.engine());
+    until(|| service.engine() != old, "another engine");
+    let took = start.elapsed();
+    // The fourth question is the first without an answer.
+    assert!(took > 2 * HEARTBEAT + least && took < 2 * HEARTBEAT + most, "{took:?}");
+    ask_features(&vmm);
+    let history = service.history(|history| history.last_takeover.is_some());
+    assert_eq!(history.deaths, 1);
+    assert!(history.last_death.unwrap().reason.contains(reason));
+    let engine = service.engine();
+    std::thread::sleep(4 * HEARTBEAT);
+    assert_eq!(service.engine(), engine, "the next one is well");
+}
+
+fn hanging_worker_is_noticed() {
+    hang_is_noticed("hangs", "its worker does not answer for 200ms", [HEARTBEAT, 8 * HEARTBEAT]);
+}
+
+fn deaf_control_side_is_noticed() {
+    hang_is_noticed("deaf", "its control thread does not answer for 1s", [5 * HEARTBEAT, 12 * HEARTBEAT]);
+}
+
+fn stopped_engine_is_killed() {
+    let service = Service::ready("beats");
+    let (vmm, old) = (service.vmm(), service.engine());
+    std::thread::sleep(3 * HEARTBEAT);
+    service.signal_master("STOP");
+    std::thread::sleep(4 * HEARTBEAT);
+    service.signal_master("CONT");
+    std::thread::sleep(3 * HEARTBEAT);
+    assert_eq!(service.engine(), old);
+    service.signal(&old.to_string(), "STOP");
+    until(|| service.engine() != old, "another engine");
+    ask_features(&vmm);
+    let history = service.history(|history| history.last_takeover.is_some());
+    assert!(history.last_death.unwrap().reason.contains("somebody has stopped the process"));
+    // Nobody's fault.
+    assert_eq!(std::fs::read_to_string(service.path("blamed")).unwrap(), "0 false");
+}
+
+fn replaced_engine_has_not_died() {
+    let service = Service::ready("replaces");
+    let vmm = service.vmm();
+    for replaced in 1..=5 {
+        let (old, standby) = (service.engine(), service.standby());
+        service.signal_master("HUP");
+        until(|| service.engine() == standby, "who stood by is the engine");
+        ask_features(&vmm);
+        assert!(is_dead(old));
+        let history = service.history(|history| history.replaced == replaced && history.last_takeover.is_some());
+        assert_eq!((history.deaths, history.storm.delay), (0, 0));
+        assert!(history.last_takeover.unwrap().planned);
+    }
+}
+
+fn blame_is_handed_on() {
+    let service = Service::ready("faults");
+    let mut vmm = service.vmm();
+    let blamed = || std::fs::read_to_string(service.path("blamed")).unwrap();
+    let end = |signal: &str| {
+        let old = service.engine();
+        match signal {
+            "KILL" => service.signal(&old.to_string(), "KILL"),
+            signal => service.signal_master(signal),
+        }
+        until(|| service.engine() != old && is_dead(old), "another engine");
+    };
+    end("HUP");
+    ask_features(&vmm);
+    assert_eq!(blamed(), "1 false");
+    // What comes from outside is nobody's fault.
+    end("KILL");
+    ask_features(&vmm);
+    assert_eq!(blamed(), "1 false");
+    end("HUP");
+    ask_features(&vmm);
+    assert_eq!(blamed(), "2 true");
+    drop(std::mem::replace(&mut vmm, UnixStream::pair().unwrap().0));
+    let again = service.vmm();
+    end("KILL");
+    ask_features(&again);
+    assert_eq!(blamed(), "2 false");
 }

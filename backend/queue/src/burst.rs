@@ -157,6 +157,11 @@ impl Burst {
         self.segments.sum(self.span(chains), offset.into(), len.into())
     }
 
+    /// Where the buffers of chain `i` lie: guest-physical address and bytes.
+    pub(crate) fn guest_ranges(&self, i: usize) -> impl Iterator<Item = (u64, u64)> {
+        self.segments.guest_ranges(self.span(i..i.saturating_add(1)))
+    }
+
     pub(crate) fn copy_to(
         &self,
         chain: usize,

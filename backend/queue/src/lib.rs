@@ -9,10 +9,12 @@
 //!   once per decision, and no Rust reference to guest bytes is ever made.
 //! * A segment lives no longer than the [`MemoryMap`] in which it was found: the burst keeps that map.
 //! * After construction nothing allocates, locks or logs.
+//! * While a VMM keeps a log of its guest's memory ([`DirtyLog`]), the driver sees nothing that is not in the log.
 //! * Payload is copied in one file, by [`copy_payload`] and [`keep_payload`], and counted there.
 
 mod burst;
 mod chain;
+mod dirty;
 mod error;
 mod gather;
 mod handover;
@@ -28,4 +30,4 @@ pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
 pub use payload::{copy_payload, keep_payload};
 pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
-pub use sys::{MemoryMap, survive_truncation};
+pub use sys::{DirtyLog, MemoryMap, survive_truncation};

@@ -5,7 +5,8 @@ use std::sync::atomic::{Ordering, fence};
 use vonic_frame::DropReason;
 
 use crate::chain::ChainReader;
-use crate::sys::{Appender, MemoryMap, Refusal, RingMemory};
+use crate::dirty::Dirty;
+use crate::sys::{Appender, DirtyLog, MemoryMap, Refusal, RingMemory};
 use crate::{Burst, QueueError};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.3 §2.7.6).
@@ -73,6 +74,8 @@ pub struct SplitRing {
     /// The region of guest memory that was hit last.
     hint: usize,
     broken: Option<QueueError>,
+    /// What the VMM's log has to be told, while it keeps one.
+    dirty: Option<Box<Dirty>>,
 }
 
 impl SplitRing {
@@ -94,6 +97,7 @@ impl SplitRing {
             uncalled: 0,
             hint: 0,
             broken: None,
+            dirty: None,
         };
         ring.arm();
         Ok(ring)
@@ -104,6 +108,24 @@ impl SplitRing {
         self.memory = RingMemory::new(map, &self.setup).inspect_err(|error| self.broken = Some(*error))?;
         self.hint = 0;
         Ok(())
+    }
+
+    /// Keeps `log`, or none, from now on: what is published is in the log before the driver sees it. The whole used ring is marked,
+    /// for what was written to it before, also by a predecessor. `alias`: where the VMM wants the used ring's pages logged besides
+    /// where it lies (VHOST_VRING_F_LOG).
+    pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>, alias: Option<u64>) {
+        let unpublished = self.next_avail.wrapping_sub(self.published);
+        let alias = alias.filter(|alias| *alias != self.setup.used);
+        self.dirty = log.map(|log| Box::new(Dirty::new(log, alias, unpublished)));
+        self.wrote(0, RingMemory::used_len(self.setup.size));
+    }
+
+    /// `len` bytes of the used ring were written.
+    #[inline(always)]
+    fn wrote(&self, offset: u64, len: u64) {
+        if let Some(dirty) = &self.dirty {
+            dirty.used_ring(self.setup.used, offset, len);
+        }
     }
 
     /// Appends up to `max` chains to the burst, fewer if its room ends; returns how many. A malformed chain is among them,
@@ -127,6 +149,9 @@ impl SplitRing {
             (readable, writable) = reader.read_both(head, segments)?;
             Ok(readable + writable)
         })?;
+        if let Some(dirty) = self.dirty.as_mut().filter(|_| fetched == 1) {
+            dirty.begins_behind(readable);
+        }
         let chain = burst.chains().first().filter(|_| fetched == 1);
         Ok(chain.map(|chain| ControlChain { head: chain.head, readable, writable, fault: chain.fault }))
     }
@@ -161,6 +186,12 @@ impl SplitRing {
         self.hint = filler.hint();
         let fetched = next.wrapping_sub(self.next_avail);
         self.next_avail = next;
+        if let Some(dirty) = &mut self.dirty {
+            let written = self.direction != Direction::GuestToHost;
+            for i in burst.len() - usize::from(fetched)..burst.len() {
+                dirty.fetched(burst.guest_ranges(i).take_while(|_| written));
+            }
+        }
         match self.broken {
             Some(error) if fetched == 0 => Err(error),
             _ => Ok(fetched.into()),
@@ -188,7 +219,11 @@ impl SplitRing {
     /// Gives the last `n` fetched chains back, to be fetched again. Only chains without a used entry can go back: more are
     /// not taken.
     pub fn unfetch(&mut self, n: u16) {
-        self.next_avail = self.next_avail.wrapping_sub(n.min(self.in_flight()));
+        let n = n.min(self.in_flight());
+        self.next_avail = self.next_avail.wrapping_sub(n);
+        if let Some(dirty) = &mut self.dirty {
+            dirty.given_back(n);
+        }
     }
 
     /// Writes the used entry of a fetched chain into whose buffers the device wrote `len` bytes. The driver does not see it
@@ -196,6 +231,9 @@ impl SplitRing {
     #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
         self.memory.set_used(self.next_used, head, len);
+        if let Some(dirty) = &mut self.dirty {
+            dirty.used(self.next_used.wrapping_sub(self.published), len);
+        }
         self.next_used = self.next_used.wrapping_add(1);
     }
 
@@ -204,9 +242,25 @@ impl SplitRing {
     pub fn publish(&mut self) {
         let pushed = self.next_used.wrapping_sub(self.published);
         if pushed != 0 {
+            if self.dirty.is_some() {
+                self.log_entries(pushed);
+            }
             self.memory.set_used_index(self.next_used);
+            self.wrote(0, RingMemory::HEADER);
             self.published = self.next_used;
             self.uncalled = self.uncalled.saturating_add(pushed.into());
+        }
+    }
+
+    /// Logs what is about to be published: buffers and used entries.
+    #[cold]
+    fn log_entries(&mut self, pushed: u16) {
+        let Some(dirty) = &mut self.dirty else { return };
+        dirty.published(pushed, self.memory.map());
+        let first = self.published & (self.setup.size - 1);
+        let in_front = pushed.min(self.setup.size - first);
+        for (slot, count) in [(first, in_front), (0, pushed - in_front)] {
+            dirty.used_ring(self.setup.used, RingMemory::used_entry(slot), 8 * u64::from(count));
         }
     }
 
@@ -234,8 +288,10 @@ impl SplitRing {
     pub fn arm_behind(&mut self, waiting: u16) -> bool {
         if self.setup.event_idx {
             self.memory.set_available_event(self.next_avail.wrapping_add(waiting));
+            self.wrote(RingMemory::used_entry(self.setup.size), RingMemory::EVENT);
         } else {
             self.memory.set_used_flags(0);
+            self.wrote(0, RingMemory::HEADER);
         }
         // The wish has to be visible before the driver's index is read: it writes the index, then looks at the wish.
         fence(Ordering::SeqCst);
@@ -247,6 +303,7 @@ impl SplitRing {
     pub fn disarm(&mut self) {
         if !self.setup.event_idx {
             self.memory.set_used_flags(NO_NOTIFY);
+            self.wrote(0, RingMemory::HEADER);
         }
     }
 

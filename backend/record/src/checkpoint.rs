@@ -1,12 +1,13 @@
 //! The whole of it: header and records.
 use crate::header::{CheckpointError, Header, Secrets};
-use crate::layout::{HEADER, RECORD};
-use crate::record::{Bits, Options, Record, Words};
+use crate::layout::{COUNTERS, HEADER, RECORD};
+use crate::record::{Bits, Local, Options, Record, Words};
 use crate::sys::{self, Mapping};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 
 /// A record's number.
 pub type RecordId = u32;
@@ -52,7 +53,7 @@ impl Checkpoint {
     /// # Errors
     /// The system's.
     pub fn create(capacity: usize) -> io::Result<Checkpoint> {
-        let words = HEADER + capacity * RECORD;
+        let words = HEADER + capacity * RECORD + COUNTERS;
         let fd = sys::sealed_memory(words * 8)?;
         let memory = Mapping::new(fd.as_fd(), words)?;
         let checkpoint = Checkpoint { fd, memory, capacity };
@@ -107,8 +108,7 @@ impl Checkpoint {
     }
 
     fn used(&self) -> impl Iterator<Item = (RecordId, Words<'_>)> {
-        let all = self.memory.words()[HEADER..].chunks_exact(RECORD).take(self.mark());
-        all.enumerate().map(|(id, words)| (id as RecordId, Words(words)))
+        self.all().take(self.mark()).enumerate().map(|(id, words)| (id as RecordId, Words(words)))
     }
 
     /// What stands under a number; `None` if nothing does.
@@ -121,6 +121,18 @@ impl Checkpoint {
         if let Some(words) = self.words(id) {
             words.write(record);
         }
+    }
+
+    /// As [`Checkpoint::write`], of a flow of datagrams that leads through a forward ([`Bits::FORWARDED`]).
+    pub fn write_forwarded(&self, id: RecordId, record: &Record, local: Local) {
+        if let Some(words) = self.words(id) {
+            words.write_forwarded(record, local);
+        }
+    }
+
+    /// What was written beside a record that [`Checkpoint::write_forwarded`] wrote.
+    pub fn local(&self, id: RecordId) -> Option<Local> {
+        self.words(id).map(|words| words.local())
     }
 
     /// The guest's SYN has come to a connection that the world opened.
@@ -151,14 +163,22 @@ impl Checkpoint {
         }
     }
 
+    /// What lies behind the records.
+    pub(crate) fn counters(&self) -> &[AtomicU64] {
+        &self.memory.words()[HEADER + self.capacity * RECORD..]
+    }
+
+    fn all(&self) -> impl Iterator<Item = &[AtomicU64]> {
+        self.memory.words()[HEADER..HEADER + self.capacity * RECORD].chunks_exact(RECORD)
+    }
+
     /// The words of a record, which counts as used from now on.
     fn words(&self, id: RecordId) -> Option<Words<'_>> {
         let (header, used) = (self.header(), id as usize + 1);
         if used > header.used() && used <= self.capacity {
             header.raise_used(used);
         }
-        let start = HEADER + id as usize * RECORD;
-        self.memory.words().get(start..start + RECORD).map(Words)
+        self.all().nth(id as usize).map(Words)
     }
 }
 

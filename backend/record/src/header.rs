@@ -1,5 +1,5 @@
 //! What is true of the whole checkpoint.
-use crate::layout::{RECORD, header as word};
+use crate::layout::{COUNTERS, RECORD, header as word};
 use crate::sys;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// The version of the layout. An engine of another one refuses the checkpoint by name.
 pub const VERSION: u32 = 1;
+/// Workers that the header has room for.
+pub const WORKERS_MAX: usize = 16;
 const MAGIC: u64 = u64::from_le_bytes(*b"vonicrec");
 
 /// Why a checkpoint cannot be used. Displayed to the operator.
@@ -57,6 +59,7 @@ impl Header<'_> {
         self.set(word::CAPACITY, capacity as u64);
         secrets.0.iter().enumerate().for_each(|(i, secret)| self.set(word::SECRETS + i, *secret));
         self.set(word::CLOCK, clock);
+        self.set(word::COUNTERS, COUNTERS as u64);
         self.set(word::MAGIC, MAGIC);
     }
 
@@ -70,7 +73,8 @@ impl Header<'_> {
             return Err(CheckpointError::Version(version));
         }
         let capacity = usize::try_from(self.get(word::CAPACITY)).unwrap_or(usize::MAX);
-        let fits = capacity.checked_mul(RECORD) == Some(words);
+        let counters = usize::try_from(self.get(word::COUNTERS)).unwrap_or(usize::MAX);
+        let fits = capacity.checked_mul(RECORD).and_then(|records| records.checked_add(counters)) == Some(words);
         let size = self.get(word::VERSION) >> 32;
         if fits && size == RECORD as u64 * 8 { Ok(capacity) } else { Err(CheckpointError::Damaged) }
     }
@@ -98,6 +102,41 @@ impl Header<'_> {
     /// So many have been used from now on. One thread makes records at a time.
     pub(crate) fn raise_used(&self, used: usize) {
         self.set(word::USED, used as u64);
+    }
+
+    /// Asks every worker for a sign of life: each is to [answer](Header::answer) with this number.
+    pub fn ask(&self, number: u64) {
+        self.set(word::ASKED, number);
+    }
+
+    /// The number that is asked for.
+    pub fn asked(&self) -> u64 {
+        self.0[word::ASKED].load(Ordering::Relaxed)
+    }
+
+    /// A worker has come so far.
+    pub fn answer(&self, worker: usize, number: u64) {
+        self.worker(worker, word::ANSWERED).store(number, Ordering::Relaxed);
+    }
+
+    /// What a worker last answered with.
+    pub fn answered(&self, worker: usize) -> u64 {
+        self.worker(worker, word::ANSWERED).load(Ordering::Relaxed)
+    }
+
+    /// A worker begins with something of this VM's; 0: of nobody's. One store, which outlives whoever does it.
+    pub fn work_on(&self, worker: usize, vm: u64) {
+        self.worker(worker, word::VM).store(vm, Ordering::Relaxed);
+    }
+
+    /// The VM that a worker is, or was when it died, at work on.
+    pub fn working_on(&self, worker: usize) -> Option<u64> {
+        Some(self.worker(worker, word::VM).load(Ordering::Acquire)).filter(|&vm| vm != 0)
+    }
+
+    /// A word of one worker; of those that share a place, if there should be more than [`WORKERS_MAX`].
+    fn worker(&self, worker: usize, word: usize) -> &AtomicU64 {
+        &self.0[word::WORKERS + worker % WORKERS_MAX * word::WORKER_WORDS + word]
     }
 
     /// From now on a listener's connections are accepted; `None`: of each there is a record by now.

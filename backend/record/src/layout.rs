@@ -21,6 +21,34 @@ pub(crate) mod header {
     pub(crate) const ACCEPTING: usize = 9;
     /// The same.
     pub(crate) const ADOPTED: usize = 10;
+    /// Words of counters behind the records.
+    pub(crate) const COUNTERS: usize = 11;
+    /// The number that workers are to answer with, on a cache line that they only read.
+    pub(crate) const ASKED: usize = 255;
+    /// [`WORKER_WORDS`] for each of [`crate::WORKERS_MAX`] workers.
+    pub(crate) const WORKERS: usize = 256;
+    /// A cache line: no worker writes to another one's.
+    pub(crate) const WORKER_WORDS: usize = 8;
+    /// In a worker's words: the number that it last answered with.
+    pub(crate) const ANSWERED: usize = 0;
+    /// In a worker's words: the VM whose port it is at; 0: none.
+    pub(crate) const VM: usize = 1;
+}
+
+/// Words of counters that a new checkpoint has room for: 32 MiB, of which what is used takes memory.
+pub(crate) const COUNTERS: usize = 1 << 22;
+
+/// A block of counters: these words, then a name for each counter, then the counters.
+pub(crate) mod block {
+    /// 1 while somebody counts there; the last word to be written.
+    pub(crate) const STATE: usize = 0;
+    /// How many counters there is room for. It never changes; 0: here the blocks end.
+    pub(crate) const LENGTH: usize = 1;
+    /// Whose.
+    pub(crate) const OWNER: usize = 2;
+    /// Which of the owner's.
+    pub(crate) const WHICH: usize = 3;
+    pub(crate) const NAMES: usize = 4;
 }
 
 /// A record's words.
@@ -45,4 +73,7 @@ pub(crate) mod record {
     pub(crate) const PEER: usize = 13;
     /// When the connection began, in the checkpoint's microseconds.
     pub(crate) const OPENED: usize = 14;
+    /// Where the socket's counters began: taken in the low half, dropped in the high one. Of datagrams by a forward: the interface; the
+    /// forward's own address stands in [`OURS`] and [`PEER`].
+    pub(crate) const BASE: usize = 15;
 }

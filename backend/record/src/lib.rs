@@ -5,15 +5,25 @@
 //! and a bit of it at its few turning points; nothing is written per segment. The master has the same memory mapped, and reads of it
 //! only which descriptors are to be kept when an engine has died.
 //!
+//! Behind the records lie [counters](Ledger), which go on where they were.
+//!
 //! One thread writes a record at a time. A record becomes visible by one store, so that whoever reads after a crash finds it whole or
 //! not at all.
 
 mod checkpoint;
 mod header;
 mod layout;
+mod ledger;
 mod record;
 mod sys;
 
 pub use checkpoint::{Checkpoint, FreeNumbers, RecordId};
-pub use header::{CheckpointError, Header, Secrets, VERSION};
-pub use record::{Bits, Kind, Options, Record};
+pub use header::{CheckpointError, Header, Secrets, VERSION, WORKERS_MAX};
+pub use ledger::{Counters, Ledger, name};
+pub use record::{Bits, Kind, Local, Options, Record};
+pub use sys::Shared;
+
+/// What a VM is known as in a checkpoint; never 0.
+pub fn vm_number(vm: &str) -> u64 {
+    name(vm).max(1)
+}

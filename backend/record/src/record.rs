@@ -13,6 +13,19 @@ pub enum Kind {
     WorldOpens = 2,
     /// A guest's flow of datagrams.
     Datagrams = 3,
+    /// The listening socket of a forward, TCP's or UDP's: where it listens, the kernel knows.
+    Listener = 4,
+    /// A VM's tap; in place of a cookie the interface's index.
+    Tap = 5,
+    /// An IPv6 address that a guest has claimed by duplicate address detection: it will not do so again. No descriptor.
+    Claim = 6,
+}
+
+impl Kind {
+    /// Whether it is about a connection.
+    pub fn is_connection(self) -> bool {
+        matches!(self, Kind::GuestOpens | Kind::WorldOpens)
+    }
 }
 
 /// What has happened to a connection since its record was written: what its socket cannot tell.
@@ -29,10 +42,31 @@ impl Bits {
     /// If the socket is closed, then by a reset. Set before a call that may take the socket's error, which would be the only sign of
     /// it; removed if the call took none.
     pub const ABORTED: Bits = Bits(1 << 3);
+    /// The socket was made again on this host: its counters begin at the record's base, and at no SYN.
+    pub const RESTORED: Bits = Bits(1 << 8);
+    /// The peer's end had come before that, and does not come again.
+    pub const PEER_FIN: Bits = Bits(1 << 9);
+    /// The socket leads nowhere: everything had come before that, in order if [`Bits::PEER_FIN`], else up to a reset.
+    pub const PEER_GONE: Bits = Bits(1 << 10);
+    /// The operator wants it to end with the engine: the next one resets both of its sides.
+    pub const MORTAL: Bits = Bits(1 << 11);
+    /// Of datagrams: they are pings, whose guest's end has the identifier in place of a port.
+    pub const ECHO: Bits = Bits(1 << 16);
+    /// Of datagrams: the world began, or goes on, by the socket of a forward, which the descriptor is.
+    pub const FORWARDED: Bits = Bits(1 << 17);
+    /// Of datagrams: both sides speak.
+    pub const STREAM: Bits = Bits(1 << 18);
+    /// Of a tap: a guest runs, so what waits in it is for that guest.
+    pub const LIVE: Bits = Bits(1 << 19);
 
     /// Whether all of `other` are set.
     pub fn has(self, other: Bits) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// `self`, if it is to be.
+    pub fn only_if(self, wanted: bool) -> Bits {
+        if wanted { self } else { Bits::default() }
     }
 }
 
@@ -81,7 +115,7 @@ pub struct Record {
     pub descriptor: i32,
     /// SO_COOKIE: whether the number still is this socket's.
     pub cookie: u64,
-    /// Of which of the VMM connections, which the master numbers.
+    /// Of which of the VMM connections, which the master numbers. A tap has [`name`](crate::name) of its VM's name here.
     pub session: u64,
     /// The guest's end.
     pub guest: SocketAddr,
@@ -99,6 +133,41 @@ pub struct Record {
     pub options: Options,
     /// When the connection began, in microseconds of the checkpoint's clock.
     pub opened: u64,
+    /// Of a socket that was made again on this host, where its counters begin: bytes taken from the guest, and dropped for it, modulo 2³².
+    pub base: (u32, u32),
+}
+
+impl Record {
+    /// One without ends.
+    pub fn endless(kind: Kind, session: u64, (descriptor, cookie): (i32, u64), bits: Bits) -> Record {
+        let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Record {
+            kind,
+            bits,
+            descriptor,
+            cookie,
+            session,
+            guest: nobody,
+            remote: nobody,
+            host: nobody,
+            iss: 0,
+            timestamps: 0,
+            irs: 0,
+            options: Options::default(),
+            opened: 0,
+            base: (0, 0),
+        }
+    }
+}
+
+/// Of a flow of datagrams by a forward: the host's own address that the peer has sent to, of the guest's family, and the interface
+/// of a peer that is known on its link only; else 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface's index.
+    pub interface: u32,
 }
 
 /// The words of one record.
@@ -108,6 +177,32 @@ pub(crate) struct Words<'a>(pub(crate) &'a [AtomicU64]);
 impl Words<'_> {
     /// Writes all of it; the last store makes it visible.
     pub(crate) fn write(&self, record: &Record) {
+        self.fill(record);
+        self.publish(record.kind);
+    }
+
+    /// As `write`, of a flow that leads through a forward: an address stands where a connection has its sequence numbers.
+    pub(crate) fn write_forwarded(&self, record: &Record, local: Local) {
+        self.fill(record);
+        let [high, low] = address_words(local.address);
+        self.set(word::OURS, high);
+        self.set(word::PEER, low);
+        self.set(word::BASE, u64::from(local.interface));
+        self.publish(record.kind);
+    }
+
+    /// What [`Words::write_forwarded`] wrote beside the record.
+    pub(crate) fn local(&self) -> Local {
+        let is_v4 = self.get(word::PORTS) >> 48 & 0xff == 4;
+        let address = address([self.get(word::OURS), self.get(word::PEER)], is_v4);
+        Local { address, interface: self.get(word::BASE) as u32 }
+    }
+
+    fn publish(&self, kind: Kind) {
+        self.0[word::STATE].store(kind as u64, Ordering::Release);
+    }
+
+    fn fill(&self, record: &Record) {
         self.set(word::BITS, record.bits.0);
         self.set(word::DESCRIPTOR, u64::from(record.descriptor as u32));
         self.set(word::COOKIE, record.cookie);
@@ -124,7 +219,7 @@ impl Words<'_> {
         self.set(word::OURS, u64::from(record.iss) | u64::from(record.timestamps) << 32);
         self.set(word::PEER, u64::from(record.irs) | u64::from(record.options.pack()) << 32);
         self.set(word::OPENED, record.opened);
-        self.0[word::STATE].store(record.kind as u64, Ordering::Release);
+        self.set(word::BASE, u64::from(record.base.0) | u64::from(record.base.1) << 32);
     }
 
     /// What stands there; `None` if it is free, or of a kind that this version does not know.
@@ -133,6 +228,9 @@ impl Words<'_> {
             1 => Kind::GuestOpens,
             2 => Kind::WorldOpens,
             3 => Kind::Datagrams,
+            4 => Kind::Listener,
+            5 => Kind::Tap,
+            6 => Kind::Claim,
             _ => return None,
         };
         let bits = Bits(self.0[word::BITS].load(Ordering::Acquire));
@@ -141,7 +239,7 @@ impl Words<'_> {
             SocketAddr::new(address([self.get(at), self.get(at + 1)], is_v4), (ports >> (16 * place)) as u16)
         };
         let (v4, host_v4) = (ports >> 48 & 0xff == 4, ports >> 56 & 1 == 0);
-        let (ours, peer) = (self.get(word::OURS), self.get(word::PEER));
+        let (ours, peer, base) = (self.get(word::OURS), self.get(word::PEER), self.get(word::BASE));
         Some(Record {
             kind,
             bits,
@@ -156,6 +254,7 @@ impl Words<'_> {
             irs: peer as u32,
             options: Options::unpack((peer >> 32) as u32),
             opened: self.get(word::OPENED),
+            base: (base as u32, (base >> 32) as u32),
         })
     }
 

@@ -1,9 +1,15 @@
 //! The shared memory itself.
 #![allow(unsafe_code)]
+use std::any::Any;
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A memfd of `bytes`, which nobody can shrink or grow any more.
 pub(crate) fn sealed_memory(bytes: usize) -> io::Result<OwnedFd> {
@@ -83,5 +89,64 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own, and nothing borrows from it any more.
         unsafe { libc::munmap(self.start.cast(), self.words * size_of::<u64>()) };
+    }
+}
+
+/// Counters that outlive the engine, or, made by default, that do not. Clones are the same counters.
+pub struct Shared<T> {
+    place: NonNull<T>,
+    /// Holds the place.
+    keeper: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: it is no more than a reference to T, which several threads may use, and a counted one to its keeper.
+unsafe impl<T: Send + Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+
+impl<T: FromBytes + IntoBytes + Send + Sync> Shared<T> {
+    /// A view of words that stay where they are as long as `keeper` does; `None`: T is not made of as many words.
+    ///
+    /// Whoever calls this sees to it that the words are used by nothing else meanwhile.
+    pub(crate) fn of_words(words: &[AtomicU64], keeper: Arc<dyn Any + Send + Sync>) -> Option<Shared<T>> {
+        let fits = size_of::<T>() == size_of_val(words) && align_of::<T>() <= align_of::<AtomicU64>();
+        let place = NonNull::from(words).cast::<T>();
+        fits.then_some(Shared { place, keeper })
+    }
+}
+
+impl<T: Send + Sync + 'static> Shared<T> {
+    /// Whether both are the same counters.
+    pub fn is(&self, other: &Shared<T>) -> bool {
+        self.place == other.place
+    }
+}
+
+impl<T: Default + Send + Sync + 'static> Default for Shared<T> {
+    fn default() -> Shared<T> {
+        let own = Arc::new(T::default());
+        Shared { place: NonNull::from(&*own), keeper: own }
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Shared<T> {
+        Shared { place: self.place, keeper: Arc::clone(&self.keeper) }
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the keeper, which lives as long as self, holds the place: a T of its own, or so many aligned words of a mapping, of
+        // which any content is a T (FromBytes) and whatever a T does is words again (IntoBytes). Only shared references are made.
+        unsafe { self.place.as_ref() }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }

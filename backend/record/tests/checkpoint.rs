@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use vonic_record::{Bits, Checkpoint, CheckpointError, Kind, Options, Record, VERSION};
+use vonic_record::{Bits, Checkpoint, CheckpointError, Kind, Local, Options, Record, VERSION};
+
+fn end(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}
 
 fn record(n: u16) -> Record {
-    let end = |text: &str, port: u16| SocketAddr::new(text.parse().unwrap(), port);
     Record {
         kind: Kind::GuestOpens,
         bits: Bits::SYNCHRONIZED,
@@ -22,6 +25,7 @@ fn record(n: u16) -> Record {
         irs: 0x8765_4321,
         options: Options { mss: 1448, send_scale: 14, scaled: true, sack: false, timestamps: true },
         opened: 1 << 50,
+        base: (0xfedc_ba98, 0x89ab_cdef),
     }
 }
 
@@ -57,6 +61,42 @@ fn another_mapping_sees_what_was_written() {
     assert!(seen.bits.has(Bits::SYNCHRONIZED) && seen.bits.has(Bits::GUEST_FIN) && !seen.bits.has(Bits::ABORTED));
     first.free(3);
     assert_eq!((second.read(3), second.read(8)), (None, None));
+}
+
+#[test]
+fn a_flow_by_a_forward_has_an_address_beside_its_ends() {
+    let checkpoint = Checkpoint::create(3).unwrap();
+    let bits = Bits(Bits::FORWARDED.0 | Bits::STREAM.0);
+    let v4 = Record { kind: Kind::Datagrams, bits, guest: end("192.0.2.2", 53), ..record(1) };
+    let v6 = Record { guest: end("2001:db8::2", 53), remote: end("2001:db8::9", 9), ..v4 };
+    for (id, record, address, interface) in [(0, v4, "198.51.100.9", 0), (1, v6, "fe80::ffff:ffff:ffff:fffe", u32::MAX)]
+    {
+        let local = Local { address: address.parse().unwrap(), interface };
+        checkpoint.write_forwarded(id, &record, local);
+        let seen = again(&checkpoint);
+        assert_eq!(seen.local(id), Some(local));
+        let read = seen.read(id).unwrap();
+        assert_eq!(
+            (read.kind, read.bits, read.guest, read.remote, read.host),
+            (record.kind, bits, record.guest, record.remote, record.host)
+        );
+        assert_eq!(
+            (read.descriptor, read.cookie, read.session, read.opened),
+            (record.descriptor, record.cookie, record.session, record.opened)
+        );
+    }
+}
+
+#[test]
+fn every_kind_comes_back() {
+    let checkpoint = Checkpoint::create(8).unwrap();
+    let kinds = [Kind::GuestOpens, Kind::WorldOpens, Kind::Datagrams, Kind::Listener, Kind::Tap, Kind::Claim];
+    for (id, kind) in kinds.into_iter().enumerate() {
+        let record = Record::endless(kind, 7, (id as i32, 9), Bits::LIVE.only_if(id == 4));
+        checkpoint.write(id as u32, &record);
+        assert_eq!(again(&checkpoint).read(id as u32), Some(record));
+        assert_eq!(kind.is_connection(), id < 2);
+    }
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! The device as the daemon asks for it: features, configuration space, memory.
+use crate::carried::Carried;
+use crate::logging::{LOG_ALL, Logging};
 use crate::ring::Ring;
+use crate::state::Transfer;
 use crate::{EventSink, Memory, Port, PortEvent};
+use std::fs::File;
 use std::io;
-use std::sync::Arc;
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use std::sync::{Arc, Mutex, PoisonError};
+use vhost::vhost_user::message::{VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures};
 use vhost_user_backend::VhostUserBackend;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
@@ -19,11 +23,25 @@ const LINK_UP: u16 = 1;
 /// One VM's device.
 pub struct Backend<S> {
     port: Arc<Port<S>>,
+    logging: Mutex<Logging>,
+    transfer: Mutex<Option<Transfer>>,
 }
 
 impl<S: EventSink> Backend<S> {
     pub fn new(port: Arc<Port<S>>) -> Backend<S> {
-        Backend { port }
+        Backend { port, logging: Mutex::default(), transfer: Mutex::default() }
+    }
+
+    /// Changes what is logged; where that makes a difference, waits until it is in force. The VMM clears and copies pages by what it
+    /// was answered.
+    fn log(&self, change: impl FnOnce(&mut Logging) -> io::Result<bool>) -> io::Result<()> {
+        let mut logging = self.logging.lock().unwrap_or_else(PoisonError::into_inner);
+        if !change(&mut logging)? {
+            return Ok(());
+        }
+        let (log, used) = logging.effective();
+        drop(logging);
+        self.port.emit_and_wait(|done| PortEvent::Log { log, used, done })
     }
 
     /// The configuration space of virtio 1.3 §5.1.4: mac, status, max_virtqueue_pairs, mtu.
@@ -52,11 +70,14 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
     }
 
     fn features(&self) -> u64 {
-        self.port.spec.features
+        self.port.spec.features | LOG_ALL
     }
 
     fn acked_features(&self, features: u64) {
-        self.port.emit(PortEvent::Features(features));
+        self.port.emit(PortEvent::Features(features & !LOG_ALL));
+        if let Err(error) = self.log(|logging| Ok(logging.switch(features))) {
+            log::warn!("{}: the worker did not take to the dirty log: {error}", self.port.spec.name);
+        }
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -64,9 +85,14 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::RARP
+            | VhostUserProtocolFeatures::DEVICE_STATE
     }
 
     fn reset_device(&self) {
+        self.port.reset();
+        self.acked_features(0);
         self.port.emit(PortEvent::Reset);
     }
 
@@ -77,6 +103,54 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let space = self.config();
         (0..size as usize).map(|i| space.get(offset as usize + i).copied().unwrap_or(0)).collect()
+    }
+
+    /// Nothing of the space is the driver's to write: whatever comes is the front's.
+    fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        match Carried::read(offset, bytes).ok_or(io::ErrorKind::InvalidData)? {
+            Carried::LogBase { file, len, offset } => self.log(|logging| logging.set_log(file, offset, len)),
+            Carried::UsedLog { ring, address } if (ring as usize) < self.num_queues() => {
+                self.log(|logging| Ok(logging.set_used(ring, address)))
+            }
+            Carried::UsedLog { .. } => Err(io::ErrorKind::InvalidData.into()),
+            Carried::Announce => {
+                self.port.emit(PortEvent::Announce);
+                Ok(())
+            }
+        }
+    }
+
+    /// The state is what was left by rings that are stopped (vhost-user specification, "Migrating back-end state").
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        VhostTransferStatePhase::STOPPED: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        let name = &self.port.spec.name;
+        if self.port.runs() {
+            log::warn!("{name}: the VMM wants the device's state transferred while rings run: refused");
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let port = Arc::clone(&self.port);
+        let transfer = match direction {
+            VhostTransferStateDirection::SAVE => Transfer::save(file, |request| port.emit(PortEvent::Save(request))),
+            VhostTransferStateDirection::LOAD => {
+                Transfer::load(file, move |request| port.emit(PortEvent::Load(request)))
+            }
+        };
+        // One that was begun before is given up.
+        *self.transfer.lock().unwrap_or_else(PoisonError::into_inner) = Some(transfer?);
+        Ok(None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        let transfer = self.transfer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = transfer.map_or_else(|| Err("no transfer was begun".into()), Transfer::check);
+        outcome.map_err(|why| {
+            log::warn!("{}: the device's state was not transferred: {why}", self.port.spec.name);
+            io::Error::other(why)
+        })
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
@@ -90,6 +164,7 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
     }
 
     fn stop_vring(&self, index: u32) -> io::Result<()> {
+        self.port.stopped(index as u16);
         self.port.emit_and_wait(|done| PortEvent::RingStopped { index: index as u16, done })
     }
 

@@ -6,8 +6,11 @@
 #![deny(unsafe_code)]
 
 mod backend;
+mod carried;
 mod connect;
+mod logging;
 mod ring;
+mod state;
 mod sys;
 
 use std::fmt;
@@ -15,10 +18,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vonic_queue::{Done, MemoryMap, RingSetup, Waiter, handover};
+use vonic_queue::{DirtyLog, Done, MemoryMap, RingSetup, Waiter, handover};
+
+pub use state::{LoadRequest, STATE_MAX, SaveRequest};
 
 /// Guest memory as the daemon holds it.
 pub(crate) type Memory = GuestMemoryAtomic<GuestMemoryMmap<()>>;
@@ -63,6 +69,21 @@ pub enum PortEvent {
     Features(u64),
     /// A new memory map. The VMM is answered when the data path uses it.
     Memory(Arc<MemoryMap>, Done),
+    /// Where what is written for the guest is to be logged, if it is. The VMM is answered when it is in force.
+    Log {
+        /// The log; none: nothing is logged.
+        log: Option<Arc<DirtyLog>>,
+        /// By queue index: where the VMM wants the used ring logged, a guest-physical address (VHOST_VRING_F_LOG).
+        used: Vec<Option<u64>>,
+        /// When it is in force.
+        done: Done,
+    },
+    /// SEND_RARP: the guest has come from another host, and its driver does not announce it.
+    Announce,
+    /// The VMM wants the port's state, for another host (SET_DEVICE_STATE_FD). Every ring is stopped.
+    Save(SaveRequest),
+    /// The port's state, as it was saved on another host. There may be neither memory nor rings yet.
+    Load(LoadRequest),
     /// A ring was started, or its descriptors or its enabled flag changed while it runs: its complete state.
     Ring {
         /// Queue index.
@@ -125,11 +146,33 @@ impl std::error::Error for SessionError {}
 pub(crate) struct Port<S> {
     pub spec: SessionSpec,
     pub sink: S,
+    /// The rings that run, by index: bits.
+    running: AtomicU64,
 }
 
 impl<S: EventSink> Port<S> {
     pub fn emit(&self, event: PortEvent) {
         self.sink.event(SessionEvent { port: self.spec.port, session: self.spec.session, event });
+    }
+
+    /// A ring was started.
+    pub fn started(&self, index: u16) {
+        self.running.fetch_or(1 << (index % 64), Ordering::Relaxed);
+    }
+
+    /// A ring was stopped.
+    pub fn stopped(&self, index: u16) {
+        self.running.fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
+    }
+
+    /// All of them were.
+    pub fn reset(&self) {
+        self.running.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether any runs.
+    pub fn runs(&self) -> bool {
+        self.running.load(Ordering::Relaxed) != 0
     }
 
     /// Emits an event and waits until the data path is done with it.
@@ -167,7 +210,7 @@ impl Drop for Session {
 /// See [`SessionError`].
 pub fn start<S: EventSink>(spec: SessionSpec, scratch_dir: &Path, sink: S) -> Result<(Session, OwnedFd), SessionError> {
     let name = format!("vu-{}", spec.name);
-    let port = Arc::new(Port { spec, sink });
+    let port = Arc::new(Port { spec, sink, running: AtomicU64::new(0) });
     let memory = Memory::new(GuestMemoryMmap::new());
     let backend = Arc::new(backend::Backend::new(Arc::clone(&port)));
     // `Ring::new` gets no context: it finds its port here while the daemon is made.

@@ -76,6 +76,7 @@ impl<S: EventSink> Ring<S> {
         let signals = self.signals();
         let (kick, call) = (keep(&signals.kick).map(OwnedFd::from), keep(&signals.call).map(OwnedFd::from));
         drop(signals);
+        self.port.started(self.index);
         self.port.emit(PortEvent::Ring { index: self.index, setup, kick, call, enabled, done });
     }
 }
@@ -167,6 +168,7 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
         let running = self.inner.get_ref().get_queue().ready();
         if running {
             self.inner.set_queue_ready(false);
+            self.port.stopped(self.index);
             let stopped = self.port.emit_and_wait(|done| PortEvent::RingStopped { index: self.index, done });
             if stopped.is_err() {
                 log::warn!("{}: ring {} is set up anew before it was let go of", self.port.spec.name, self.index);

@@ -89,6 +89,21 @@ impl DatagramSocket {
         Ok(DatagramSocket { fd, family, hops: None })
     }
 
+    /// Takes over a socket whose engine has died, by its number in the table that engines share; `None`: it is another socket by
+    /// now, or none, and is left alone. `to` is where it leads.
+    pub fn resume(fd: RawFd, cookie: u64, to: IpAddr) -> Option<DatagramSocket> {
+        let fd = crate::sys::tcp::adopt(fd, cookie)?;
+        Some(DatagramSocket { fd, family: sys::Family::of(to), hops: None })
+    }
+
+    /// What tells the socket from every other one of this host's, ever (SO_COOKIE).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cookie(&self) -> io::Result<u64> {
+        crate::sys::tcp::cookie(self.fd.as_fd())
+    }
+
     /// Sends one datagram, for an echo an ICMP header and its data, straight from guest memory.
     ///
     /// # Errors

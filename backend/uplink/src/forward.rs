@@ -13,7 +13,7 @@ pub struct Local {
     /// The address.
     pub address: IpAddr,
     /// The interface of a peer that is known on its link only; else 0.
-    pub(crate) interface: u32,
+    pub interface: u32,
 }
 
 /// One datagram as it came from the world.
@@ -49,8 +49,21 @@ impl UdpListener {
         datagram::report_errors(fd.as_fd(), family)?;
         sys::report_local(fd.as_fd(), address)?;
         listener::bind(fd.as_fd(), address, interface)?;
+        UdpListener::of_bound(fd)
+    }
+
+    /// Of a socket that is bound already.
+    pub(crate) fn of_bound(fd: OwnedFd) -> io::Result<UdpListener> {
         let address = listener::local_address(fd.as_fd())?;
         Ok(UdpListener { fd, address, hops: AtomicU32::new(0) })
+    }
+
+    /// What tells the socket from every other one of this host's, ever (SO_COOKIE).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cookie(&self) -> io::Result<u64> {
+        crate::sys::tcp::cookie(self.fd.as_fd())
     }
 
     /// The address that it is bound to.

@@ -5,16 +5,20 @@
 
 mod datagram;
 mod forward;
+mod inherited;
 mod link;
 mod progress;
+mod repair;
 mod socket;
 mod sys;
 mod tap;
 
 pub use datagram::{DatagramError, DatagramSocket, Hops, OpenError, Received};
 pub use forward::{Arrived, Local, UdpListener};
+pub use inherited::{BoundTo, Inherited};
 pub use link::LinkWatch;
-pub use progress::{Known, Peer, Progress};
+pub use progress::{Known, Origin, Peer, Progress, Stage};
+pub use repair::{Agreed, Frozen, Parked, QUEUE_MAX, SaveError, SocketState, can_repair};
 pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};
 pub use sys::limit::descriptor_limit;

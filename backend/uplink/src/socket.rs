@@ -134,10 +134,19 @@ impl HostSocket {
     }
 
     fn new(fd: OwnedFd, far: Far, mode: PeekMode) -> io::Result<HostSocket> {
-        if mode == PeekMode::Offset {
-            tcp::set_peek_offset(fd.as_fd(), 0)?;
-        }
-        Ok(HostSocket { fd, far, mode, cursor: 0 })
+        let mut socket = HostSocket { fd, far, mode, cursor: 0 };
+        socket.rewind()?;
+        Ok(socket)
+    }
+
+    /// Puts the kernel's peek cursor at the head of the receive queue.
+    pub(crate) fn rewind(&mut self) -> io::Result<()> {
+        self.cursor = 0;
+        if self.mode == PeekMode::Offset { tcp::set_peek_offset(self.fd.as_fd(), 0) } else { Ok(()) }
+    }
+
+    pub(crate) fn peek_mode(&self) -> PeekMode {
+        self.mode
     }
 
     /// Takes the socket's pending error: of the connect that was in progress, or why the connection has failed.

@@ -68,6 +68,7 @@ pub struct Tap {
     fd: OwnedFd,
     name: String,
     index: u32,
+    vm: String,
 }
 
 impl Tap {
@@ -88,7 +89,7 @@ impl Tap {
         sys::set_filter(fd.as_fd(), guest).map_err(failed("a tap's filter cannot be set"))?;
         let links = Links::open().map_err(failed("the host's interfaces cannot be asked for"))?;
         let link = links.by_name(&name).map_err(failed("a tap cannot be found"))?;
-        let tap = Tap { fd, name, index: link.index };
+        let tap = Tap { fd, name, index: link.index, vm: vm.into() };
         tap.set_offloads(Offloads::default()).map_err(failed("a tap's offloads cannot be set"))?;
         // A bridge takes the lowest address of its ports for its own: this one is high, so that no guest changes it.
         let MacAddr([_, b, c, d, e, f]) = link.address.unwrap_or_default();
@@ -97,6 +98,31 @@ impl Tap {
         // The host itself has nothing to say on a guest's cable. Without IPv6 there is nothing to keep away.
         let _ = links.without_ipv6_address(tap.index);
         Ok(tap)
+    }
+
+    /// Takes over the tap of an engine that has died, by its number in the table that engines share, with the frames that wait in it;
+    /// `None`: the number is another thing's by now, and is left alone, or the interface is gone.
+    ///
+    /// # Errors
+    /// See [`UplinkError`]; the tap goes then.
+    pub fn resume((fd, index): (RawFd, u32), vm: &str, guest: MacAddr) -> Result<Option<Tap>, UplinkError> {
+        let Some((fd, name)) = sys::adopt(fd) else { return Ok(None) };
+        let links = Links::open().map_err(failed("the host's interfaces cannot be asked for"))?;
+        if links.by_name(&name).ok().map(|link| link.index) != Some(index) {
+            return Ok(None);
+        }
+        sys::set_filter(fd.as_fd(), guest).map_err(failed("a tap's filter cannot be set"))?;
+        Ok(Some(Tap { fd, name, index, vm: vm.into() }))
+    }
+
+    /// Its VM's name.
+    pub fn vm(&self) -> &str {
+        &self.vm
+    }
+
+    /// Its interface's index.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// Makes it an isolated port of `bridge`, and puts it up. Nothing is done where that is so already. As long as it is

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::time::{Duration, Instant};
-use vonic_uplink::{HostSocket, Known, Listener, PeekMode, Peer, Progress};
+use vonic_uplink::{HostSocket, Known, Listener, Origin, PeekMode, Peer, Progress};
 
 /// A host socket that vonic has, the same socket for writing, and its peer's end.
 struct Line {
@@ -31,7 +31,8 @@ impl Line {
     }
 
     fn progress(&self) -> Progress {
-        self.socket.progress(Known { connected: self.connected, shut: self.shut, aborted: false }).unwrap()
+        let origin = Origin::fresh(self.connected);
+        self.socket.progress(&Known { origin, shut: self.shut, aborted: false }).unwrap()
     }
 
     /// The counters reach this; acknowledgments take a moment.

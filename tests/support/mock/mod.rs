@@ -5,6 +5,7 @@
 
 mod control;
 mod header;
+mod log;
 mod memory;
 mod message;
 mod ring;
@@ -21,6 +22,7 @@ use vhost::{VhostBackend, VringConfigData};
 use vm_memory::GuestMemoryMmap;
 
 pub use header::VnetHeader;
+pub use log::{Copy, DirtyLog, PAGE};
 pub use memory::{BUFFERS, RINGS, Region};
 pub use message::{RawConnection, Reply, code};
 pub use ring::{Chain, Descriptor, DriverRing, Used, flag};
@@ -44,6 +46,7 @@ pub mod feature {
     pub const CTRL_RX: u64 = 1 << 18;
     pub const MQ: u64 = 1 << 22;
     pub const CTRL_MAC_ADDR: u64 = 1 << 23;
+    pub const LOG_ALL: u64 = 1 << 26;
     pub const RING_INDIRECT_DESC: u64 = 1 << 28;
     pub const RING_EVENT_IDX: u64 = 1 << 29;
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -165,7 +168,10 @@ impl MockFrontend {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::RARP
+            | VhostUserProtocolFeatures::DEVICE_STATE;
         self.frontend.set_owner().context("SET_OWNER")?;
         let offered = self.frontend.get_features().context("GET_FEATURES")?;
         let protocol = self.frontend.get_protocol_features().context("GET_PROTOCOL_FEATURES")?;
@@ -235,11 +241,20 @@ impl MockFrontend {
 
     /// Everything that comes before the kick.
     fn set_ring_up(&mut self, index: usize) -> Result<()> {
+        let addresses = self.addresses(index);
         let ring = &mut self.rings[index];
         ring.event_idx = self.features & feature::RING_EVENT_IDX != 0;
-        // Addresses in these messages are the frontend's own, not the guest's.
+        self.frontend.set_vring_num(index, ring.size).context("SET_VRING_NUM")?;
+        self.frontend.set_vring_base(index, ring.last_used).context("SET_VRING_BASE")?;
+        self.frontend.set_vring_addr(index, &addresses).context("SET_VRING_ADDR")?;
+        self.frontend.set_vring_call(index, &ring.call).context("SET_VRING_CALL")
+    }
+
+    /// A ring's place, in the frontend's own addresses, as these messages want it.
+    fn addresses(&self, index: usize) -> VringConfigData {
+        let ring = &self.rings[index];
         let user = |address| self.regions[0].user_address(address);
-        let addresses = VringConfigData {
+        VringConfigData {
             queue_max_size: ring.size,
             queue_size: ring.size,
             flags: 0,
@@ -247,11 +262,7 @@ impl MockFrontend {
             used_ring_addr: user(ring.used),
             avail_ring_addr: user(ring.available),
             log_addr: None,
-        };
-        self.frontend.set_vring_num(index, ring.size).context("SET_VRING_NUM")?;
-        self.frontend.set_vring_base(index, ring.last_used).context("SET_VRING_BASE")?;
-        self.frontend.set_vring_addr(index, &addresses).context("SET_VRING_ADDR")?;
-        self.frontend.set_vring_call(index, &ring.call).context("SET_VRING_CALL")
+        }
     }
 
     /// Lays all rings out anew at their places, as a driver does that was loaded again; the device is told nothing.

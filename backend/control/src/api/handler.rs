@@ -3,7 +3,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::ApiError;
-use super::types::{ConnectionRow, Health, ReloadReport, Stats, VmDetail, VmRow};
+use super::types::{ConnectionRow, EngineStatus, Health, ReloadReport, Stats, VmDetail, VmRow};
 
 /// What a client asks for, checked for form only.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,10 @@ pub enum Request {
     Reload,
     /// Whether the service works.
     Health,
+    /// The engine, and what became of those before it.
+    Engine,
+    /// Another engine in the place of this one.
+    RestartEngine,
 }
 
 /// What it gets.
@@ -41,6 +45,8 @@ pub enum Response {
     Reload(ReloadReport),
     /// Whether the service works.
     Health(Health),
+    /// The engine.
+    Engine(Box<EngineStatus>),
     /// Why not.
     #[serde(skip)]
     Error(ApiError),

@@ -63,6 +63,20 @@ pub static ROUTES: &[Route] = &[
         help: "whether the service works",
         request: |_| Request::Health,
     },
+    Route {
+        method: Method::GET,
+        path: "/v1/engine",
+        query: &[],
+        help: "the engine, and what became of those before it",
+        request: |_| Request::Engine,
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/engine/restart",
+        query: &[],
+        help: "another engine in its place; answers with the one that goes",
+        request: |_| Request::RestartEngine,
+    },
 ];
 
 /// The methods that a path takes, as the header `Allow` has them; empty for a path that no route has.
@@ -132,6 +146,8 @@ mod tests {
         assert_eq!(get("/v1/stats", None), Ok(Request::Stats));
         assert_eq!(get("/v1/health", None), Ok(Request::Health));
         assert_eq!(resolve(&Method::POST, "/v1/reload", None), Ok(Request::Reload));
+        assert_eq!(get("/v1/engine", None), Ok(Request::Engine));
+        assert_eq!(resolve(&Method::POST, "/v1/engine/restart", None), Ok(Request::RestartEngine));
     }
 
     #[test]

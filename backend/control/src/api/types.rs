@@ -29,6 +29,9 @@ pub struct VmRow {
     /// Its IPv6 address, if it was given one.
     #[serde(default)]
     pub address6: Option<String>,
+    /// Engines have died of what its guest sends: its rings are left alone.
+    #[serde(default)]
+    pub quarantined: bool,
     /// Whether a VMM is connected to the VM's socket.
     pub connected: bool,
     /// Whether the guest's driver has started its rings.
@@ -116,6 +119,9 @@ pub struct VmDetail {
     /// Pairs of virtqueues offered.
     #[serde(default)]
     pub queue_pairs: u16,
+    /// Whether the connections that the guest opens outlive an engine.
+    #[serde(default)]
+    pub failover: bool,
     /// When what the guest sends is acknowledged to it: `kernel` or `peer`.
     #[serde(default)]
     pub ack: String,
@@ -277,6 +283,9 @@ pub struct VmStats {
     /// Counters of UDP beyond the network, by name.
     #[serde(default)]
     pub udp: BTreeMap<String, u64>,
+    /// Engines that died of what its guest sends.
+    #[serde(default)]
+    pub engine_deaths: u64,
     /// Ports of the VM's forwards that could not be opened (a gauge).
     #[serde(default)]
     pub forwards_failed: usize,
@@ -341,4 +350,51 @@ pub struct Health {
     /// What the operator should change on this host.
     #[serde(default)]
     pub hints: Vec<String>,
+}
+
+/// The engine, and what became of those before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Its process number.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Seconds since it began.
+    pub uptime_seconds: u64,
+    /// Whether another process stands ready to be the next engine.
+    pub standby: bool,
+    /// Engines that died since vonicd was started.
+    pub deaths: u64,
+    /// Engines that the operator had replaced.
+    pub replaced: u64,
+    /// The last that died.
+    pub last_death: Option<DeathRow>,
+    /// When an engine last took over.
+    pub last_takeover: Option<TakeoverRow>,
+    /// At the last death: how many there had been within half a minute, of engines that had not lived for a second.
+    pub deaths_in_short_succession: u64,
+    /// How many milliseconds the next one was made to wait for that.
+    pub next_was_delayed_ms: u64,
+    /// The VMs whose rings are left alone, since engines died of what their guests send.
+    pub quarantined: Vec<String>,
+}
+
+/// The end of an engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeathRow {
+    /// Of what it died.
+    pub reason: String,
+    /// When, in seconds since 1970.
+    pub at: u64,
+}
+
+/// One engine following another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeoverRow {
+    /// When it was done, in seconds since 1970.
+    pub at: u64,
+    /// How long it took: from when the end of the one before was known, until every VMM's connection stood again.
+    pub microseconds: u64,
+    /// Whether the operator had asked for it.
+    pub planned: bool,
 }

@@ -1,14 +1,23 @@
 //! What each command asks, and what it prints.
 use std::fmt;
 use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Arguments, Command, VmCommand, connection, view};
-use crate::api::types::{ReloadReport, Stats};
+use super::{Arguments, Command, EngineCommand, VmCommand, connection, view};
+use crate::api::types::{EngineStatus, ReloadReport, Stats};
 use crate::api::{ApiError, ErrorBody};
 use crate::config::name;
+
+/// Where the engine's state is.
+const ENGINE: &str = "/v1/engine";
+/// How long the next engine is waited for: longer than the master makes one wait after deaths.
+const NEXT_ENGINE: Duration = Duration::from_secs(10);
+/// How long between two looks for it.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Why a command was not done.
 #[derive(Debug)]
@@ -65,6 +74,8 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
         Command::Stats { name: None } => show(arguments, Method::GET, "/v1/stats", out, view::stats),
         Command::Stats { name: Some(name) } => vm_stats(arguments, checked(name)?, out),
         Command::Reload => reload(arguments, out),
+        Command::Engine(EngineCommand::Status) => show(arguments, Method::GET, ENGINE, out, view::engine),
+        Command::Engine(EngineCommand::Restart) => restart_engine(arguments, out),
     }
 }
 
@@ -109,6 +120,36 @@ fn reload(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         view::reload(&report, out)?;
     }
     if report.errors.is_empty() { Ok(()) } else { Err(Failure::BadFiles(view::file_errors(&report.errors))) }
+}
+
+/// Asks for another engine, and waits until it serves every VMM. The connection to the old one may end before its answer has come.
+fn restart_engine(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let ask = || connection::ask(&arguments.socket, Method::GET, ENGINE);
+    let before: EngineStatus = decode(&ask()?)?;
+    let restart = connection::ask(&arguments.socket, Method::POST, "/v1/engine/restart");
+    let asked = Instant::now();
+    loop {
+        thread::sleep(LOOK);
+        let status = ask().and_then(|body| Ok((decode::<EngineStatus>(&body)?, body)));
+        let late = asked.elapsed() > NEXT_ENGINE;
+        match (status, &restart) {
+            (Ok((now, body)), _) if now.pid != before.pid && now.last_takeover != before.last_takeover => {
+                if arguments.json {
+                    out.write_all(&body)?;
+                    return Ok(writeln!(out)?);
+                }
+                return Ok(view::restarted(before.pid, &now, out)?);
+            }
+            // Refused: there is still the same one.
+            (Ok((now, _)), Err(_)) if now.pid == before.pid => return restart.map(drop),
+            (Err(failure), _) if late => return Err(failure),
+            (Ok(_), _) if late => {
+                let message = format!("no other engine has taken over within {NEXT_ENGINE:?}");
+                return Err(Failure::Api(ApiError::unavailable(message).mend("see vonicd's log")));
+            }
+            _ => {}
+        }
+    }
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

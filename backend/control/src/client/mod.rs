@@ -47,6 +47,17 @@ enum Command {
     },
     /// Read the configuration again; a bad file changes nothing that runs
     Reload,
+    /// The engine: the process that moves frames
+    #[command(subcommand)]
+    Engine(EngineCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum EngineCommand {
+    /// How it is, and what became of those before it
+    Status,
+    /// Put another one in its place; VMs and their connections go on
+    Restart,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,11 +1,12 @@
 //! The API's answers as tables for people.
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    AgentRow, ConnectionRow, Drops, FileError, GuestReport, Interface, LimitRow, NicCounters, Opener, ReloadReport,
-    RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, GuestReport, Interface, LimitRow, NicCounters, Opener,
+    ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `vm list`.
@@ -52,6 +53,7 @@ fn addresses(vm: &VmRow) -> String {
 /// How far a VM has come.
 fn state(vm: &VmRow) -> &'static str {
     match (vm.connected, vm.driver_ready) {
+        _ if vm.quarantined => "quarantined",
         (_, true) => "running",
         (true, false) => "connected",
         (false, false) => "waiting",
@@ -72,6 +74,7 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     line("mtu", vm.mtu.to_string());
     line("socket", format!("{} ({})", vm.socket, vm.socket_mode));
     line("queue pairs", vm.queue_pairs.to_string());
+    line("failover", if vm.failover { "yes" } else { "no" }.to_string());
     line("ack", vm.ack.clone());
     line("labels", vm.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "));
     line("features offered", vm.features_offered.join(" "));
@@ -301,6 +304,9 @@ pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
     }
     table.print(out)?;
     writeln!(out, "\nconnections: {}", vm.connections)?;
+    if vm.engine_deaths > 0 {
+        writeln!(out, "engines that died of what its guest sends: {}", vm.engine_deaths)?;
+    }
     if vm.forwards_failed > 0 {
         writeln!(out, "ports not forwarded: {} (vonic vm show says why)", vm.forwards_failed)?;
     }
@@ -319,6 +325,45 @@ pub(super) fn reload(report: &ReloadReport, out: &mut dyn Write) -> io::Result<(
         }
     }
     writeln!(out, "unchanged: {}", report.unchanged)
+}
+
+/// `engine status`.
+pub(super) fn engine(status: &EngineStatus, out: &mut dyn Write) -> io::Result<()> {
+    let ago = |at: u64| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(at, |now| now.as_secs());
+        duration(now.saturating_sub(at))
+    };
+    let mut table = Table::new(&["ENGINE", ""]);
+    let mut line = |name: &str, value: String| table.row([name.to_string(), value]);
+    line("process", status.pid.to_string());
+    line("version", status.version.clone());
+    line("up for", duration(status.uptime_seconds));
+    line("standby", if status.standby { "ready" } else { "none" }.to_string());
+    line("deaths", status.deaths.to_string());
+    line("replaced", status.replaced.to_string());
+    let death = status.last_death.as_ref().map(|death| format!("{} ago: the engine {}", ago(death.at), death.reason));
+    line("last death", death.unwrap_or_else(|| "none".to_string()));
+    if status.next_was_delayed_ms > 0 {
+        let (deaths, delay) = (status.deaths_in_short_succession, status.next_was_delayed_ms);
+        line("short succession", format!("{deaths} deaths: the next one was made to wait for {delay} ms"));
+    }
+    let takeover = status.last_takeover.map(|takeover| {
+        let planned = if takeover.planned { ", as was asked for" } else { "" };
+        format!("{} ago, in {}{planned}", ago(takeover.at), milliseconds(takeover.microseconds))
+    });
+    line("last takeover", takeover.unwrap_or_else(|| "none".to_string()));
+    line("quarantined", if status.quarantined.is_empty() { "none".to_string() } else { status.quarantined.join(", ") });
+    table.print(out)
+}
+
+fn milliseconds(microseconds: u64) -> String {
+    format!("{}.{:03} ms", microseconds / 1000, microseconds % 1000)
+}
+
+/// `engine restart`.
+pub(super) fn restarted(before: u32, now: &EngineStatus, out: &mut dyn Write) -> io::Result<()> {
+    let took = now.last_takeover.map(|takeover| format!(" in {}", milliseconds(takeover.microseconds)));
+    writeln!(out, "process {} has taken over from {before}{}", now.pid, took.unwrap_or_default())
 }
 
 /// Each mistake as `FILE:LINE: message`.

@@ -2,9 +2,10 @@
 use serde::Serialize;
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM,
-    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
-    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -100,7 +101,7 @@ pub static FEATURES: &[Feature] = &[
     },
     Feature {
         name: "ctrl_vq",
-        bits: &[VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_MAC_ADDR],
+        bits: &[VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_GUEST_ANNOUNCE],
         help: "the guest's commands, where the VMM does not take them itself",
         needs: None,
         field: |f| &mut f.ctrl_vq,
@@ -189,8 +190,8 @@ mod tests {
     fn the_default_offers_every_bit_of_the_table_and_each_key_its_own() {
         let all = Features::default();
         // CSUM 0, GUEST_CSUM 1, MTU 3, MAC 5, GUEST_TSO4/6 7 8, HOST_TSO4/6 11 12, MRG_RXBUF 15, STATUS 16,
-        // CTRL_VQ 17, CTRL_RX 18, CTRL_MAC_ADDR 23, INDIRECT 28, EVENT_IDX 29, PROTOCOL_FEATURES 30, VERSION_1 32, IN_ORDER 35.
-        assert_eq!(all.virtio_bits(), 0x9_7087_99ab);
+        // CTRL_VQ 17, CTRL_RX 18, GUEST_ANNOUNCE 21, CTRL_MAC_ADDR 23, INDIRECT 28, EVENT_IDX 29, PROTOCOL_FEATURES 30, VERSION_1 32, IN_ORDER 35.
+        assert_eq!(all.virtio_bits(), 0x9_70a7_99ab);
         for feature in FEATURES {
             let mut one_off = all;
             one_off.set(feature, false);

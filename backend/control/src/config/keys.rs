@@ -35,6 +35,8 @@ pub(super) static SERVICE: Section = Section {
             ("poll_us", "50"),
             ("metrics_listen", "\"127.0.0.1:9477\""),
             ("resolv_conf", "\"/etc/resolv.conf\""),
+            ("heartbeat_ms", "2000"),
+            ("quarantine", "true"),
             ("network", "{ default = { subnet4 = \"192.0.2.0/24\", gateway4 = \"192.0.2.1\" } }"),
         ])
     },

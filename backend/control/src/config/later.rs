@@ -2,7 +2,7 @@
 //! what vonic does not do; the values that mean "as now" are accepted.
 use toml::de::DeValue;
 
-use super::keys::{FORWARD, NETWORK, SERVICE, Section, VM};
+use super::keys::{NETWORK, SERVICE, Section};
 
 /// One thing to come.
 pub(super) struct Later {
@@ -21,8 +21,6 @@ pub(super) static LATER: &[Later] = &[
     later(&SERVICE, "workers", above_one, "more than one worker", "write workers = 1"),
     later(&SERVICE, "metrics_listen", any, "the metrics listener", "leave metrics_listen out"),
     later(&NETWORK, "uplink", packet, "packet: uplinks", r#"write uplink = "sockets" or "tap:BRIDGE""#),
-    later(&VM, "failover", off, "connections without failover", "write failover = true"),
-    later(&FORWARD, "failover", off, "connections without failover", "write failover = true"),
 ];
 
 const fn later(
@@ -43,10 +41,6 @@ pub(super) fn refusal(section: &Section, key: &str, value: &DeValue<'_>) -> Opti
 
 fn any(_: &DeValue<'_>) -> bool {
     true
-}
-
-fn off(value: &DeValue<'_>) -> bool {
-    value.as_bool() == Some(false)
 }
 
 fn above_one(value: &DeValue<'_>) -> bool {

@@ -36,6 +36,10 @@ pub struct Service {
     pub poll: Poll,
     /// The file that names the host's resolvers (resolv.conf(5)); absolute.
     pub resolv_conf: PathBuf,
+    /// How long a worker may take to give a sign of life before the engine is held for dead; absent: for ever.
+    pub heartbeat: Option<Duration>,
+    /// Whether a VM that engines die of is left alone.
+    pub quarantine: bool,
 }
 
 impl Service {
@@ -156,6 +160,8 @@ pub struct Vm {
     pub mtu: u16,
     /// Who listens on the VM's socket.
     pub socket_mode: SocketMode,
+    /// Whether the guest's connections outlive an engine.
+    pub failover: bool,
     /// When what the guest sends is acknowledged to it.
     pub ack: Acknowledge,
     /// The operator's own labels.
@@ -278,11 +284,14 @@ pub struct Forward {
     pub listen: Listen,
     /// The guest's port for the first port of `listen`; the last one is at most 65535 too.
     pub port: u16,
+    /// Whether its connections outlive an engine.
+    pub failover: bool,
 }
 
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} -> {}", self.proto, self.listen, self.port)
+        let mortal = if self.failover { "" } else { " (without failover)" };
+        write!(f, "{} {} -> {}{mortal}", self.proto, self.listen, self.port)
     }
 }
 

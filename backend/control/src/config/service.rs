@@ -1,6 +1,7 @@
 //! Reading `vonic.toml`.
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use super::{Network, Poll, Service, Subnet, Uplink, names, uplink};
 pub(super) const SOCKET_PATH: usize = 107;
 /// The longest `poll_us`: whoever wants more wants "always".
 const POLL_US: i64 = 1_000_000;
+/// From what is longer than a busy host lets a thread wait, to what nobody wants to wait.
+const HEARTBEAT_MS: RangeInclusive<i64> = 500..=600_000;
 
 /// `vonic.toml` as read: what is bad in it stands at its default.
 pub(super) struct ServiceDraft {
@@ -40,7 +43,9 @@ impl Default for Service {
     fn default() -> Self {
         let poll = Poll::For(Duration::from_micros(50));
         let resolv_conf = PathBuf::from("/etc/resolv.conf");
-        Service { runtime_dir: PathBuf::from("/run/vonic"), workers: 1, poll, resolv_conf }
+        let heartbeat = Some(Duration::from_secs(2));
+        let runtime_dir = PathBuf::from("/run/vonic");
+        Service { runtime_dir, workers: 1, poll, resolv_conf, heartbeat, quarantine: true }
     }
 }
 
@@ -95,6 +100,8 @@ fn read_service(table: &mut Table<'_, '_>) -> Service {
         workers: table.read("workers", number(1..=1)).unwrap_or(default.workers),
         poll: table.read("poll_us", poll).unwrap_or(default.poll),
         resolv_conf: table.read("resolv_conf", resolv_conf).unwrap_or(default.resolv_conf),
+        heartbeat: table.read("heartbeat_ms", heartbeat).unwrap_or(default.heartbeat),
+        quarantine: table.read("quarantine", flag).unwrap_or(default.quarantine),
     }
 }
 
@@ -139,6 +146,20 @@ fn poll(value: &DeValue<'_>) -> Result<Poll, Wrong> {
             Ok(n) => Ok(Poll::For(Duration::from_micros(n))),
             Err(_) => Err(Wrong::Value(format!("{n} is negative: write 0 to sleep at once"))),
         },
+    }
+}
+
+/// Milliseconds; 0: none.
+fn heartbeat(value: &DeValue<'_>) -> Result<Option<Duration>, Wrong> {
+    match integer(value)? {
+        0 => Ok(None),
+        n if !HEARTBEAT_MS.contains(&n) => {
+            let (least, most) = (HEARTBEAT_MS.start(), HEARTBEAT_MS.end());
+            Err(Wrong::Value(format!(
+                "{n} is out of range: write a number from {least} to {most}, or 0 for no heartbeat"
+            )))
+        }
+        n => Ok(Some(Duration::from_millis(n.unsigned_abs()))),
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn read(name: &str, file: &Path, content: &str) -> VmDraft {
     if let Some(root) = draft.source.parse(content) {
         let mut table = Table::new(&draft.source, &VM, &root, None);
         read_vm(&mut draft.vm, &mut table);
-        let forwards = read_forwards(&mut table);
+        let forwards = read_forwards(&mut table, draft.vm.failover);
         (draft.forward_lines, draft.vm.forwards) = forwards.into_iter().unzip();
         draft.vm.egress = read_egress(&mut table);
         draft.places = table.places;
@@ -67,6 +67,7 @@ pub(super) fn blank(name: &str) -> Vm {
         queue_pairs: 1,
         mtu: 1500,
         socket_mode: SocketMode::Server,
+        failover: true,
         ack: Acknowledge::default(),
         labels: BTreeMap::new(),
         features: Features::default(),
@@ -94,7 +95,7 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
     vm.socket_mode = table.read("socket_mode", modes).unwrap_or(vm.socket_mode);
     let policies = choice(&[("kernel", Acknowledge::Kernel), ("peer", Acknowledge::Peer)]);
     vm.ack = table.read("ack", policies).unwrap_or(vm.ack);
-    table.read("failover", flag);
+    vm.failover = table.read("failover", flag).unwrap_or(vm.failover);
     for (label, line, value) in table.named("labels") {
         match value.as_str() {
             Some(value) => drop(vm.labels.insert(label.to_string(), value.to_string())),
@@ -150,14 +151,14 @@ fn read_limits(limits: &mut Limits, table: &mut Table<'_, '_>) {
     read("new_per_second", &mut limits.new_per_second);
 }
 
-/// The good ones, each with its line.
-fn read_forwards(root: &mut Table<'_, '_>) -> Vec<(Option<usize>, Forward)> {
+/// The good ones, each with its line. `failover`: what holds for a forward that says nothing of it.
+fn read_forwards(root: &mut Table<'_, '_>, failover: bool) -> Vec<(Option<usize>, Forward)> {
     let mut forwards = Vec::new();
     for mut table in root.tables("forward", &FORWARD) {
         let proto = table.require("proto", choice(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]));
         let listen = table.require("listen", |value| listen::listen(text(value)?).map_err(Wrong::Value));
         let port = table.require("port", number(1..=u16::MAX));
-        table.read("failover", flag);
+        let failover = table.read("failover", flag).unwrap_or(failover);
         let (Some(proto), Some(listen), Some(port)) = (proto, listen, port) else { continue };
         let span = listen.ports.end() - listen.ports.start();
         if port.checked_add(span).is_none() {
@@ -166,7 +167,7 @@ fn read_forwards(root: &mut Table<'_, '_>) -> Vec<(Option<usize>, Forward)> {
                 format!("port: {port} and {span} more pass 65535: write a port up to {last}, or a shorter range");
             table.source.error(table.places.line("port"), message);
         }
-        forwards.push((table.places.line("listen"), Forward { proto, listen, port }));
+        forwards.push((table.places.line("listen"), Forward { proto, listen, port, failover }));
     }
     forwards
 }

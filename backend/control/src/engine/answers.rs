@@ -29,8 +29,10 @@ impl Registry {
                 None => Response::Error(ApiError::no_such_vm(&name)),
             },
             Request::Connections { vm } => self.connections(vm),
-            Request::Stats => Response::Stats(self.stats()),
+            Request::Stats => Response::Stats(self.all_stats()),
             Request::Reload => return self.reload(Some(reply)),
+            Request::Engine => Response::Engine(Box::new(self.status())),
+            Request::RestartEngine => return self.give_way(reply),
             Request::Health => Response::Health(Health {
                 status: "ok".into(),
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -82,9 +84,9 @@ impl Registry {
         Response::Connections(views.into_iter().filter_map(row).collect())
     }
 
-    fn stats(&self) -> Stats {
-        let gone = CopyPath::ALL.iter().zip(self.copied_by_gone);
-        let mut copied: BTreeMap<String, u64> = gone.map(|(path, bytes)| (path.name().to_string(), bytes)).collect();
+    fn all_stats(&self) -> Stats {
+        let gone = CopyPath::ALL.iter().map(|path| (path.name().to_string(), self.copied_by_gone.on(*path).get()));
+        let mut copied: BTreeMap<String, u64> = gone.collect();
         for entry in self.vms.values() {
             for (path, bytes) in copied_bytes(&entry.stats) {
                 *copied.entry(path).or_default() += bytes;
@@ -138,6 +140,7 @@ fn row(entry: &Entry) -> VmRow {
         network: entry.vm.network.clone(),
         address4: entry.vm.address4.map(|a| a.to_string()),
         address6: entry.vm.address6.map(|a| a.to_string()),
+        quarantined: entry.blame.quarantined,
         connected: entry.session.is_some(),
         driver_ready: entry.session.as_ref().is_some_and(|s| s.driver_ready()),
         guest_to_host: traffic(&entry.stats, Way::GuestToHost),
@@ -172,6 +175,7 @@ fn detail(entry: &Entry, rules: &[Counted], socket: PathBuf, uplink: UplinkRow, 
         socket: socket.display().to_string(),
         socket_mode: entry.vm.socket_mode.to_string(),
         queue_pairs: entry.vm.queue_pairs,
+        failover: entry.vm.failover,
         ack: entry.vm.ack.name().into(),
         labels: entry.vm.labels.clone(),
         features_offered: feature_names(entry.vm.virtio_bits()),
@@ -227,6 +231,7 @@ fn vm_stats(entry: &Entry) -> VmStats {
         icmp: counters(stats.icmp.all()),
         limits: Limit::ALL.iter().map(|limit| (limit.name().to_string(), stats.reached(*limit))).collect(),
         udp: counters(stats.udp.all()),
+        engine_deaths: entry.blame.deaths,
         forwards_failed: entry.forward_errors.len(),
     }
 }

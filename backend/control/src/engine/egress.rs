@@ -1,12 +1,13 @@
 //! Egress rules as the worker takes them, and their counters, which a rule keeps for as long as it is in its VM's file.
+use super::succession;
 use crate::config::{Action, EgressRule, Protocol, Vm};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use vonic_datapath::Counter;
 use vonic_frame::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
+use vonic_record::{Ledger, Shared, name};
 
 /// A rule and how often it has decided.
-pub(super) type Counted = (EgressRule, Arc<Counter>);
+pub(super) type Counted = (EgressRule, Shared<Counter>);
 
 /// Every VM's rules, by the VM's name.
 #[derive(Default)]
@@ -14,11 +15,12 @@ pub(super) struct Egress(BTreeMap<String, Vec<Counted>>);
 
 impl Egress {
     /// A VM's rules for the worker. One that was there before keeps its counter, wherever it stands now.
-    pub fn rules(&mut self, vm: &Vm) -> Vec<vonic_datapath::EgressRule> {
+    /// Of a new one the ledger says what it has counted with an engine before, which knew it by its words.
+    pub fn rules(&mut self, vm: &Vm, ledger: &mut Ledger) -> Vec<vonic_datapath::EgressRule> {
         let mut before = self.0.remove(&vm.name).unwrap_or_default();
         let mut counter = |rule: &EgressRule| match before.iter().position(|(old, _)| old == rule) {
             Some(place) => before.remove(place).1,
-            None => Arc::default(),
+            None => ledger.open(succession::number(&vm.name), name(&format!("egress {rule}"))),
         };
         let rules: Vec<Counted> = vm.egress.iter().map(|rule| (rule.clone(), counter(rule))).collect();
         let of_worker = rules.iter().map(spec).collect();
@@ -50,6 +52,6 @@ fn spec((rule, decided): &Counted) -> vonic_datapath::EgressRule {
             Protocol::Icmp => PROTOCOL_ICMP,
         }),
         ports: rule.ports.as_ref().map(|p| (*p.start(), *p.end())),
-        decided: Arc::clone(decided),
+        decided: decided.clone(),
     }
 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use vonic_datapath::{ForwardSocket, ForwardSpec};
-use vonic_uplink::{Listener, UdpListener, is_on_interface};
+use vonic_uplink::{BoundTo, Inherited, Listener, UdpListener, is_on_interface};
 
 /// Where a listener listens: protocol, address and, for an interface, its name.
 pub(super) type Place = (Protocol, SocketAddr, Option<String>);
@@ -14,6 +14,8 @@ pub(super) type Place = (Protocol, SocketAddr, Option<String>);
 #[derive(Default)]
 pub struct Forwards {
     open: HashMap<Place, Open>,
+    /// Those of the engine before, until everything is open: who listens at the same place takes them.
+    inherited: HashMap<Place, ForwardSocket>,
 }
 
 /// A listener that lives as long as somebody uses it.
@@ -39,6 +41,20 @@ impl Open {
 }
 
 impl Forwards {
+    /// Takes over a listening socket of the engine before, with what waits in its queues.
+    pub fn inherit(&mut self, socket: Inherited, (address, interface): BoundTo) {
+        let (protocol, socket) = match socket {
+            Inherited::Tcp(listener) => (Protocol::Tcp, ForwardSocket::Tcp(Arc::new(listener))),
+            Inherited::Udp(listener) => (Protocol::Udp, ForwardSocket::Udp(Arc::new(listener))),
+        };
+        self.inherited.insert((protocol, address, interface), socket);
+    }
+
+    /// Closes what nobody has taken of the engine before.
+    pub fn end_inheritance(&mut self) {
+        self.inherited.clear();
+    }
+
     /// Opens what a VM's forwards need; those in use already are shared.
     ///
     /// # Errors
@@ -54,7 +70,7 @@ impl Forwards {
                 match self.listener(place) {
                     Ok(socket) => {
                         listens = true;
-                        specs.push(ForwardSpec { socket, guest_port });
+                        specs.push(ForwardSpec { socket, guest_port, failover: forward.failover });
                     }
                     // Not asked for by name: a host without IPv6 has none of its addresses.
                     Err(error) if listens && is_familys_lack(&error) => {}
@@ -72,11 +88,12 @@ impl Forwards {
 
     /// A VM's forwards in use at `wanted` places; nothing is opened.
     pub fn kept(&self, vm: &Vm, wanted: &HashSet<Place>) -> Vec<ForwardSpec> {
-        let kept = |(place, guest_port): (Place, u16)| {
+        let kept = |forward: &Forward, (place, guest_port): (Place, u16)| {
             let socket = self.open.get(&place).filter(|_| wanted.contains(&place))?.upgrade()?;
-            Some(ForwardSpec { socket, guest_port })
+            Some(ForwardSpec { socket, guest_port, failover: forward.failover })
         };
-        vm.forwards.iter().flat_map(|forward| ports(vm, forward)).filter_map(kept).collect()
+        let all = vm.forwards.iter().flat_map(|forward| ports(vm, forward).map(move |port| (forward, port)));
+        all.filter_map(|(forward, port)| kept(forward, port)).collect()
     }
 
     /// Whether a VM has a listener on an interface that has gone or bears another name now. Nothing arrives there any more, not
@@ -93,10 +110,12 @@ impl Forwards {
             return Ok(socket);
         }
         let (protocol, address, interface) = &place;
-        let socket = match protocol {
-            Protocol::Udp => ForwardSocket::Udp(Arc::new(UdpListener::bind(*address, interface.as_deref())?)),
+        let inherited = self.inherited.remove(&place).filter(|socket| is_current(socket, &place));
+        let socket = match (inherited, protocol) {
+            (Some(socket), _) => socket,
+            (None, Protocol::Udp) => ForwardSocket::Udp(Arc::new(UdpListener::bind(*address, interface.as_deref())?)),
             // ICMP has no ports: no file has such a forward.
-            Protocol::Tcp | Protocol::Icmp => {
+            (None, Protocol::Tcp | Protocol::Icmp) => {
                 ForwardSocket::Tcp(Arc::new(Listener::bind(*address, interface.as_deref())?))
             }
         };
@@ -190,7 +209,7 @@ mod tests {
     fn a_refused_port_comes_with_what_to_do() {
         let error = || std::io::Error::from(ErrorKind::PermissionDenied);
         let listen = Listen { host: ListenHost::Any, ports: 80..=81 };
-        let forward = |proto| Forward { proto, listen: listen.clone(), port: 1 };
+        let forward = |proto| Forward { proto, listen: listen.clone(), port: 1, failover: true };
         let low = privilege(80, 1024);
         for words in ["from 1024 on", "net.ipv4.ip_unprivileged_port_start=80", "setcap cap_net_bind_service=ep /"] {
             assert!(low.contains(words), "{words:?} is not in {low}");

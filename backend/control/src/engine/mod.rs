@@ -4,12 +4,15 @@
 //! Out: commands to the worker, messages to the master, answers to the API.
 mod agents;
 mod answers;
+mod device_state;
 mod egress;
 mod forwards;
 mod hints;
+mod quarantine;
 mod registry;
 mod relisten;
 mod reload;
+mod replacement;
 mod resolvers;
 mod sessions;
 mod succession;
@@ -25,8 +28,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
-use vonic_datapath::{Command, HostView, Notice, Worker, WorkerConfig};
-use vonic_front::{API, EngineLink, Start, ToEngine};
+use vonic_datapath::{Command, HostView, Notice, Waker, Worker, WorkerConfig};
+use vonic_front::{API, EngineLink, Start, ToEngine, ToMaster};
+use vonic_record::Ledger;
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
 
@@ -109,13 +113,16 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let (worker, handle) = Worker::new(worker_config, notify).map_err(|e| format!("worker: {e}"))?;
     spawn("worker-0", move || worker.run())?;
     let reader = link.try_clone().map_err(|e| format!("control channel: {e}"))?;
-    let from_master = sender.clone();
-    spawn("from-master", move || read_master(&reader, &from_master))?;
+    let (from_master, waker) = (sender.clone(), handle.waker());
+    spawn("from-master", move || read_master(&reader, &waker, &from_master))?;
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
-    let mut registry = Registry::new(engine.config_dir, config, first_service, handle, link, sender, guests);
+    let ledger = Ledger::new(Arc::clone(&start.checkpoint));
+    let mut registry = Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger);
+    registry.blamed.clone_from(&start.blamed);
     registry.leave_config();
+    registry.inherit(&start.checkpoint);
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
     registry.order(Command::Host(Box::new(HostView { addresses })));
@@ -137,10 +144,16 @@ fn poll(poll: Poll) -> vonic_datapath::Poll {
     }
 }
 
-fn read_master(link: &EngineLink, to: &Sender<Input>) {
+fn read_master(link: &EngineLink, worker: &Waker, to: &Sender<Input>) {
     loop {
         let input = match link.recv() {
-            Ok(Some(message)) => Input::Master(message),
+            Ok(Some(message)) => {
+                // The worker is asked by the checkpoint's header; this thread asks the control side.
+                if matches!(message, ToEngine::Ping { .. }) {
+                    worker.wake();
+                }
+                Input::Master(message)
+            }
             Ok(None) => Input::MasterGone,
             Err(error) => {
                 log::error!("the control channel to the master failed: {error}");
@@ -188,11 +201,14 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Err(RecvTimeoutError::Disconnected) => return 1,
         };
         match input {
+            Input::Master(ToEngine::Stop) if registry.rests => return 0,
             Input::Master(ToEngine::Stop) => {
                 registry.stop(STOP_LIMIT);
                 return 0;
             }
             Input::MasterGone => return 1,
+            // Another engine does it.
+            _ if registry.rests => {}
             Input::Master(message) => from_master(registry, message),
             Input::Session(event) => registry.session_event(event),
             Input::Worker(notice) => registry.notice(notice),
@@ -223,6 +239,8 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         // What is wrong is in the log.
         ToEngine::Reload => registry.reload(None),
         ToEngine::Marked { number } => registry.marked(number),
+        ToEngine::Ping { number } => registry.tell(&ToMaster::Pong { number }),
+        ToEngine::History(history) => registry.history = Some(*history),
         ToEngine::Stop => {}
     }
 }

@@ -3,10 +3,12 @@ use super::Input;
 use super::egress::Egress;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
+use super::quarantine;
 use super::relisten::{self, Retry};
 use super::reload::Reloads;
 use super::resolvers::Resolvers;
 use super::sessions::SessionState;
+use super::succession;
 use super::taps::Taps;
 use crate::config::{Acknowledge, Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
@@ -16,12 +18,13 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    AckPolicy, Command, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId, NetworkSpec, Notice, PortId,
-    PortSpec, PortStats, WorkerHandle,
+    AckPolicy, Command, Copied, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId, NetworkSpec, Notice,
+    PortId, PortSpec, PortStats, WorkerHandle,
 };
 use vonic_frame::encode_domains;
-use vonic_front::{API, EngineLink, ToMaster};
+use vonic_front::{API, Blame, EngineLink, History, ToMaster};
 use vonic_queue::handover;
+use vonic_record::{Ledger, Shared, name};
 
 /// Only the owner speaks to vonicd's sockets; who else may is the administrator's decision.
 const SOCKET_MODE: u32 = 0o600;
@@ -34,7 +37,7 @@ pub(super) const ROUND_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Entry {
     pub vm: Vm,
     pub port: PortId,
-    pub stats: Arc<PortStats>,
+    pub stats: Shared<PortStats>,
     /// What its guest says of itself.
     pub guest: Arc<Guest>,
     pub session: Option<SessionState>,
@@ -43,6 +46,8 @@ pub(super) struct Entry {
     pub forward_errors: Vec<String>,
     /// Its own socket could not be opened: why.
     pub socket_error: Option<String>,
+    /// What is held against it for the deaths of engines.
+    pub blame: Blame,
 }
 
 /// Everything that the engine knows.
@@ -65,21 +70,29 @@ pub struct Registry {
     sender: Sender<Input>,
     guests: Service,
     pub(super) started: Instant,
+    /// What is held against VMs, by their numbers.
+    pub(super) blamed: BTreeMap<u64, Blame>,
+    /// What has become of engines; `None` where no other process can be one.
+    pub(super) history: Option<History>,
+    /// Another engine is to go on: this one does nothing more.
+    pub(super) rests: bool,
     /// What the operator should change on this host.
     pub(super) hints: Hints,
-    /// Bytes copied for VMs that are gone, in the order of [`CopyPath::ALL`].
-    pub(super) copied_by_gone: [u64; CopyPath::ALL.len()],
+    /// Every counter, over engines.
+    pub(super) ledger: Ledger,
+    /// Bytes copied for VMs that are gone.
+    pub(super) copied_by_gone: Shared<Copied>,
 }
 
 impl Registry {
     pub(super) fn new(
         config_dir: PathBuf,
-        config: Config,
-        first_service: Option<String>,
+        (config, first_service): (Config, Option<String>),
         worker: WorkerHandle,
         link: EngineLink,
         sender: Sender<Input>,
         guests: Service,
+        mut ledger: Ledger,
     ) -> Registry {
         Registry {
             config_dir,
@@ -98,8 +111,12 @@ impl Registry {
             sender,
             guests,
             started: Instant::now(),
+            blamed: BTreeMap::new(),
+            history: None,
+            rests: false,
             hints: Hints::default(),
-            copied_by_gone: [0; CopyPath::ALL.len()],
+            copied_by_gone: ledger.open(0, name("copied by gone")),
+            ledger,
         }
     }
 
@@ -115,6 +132,7 @@ impl Registry {
         for vm in self.config.vms.clone().into_values() {
             self.add(vm);
         }
+        self.end_inheritance();
         let path = self.config.service.api_socket();
         self.tell(&ToMaster::Listen { name: API.into(), path, mode: SOCKET_MODE });
         self.tell(&ToMaster::Ready);
@@ -186,10 +204,11 @@ impl Registry {
     }
 
     pub(super) fn add(&mut self, vm: Vm) {
-        self.add_with(vm, Arc::default());
+        let stats = self.stats(&vm.name);
+        self.add_with(vm, stats);
     }
 
-    fn add_with(&mut self, vm: Vm, stats: Arc<PortStats>) {
+    fn add_with(&mut self, vm: Vm, stats: Shared<PortStats>) {
         let taken: Vec<PortId> = self.vms.values().map(|e| e.port).collect();
         let port = (0..).find(|p| !taken.contains(p)).unwrap_or_default();
         let (forwards, errors) = self.open_forwards(&vm);
@@ -197,10 +216,12 @@ impl Registry {
         let spec = self.spec(&vm, port, &stats, forwards);
         self.order(Command::Attach(Box::new(spec)));
         self.open_socket(&vm);
-        let last_error = relisten::report(&vm.name, &[], &errors);
+        let blame = self.blame(&vm.name);
+        let last_error = relisten::report(&vm.name, &[], &errors).or_else(|| quarantine::report(&vm.name, blame));
         let guest = Arc::new(Guest::new(&vm.name, &stats));
+        let forward_errors = errors;
         let entry =
-            Entry { vm, port, stats, guest, session: None, last_error, forward_errors: errors, socket_error: None };
+            Entry { vm, port, stats, guest, session: None, last_error, forward_errors, socket_error: None, blame };
         self.vms.insert(entry.vm.name.clone(), entry);
     }
 
@@ -218,7 +239,7 @@ impl Registry {
     }
 
     /// Takes a VM out of service; its counters, which count no further.
-    fn take_out(&mut self, name: &str) -> Option<Arc<PortStats>> {
+    fn take_out(&mut self, name: &str) -> Option<Shared<PortStats>> {
         let mut entry = self.vms.remove(name)?;
         self.tell(&ToMaster::Unlisten { name: name.into() });
         if let Some(session) = entry.session.take() {
@@ -236,8 +257,8 @@ impl Registry {
     pub(super) fn remove(&mut self, name: &str) {
         self.egress.forget(name);
         if let Some(stats) = self.take_out(name) {
-            for (total, path) in self.copied_by_gone.iter_mut().zip(CopyPath::ALL) {
-                *total += stats.copied(path).get();
+            for path in CopyPath::ALL {
+                self.copied_by_gone.on(path).add(stats.copied(path).get());
             }
         }
     }
@@ -252,7 +273,7 @@ impl Registry {
         if !same_device {
             return self.replace(vm);
         }
-        let (port, stats) = (entry.port, Arc::clone(&entry.stats));
+        let (port, stats) = (entry.port, entry.stats.clone());
         let (forwards, errors) = self.open_forwards(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
         let (done, _) = handover();
@@ -267,7 +288,7 @@ impl Registry {
 
     /// Takes a VM out and puts it in again; its counters go on.
     pub(super) fn replace(&mut self, vm: Vm) {
-        let stats = self.take_out(&vm.name).unwrap_or_default();
+        let stats = self.take_out(&vm.name).unwrap_or_else(|| self.stats(&vm.name));
         self.add_with(vm, stats);
     }
 
@@ -277,8 +298,8 @@ impl Registry {
         let wanted = forwards::places(new.vms.values());
         let held = self.forwards.hold(&wanted);
         let releases = |e: &&Entry| !forwards::places([&e.vm]).is_subset(&wanted);
-        let vms: Vec<(Vm, PortId, Arc<PortStats>)> =
-            self.vms.values().filter(releases).map(|e| (e.vm.clone(), e.port, Arc::clone(&e.stats))).collect();
+        let vms: Vec<(Vm, PortId, Shared<PortStats>)> =
+            self.vms.values().filter(releases).map(|e| (e.vm.clone(), e.port, e.stats.clone())).collect();
         for (vm, port, stats) in vms {
             let kept = self.forwards.kept(&vm, &wanted);
             let spec = self.spec(&vm, port, &stats, kept);
@@ -295,7 +316,7 @@ impl Registry {
         &mut self,
         vm: &Vm,
         port: PortId,
-        stats: &Arc<PortStats>,
+        stats: &Shared<PortStats>,
         forwards: Vec<ForwardSpec>,
     ) -> PortSpec {
         let limits = Limits {
@@ -307,6 +328,9 @@ impl Registry {
         };
         PortSpec {
             port,
+            vm: succession::number(&vm.name),
+            failover: vm.failover,
+            quarantined: self.blame(&vm.name).quarantined,
             mac: vm.mac,
             network: self.network_id(&vm.network),
             address4: vm.address4,
@@ -319,10 +343,10 @@ impl Registry {
                 Acknowledge::Peer => AckPolicy::Peer,
             },
             limits,
-            egress: self.egress.rules(vm),
+            egress: self.egress.rules(vm, &mut self.ledger),
             forwards,
             tap: self.taps.tap(&vm.name),
-            stats: Arc::clone(stats),
+            stats: stats.clone(),
         }
     }
 
@@ -344,7 +368,7 @@ impl Registry {
             }
             Notice::Service { from, end, place } => {
                 // A VM that has gone meanwhile has nobody to be known as.
-                if let Some(entry) = self.vms.values().find(|e| Arc::ptr_eq(&e.stats, &from)) {
+                if let Some(entry) = self.vms.values().find(|e| e.stats.is(&from)) {
                     self.guests.serve(Arc::clone(&entry.guest), end, place);
                 }
             }

@@ -3,7 +3,6 @@
 use super::forwards::uses_interface;
 use super::registry::Registry;
 use crate::config::Vm;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vonic_datapath::{Command, ForwardSpec};
 use vonic_queue::handover;
@@ -57,7 +56,7 @@ impl Registry {
 
     fn listen_again(&mut self, name: &str) {
         let Some(entry) = self.vms.get(name) else { return };
-        let (vm, port, stats) = (entry.vm.clone(), entry.port, Arc::clone(&entry.stats));
+        let (vm, port, stats) = (entry.vm.clone(), entry.port, entry.stats.clone());
         let stale = self.forwards.is_stale(&vm);
         let (forwards, errors) = self.forwards.open(&vm);
         if !stale && entry.forward_errors == errors {

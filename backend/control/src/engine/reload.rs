@@ -32,7 +32,7 @@ impl Registry {
         let fixed = Service { resolv_conf: config.service.resolv_conf.clone(), ..self.config.service.clone() };
         if config.service != fixed {
             let file = self.config_dir.join("vonic.toml").display().to_string();
-            let message = "runtime_dir, workers and poll_us are read at the start only: restart vonicd to change them";
+            let message = "runtime_dir, workers, poll_us, heartbeat_ms and quarantine are read at the start only: restart vonicd to change them";
             report.errors.push(FileError { file, line: None, message: message.into() });
             config.service = fixed;
         }
@@ -66,6 +66,11 @@ impl Registry {
         self.tell(&ToMaster::Mark { number: mark });
     }
 
+    /// Whether a reload is under way.
+    pub(super) fn is_reloading(&self) -> bool {
+        !self.reloads.unanswered.is_empty()
+    }
+
     /// The master has done what it was told before this mark.
     pub(super) fn marked(&mut self, number: u64) {
         while self.reloads.unanswered.front().is_some_and(|reload| reload.mark <= number) {
@@ -86,11 +91,13 @@ impl Registry {
                 self.add(*vm);
             }
             Change::Removed(name) => {
+                self.release(&name, "its file is gone");
                 self.remove(&name);
                 report.removed.push(name);
             }
             Change::Changed(vm) => {
                 report.changed.push(vm.name.clone());
+                self.release(&vm.name, "its file has changed");
                 self.change(*vm);
             }
         }

@@ -3,7 +3,7 @@ use super::Sink;
 use super::registry::{Entry, Registry};
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
-use vonic_datapath::{Command, QUEUE_PAIRS_MAX, RingCommand};
+use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
 use vonic_session::{PortEvent, Session, SessionEvent, SessionSpec};
@@ -24,6 +24,8 @@ pub(super) struct RingState {
     pub enabled: bool,
     /// Why it stands still, if it does.
     pub broken: Option<String>,
+    /// The order to start it, while its VM is in quarantine.
+    pub held: Option<Box<RingCommand>>,
 }
 
 impl SessionState {
@@ -39,6 +41,11 @@ impl SessionState {
         // If no thread can be had the session is dropped here, which ends at the latest when its wait times out.
         let _ = std::thread::Builder::new().name("session-end".into()).spawn(move || drop(session));
     }
+}
+
+/// A ring that is not started now: whoever waits for that goes on.
+fn without_answer(ring: Box<RingCommand>) -> Box<RingCommand> {
+    Box::new(RingCommand { done: None, ..*ring })
 }
 
 impl Registry {
@@ -88,11 +95,15 @@ impl Registry {
         let of = |e: &Entry| e.session.as_ref().is_some_and(|s| s.id == id);
         let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| of(e)) else { return };
         log::info!("{name}: VMM disconnected");
-        let port = entry.port;
+        let (port, name) = (entry.port, name.clone());
         if let Some(session) = entry.session.take() {
             session.close();
         }
-        self.taps.set_offloads(&entry.vm.name, None);
+        self.taps.set_offloads(&name, None);
+        // The master forgives it by itself.
+        if self.forgive(&name) {
+            log::info!("{name}: no longer in quarantine: its VMM has left");
+        }
         let (done, _) = handover();
         self.order(Command::Disconnect { port, done });
     }
@@ -110,10 +121,22 @@ impl Registry {
                 self.order(Command::Features { port, bits });
             }
             PortEvent::Memory(map, done) => self.order(Command::Memory { port, map, done }),
+            PortEvent::Log { log, used, done } => {
+                self.order(Command::Log { port, log: log.map(|log| GuestLog { log, used }), done });
+            }
+            PortEvent::Announce => self.order(Command::Announce { port }),
+            PortEvent::Save(request) => request.answer(self.save_state(&name)),
+            PortEvent::Load(request) => {
+                let (bytes, answer) = request.take();
+                answer(self.load_state(&name, &bytes));
+            }
             PortEvent::Ring { index, setup, kick, call, enabled, done } => {
-                state.rings.insert(index, RingState { size: setup.size, enabled, broken: None });
-                let ring = RingCommand { port, index, setup, kick, call, enabled, done };
-                self.order(Command::Ring(Box::new(ring)));
+                let size = setup.size;
+                let ring = Box::new(RingCommand { port, index, setup, kick, call, enabled, done });
+                let (now, held) =
+                    if entry.blame.quarantined { (None, Some(without_answer(ring))) } else { (Some(ring), None) };
+                state.rings.insert(index, RingState { size, enabled, broken: None, held });
+                now.into_iter().for_each(|ring| self.order(Command::Ring(ring)));
             }
             PortEvent::RingStopped { index, done } => {
                 state.rings.remove(&index);

@@ -2,8 +2,13 @@
 use super::registry::Registry;
 use crate::config::{self, Config, Sources};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::Path;
+use vonic_datapath::PortStats;
 use vonic_front::Start;
+pub(super) use vonic_record::vm_number as number;
+use vonic_record::{Checkpoint, Kind, Shared, name};
+use vonic_uplink::Inherited;
 
 /// The name by which it is left.
 const CONFIG: &str = "config";
@@ -36,6 +41,36 @@ pub(super) fn config(dir: &Path, start: &Start) -> Result<(Config, Option<String
 }
 
 impl Registry {
+    /// Takes over what the engine before had open for its VMs as a whole; the worker takes over connections and flows.
+    pub(super) fn inherit(&mut self, checkpoint: &Checkpoint) {
+        let mut taken = BTreeSet::new();
+        for (_, record) in checkpoint.records() {
+            match record.kind {
+                // An engine may have died while a socket changed hands: it is one all the same.
+                Kind::Listener if !taken.insert(record.descriptor) => {}
+                Kind::Listener => match Inherited::resume(record.descriptor, record.cookie) {
+                    Ok(Some((socket, place))) => self.forwards.inherit(socket, place),
+                    Ok(None) => {}
+                    Err(error) => log::warn!("a forward's socket is opened anew: {error}"),
+                },
+                Kind::Tap => self.taps.inherit(record.session, (record.descriptor, record.cookie as u32)),
+                Kind::GuestOpens | Kind::WorldOpens | Kind::Datagrams | Kind::Claim => {}
+            }
+        }
+    }
+
+    /// A VM's counters: those of the engine before, if it had the VM.
+    pub(super) fn stats(&mut self, vm: &str) -> Shared<PortStats> {
+        self.ledger.open(number(vm), name("port"))
+    }
+
+    /// Closes what no VM has taken.
+    pub(super) fn end_inheritance(&mut self) {
+        self.forwards.end_inheritance();
+        self.taps.end_inheritance();
+        self.ledger.end_inheritance();
+    }
+
     /// Leaves what runs now.
     pub(super) fn leave_config(&self) {
         let running = Running { service: self.first_service.clone(), sources: self.config.sources.clone() };

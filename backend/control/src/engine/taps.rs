@@ -3,13 +3,15 @@
 //! What cannot be had degrades that network only. It is tried again whenever an interface changes, and from time to time.
 use super::Input;
 use super::registry::Registry;
+use super::succession;
 use crate::config::{Config, Uplink, Vm};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{Command, Negotiated};
-use vonic_frame::Offloads;
+use vonic_frame::{MacAddr, Offloads};
 use vonic_queue::handover;
 use vonic_uplink::{LinkWatch, Tap};
 
@@ -34,11 +36,37 @@ pub(super) struct Taps {
     pub by_vm: BTreeMap<String, VmUplink>,
     /// What was logged of each network that is degraded.
     degraded: BTreeMap<String, String>,
+    /// Those of the engine before, by the VM's number, until everything is open.
+    inherited: BTreeMap<u64, (RawFd, u32)>,
     retry: Option<(Instant, Duration)>,
     watching: bool,
 }
 
 impl Taps {
+    /// The tap with this descriptor and interface was the VM's, which has this number, with the engine before.
+    pub fn inherit(&mut self, vm: u64, place: (RawFd, u32)) {
+        self.inherited.insert(vm, place);
+    }
+
+    /// Lets go of the taps that no VM has taken: they go.
+    pub fn end_inheritance(&mut self) {
+        for place in std::mem::take(&mut self.inherited).into_values() {
+            drop(Tap::resume(place, "", MacAddr::default()));
+        }
+    }
+
+    /// The tap that a VM had with the engine before.
+    fn inherited(&mut self, vm: &Vm) -> Option<Arc<Tap>> {
+        let place = self.inherited.remove(&succession::number(&vm.name))?;
+        match Tap::resume(place, &vm.name, vm.mac) {
+            Ok(tap) => tap.map(Arc::new),
+            Err(error) => {
+                log::warn!("{}: its tap is made anew: {error}", vm.name);
+                None
+            }
+        }
+    }
+
     /// When to try again, if something is missing.
     pub fn retry_in(&self) -> Option<Duration> {
         self.retry.map(|(at, _)| at.saturating_duration_since(Instant::now()))
@@ -91,7 +119,7 @@ impl Registry {
     pub(super) fn open_uplink(&mut self, vm: &Vm) {
         let Some(bridge) = self.bridge(vm) else { return };
         self.watch_links();
-        let mut uplink = VmUplink::default();
+        let mut uplink = VmUplink { tap: self.taps.inherited(vm), error: None };
         uplink.mend(vm, &bridge, true);
         let error = uplink.error.clone();
         self.taps.by_vm.insert(vm.name.clone(), uplink);
@@ -133,7 +161,7 @@ impl Registry {
     /// Gives the worker a VM's new tap, or tells it that there is none, and waits until it has let go of the old one.
     fn use_tap(&mut self, vm: &Vm) {
         let Some(entry) = self.vms.get(&vm.name) else { return };
-        let (port, stats) = (entry.port, Arc::clone(&entry.stats));
+        let (port, stats) = (entry.port, entry.stats.clone());
         self.taps.set_offloads(&vm.name, entry.session.as_ref().and_then(|s| s.features));
         // A bridged network has no forwards.
         let spec = self.spec(vm, port, &stats, Vec::new());

@@ -1,9 +1,10 @@
 //! What is known of one guest by its own word.
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vonic_agent::message::Message;
 use vonic_datapath::{PortStats, Way};
+use vonic_record::Shared;
 
 /// The least time between two requests of one guest, over all its connections: an agent needs one a second.
 const PACE: Duration = Duration::from_millis(20);
@@ -23,7 +24,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Guest {
     name: String,
-    stats: Arc<PortStats>,
+    stats: Shared<PortStats>,
     inner: Mutex<Inner>,
 }
 
@@ -35,8 +36,8 @@ struct Inner {
 
 impl Guest {
     /// The VM `name`, which has not spoken yet; `stats` are its port's.
-    pub fn new(name: &str, stats: &Arc<PortStats>) -> Guest {
-        Guest { name: name.into(), stats: Arc::clone(stats), inner: Mutex::default() }
+    pub fn new(name: &str, stats: &Shared<PortStats>) -> Guest {
+        Guest { name: name.into(), stats: stats.clone(), inner: Mutex::default() }
     }
 
     /// The VM's name.
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn turns_keep_the_pace_and_nobody_saves_them_up() {
-        let guest = Guest::new("a", &Arc::default());
+        let guest = Guest::new("a", &Shared::default());
         let now = Instant::now();
         assert_eq!([0, 1, 2].map(|_| guest.turn(now)), [Duration::ZERO, PACE, PACE * 2]);
         let later = now + Duration::from_secs(9);
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_last_message_is_kept_with_the_hosts_counters_of_that_moment() {
-        let stats = Arc::new(PortStats::default());
+        let stats = Shared::<PortStats>::default();
         let guest = Guest::new("a", &stats);
         assert!(guest.report().is_none());
         for uptime_seconds in [1, 2] {

@@ -2,12 +2,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vonic_control::api::types::{
-    AgentRow, BothCounts, ConnectionRow, Counters, EgressRow, FileError, GuestReport, Health, Interface, LimitRow,
-    NicCounters, Opener, ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, BothCounts, ConnectionRow, Counters, DeathRow, EgressRow, EngineStatus, FileError, GuestReport, Health,
+    Interface, LimitRow, NicCounters, Opener, ReloadReport, RingRow, Stats, TakeoverRow, Traffic, UplinkRow, VmDetail,
+    VmRow, VmStats,
 };
 use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 
@@ -21,6 +23,7 @@ pub struct Service {
 struct Engine {
     /// Replies that are sent only when the VM "late" is asked for.
     held: Mutex<Vec<Reply>>,
+    restarts: AtomicU32,
 }
 
 impl Service {
@@ -57,6 +60,12 @@ impl Handler for Engine {
                 return;
             }
             Request::Health => Response::Health(health()),
+            Request::Engine => Response::Engine(Box::new(engine(self.restarts.load(Ordering::Relaxed)))),
+            // Every other one that is asked does not live to answer.
+            Request::RestartEngine => match self.restarts.fetch_add(1, Ordering::Relaxed) {
+                before if before % 2 == 0 => Response::Engine(Box::new(engine(before))),
+                _ => return drop(reply),
+            },
         };
         reply.send(response);
     }
@@ -69,6 +78,7 @@ pub fn row(name: &str) -> VmRow {
         network: "default".into(),
         address4: Some("192.0.2.2".into()),
         address6: Some("2001:db8::2".into()),
+        quarantined: false,
         connected: true,
         driver_ready: true,
         guest_to_host: Traffic { frames: 3, bytes: 2048 },
@@ -76,6 +86,25 @@ pub fn row(name: &str) -> VmRow {
         drops: 7,
         connections: 2,
         agent: Some(AgentRow { version: "0.1.0".into(), seen_seconds: 1, silent: false }),
+    }
+}
+
+/// The engine after so many restarts.
+pub fn engine(restarts: u32) -> EngineStatus {
+    let takeover = TakeoverRow { at: 1_700_000_000, microseconds: 2345 + u64::from(restarts), planned: true };
+    let death = DeathRow { reason: "died by signal 11".into(), at: 1_700_000_000 };
+    EngineStatus {
+        pid: 100 + restarts,
+        version: "0.1.0".into(),
+        uptime_seconds: 90,
+        standby: true,
+        deaths: 4,
+        replaced: restarts.into(),
+        last_death: Some(death),
+        last_takeover: Some(takeover),
+        deaths_in_short_succession: 4,
+        next_was_delayed_ms: 100,
+        quarantined: vec!["web2".into()],
     }
 }
 
@@ -100,6 +129,7 @@ pub fn detail() -> VmDetail {
         socket: "/run/vonic/web1.sock".into(),
         socket_mode: "server".into(),
         queue_pairs: 1,
+        failover: true,
         ack: "kernel".into(),
         labels: BTreeMap::from([("tier".to_string(), "web".to_string())]),
         features_offered: vec!["csum".into(), "tso".into()],

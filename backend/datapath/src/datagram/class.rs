@@ -66,9 +66,9 @@ impl Datagram {
         let (sent, received) = (self.sent.datagrams, self.received.datagrams);
         match self.key.kind {
             Kind::Echo => Class::Echo,
-            Kind::Udp if self.is_forwarded() && sent == 0 => Class::Unanswered,
+            Kind::Udp if self.is_forwarded() && sent == 0 && !self.was_stream => Class::Unanswered,
             Kind::Udp if [self.key.guest.port(), self.key.remote.port()].contains(&DNS) => Class::Query,
-            Kind::Udp if sent > 0 && received > 0 && sent + received > 2 => Class::Stream,
+            Kind::Udp if self.was_stream || (sent > 0 && received > 0 && sent + received > 2) => Class::Stream,
             Kind::Udp => Class::OneShot,
         }
     }

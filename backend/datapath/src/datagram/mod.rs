@@ -3,7 +3,8 @@
 //! There is no connection to open or close: a flow begins with a datagram, the guest's or by a `forward` the world's, and ends
 //! when there was silence for a time, or sooner to make room. `table` holds the flows, `class` says how long each may be silent,
 //! `open` begins and ends them, `send` gives a guest's datagram to the host, `pump` brings what their sockets receive to the
-//! guest, `errors` tells it what became of what it sent, and what the kinds of datagrams differ in is in `echo` (ICMP) and `udp`.
+//! guest, `errors` tells it what became of what it sent, what the kinds of datagrams differ in is in `echo` (ICMP) and `udp`,
+//! and `resume` has flows go on when the engine has died.
 pub mod class;
 pub mod echo;
 pub mod errors;
@@ -15,6 +16,7 @@ pub mod names;
 pub mod open;
 pub mod pump;
 pub(crate) mod reassembly;
+mod resume;
 pub mod send;
 pub mod table;
 pub mod udp;
@@ -27,6 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use vonic_frame::{Envelope, MacAddr, PROTOCOL_ICMP, PROTOCOL_UDP};
 use vonic_queue::IoVecs;
+use vonic_record::RecordId;
 use vonic_tcp::Instant;
 use vonic_uplink::{DatagramSocket, Hops, Local, UdpListener};
 
@@ -65,15 +68,21 @@ impl Kind {
     /// Counts a flow that begins.
     fn opened(self, stats: &PortStats, by_guest: bool) {
         match self {
-            Kind::Echo => {
-                stats.icmp.opened.add(1);
-                stats.icmp.open.add(1);
-            }
-            Kind::Udp => {
-                if by_guest { &stats.udp.guest_opened } else { &stats.udp.world_opened }.add(1);
-                stats.udp.open.add(1);
-            }
+            Kind::Echo => &stats.icmp.opened,
+            Kind::Udp if by_guest => &stats.udp.guest_opened,
+            Kind::Udp => &stats.udp.world_opened,
         }
+        .add(1);
+        self.resumed(stats);
+    }
+
+    /// Counts one more flow that there is.
+    fn resumed(self, stats: &PortStats) {
+        match self {
+            Kind::Echo => &stats.icmp.open,
+            Kind::Udp => &stats.udp.open,
+        }
+        .add(1);
     }
 
     /// Counts a flow that ends.
@@ -140,6 +149,14 @@ pub enum Far {
 }
 
 impl Far {
+    /// The flow's own socket, if it has one.
+    fn own(&self) -> Option<&DatagramSocket> {
+        match self {
+            Far::Own(socket) => Some(socket),
+            Far::Forward { .. } => None,
+        }
+    }
+
     /// Sends one datagram to `to`, straight from guest memory.
     fn send(&mut self, hops: Hops, vecs: &IoVecs<'_>, to: SocketAddr) -> io::Result<()> {
         match self {
@@ -198,6 +215,10 @@ pub struct Datagram {
     pub failed: bool,
     /// In the port's list of flows without buffers.
     pub starved: bool,
+    /// Both sides spoke on it while another engine had it.
+    pub was_stream: bool,
+    /// Its place in the checkpoint.
+    pub record: Option<RecordId>,
 }
 
 impl Datagram {
@@ -215,6 +236,8 @@ impl Datagram {
             mtu: 0,
             failed: false,
             starved: false,
+            was_stream: false,
+            record: None,
         }
     }
 }

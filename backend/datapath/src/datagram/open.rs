@@ -82,10 +82,12 @@ impl Worker {
                 return Err(DropReason::Denied);
             }
             match &mut flow.far {
-                Far::Forward { listener: same, local: last } if Arc::ptr_eq(same, listener) => *last = local,
-                other => *other = far(),
+                Far::Forward { listener: same, local: last } if Arc::ptr_eq(same, listener) && *last == local => {}
+                other => {
+                    *other = far();
+                    self.record_datagrams(id);
+                }
             }
-            flow.host = peer;
             return Ok(id);
         }
         self.admit_datagrams(&key, false)?;
@@ -119,7 +121,10 @@ impl Worker {
             key.kind.opened(&port.spec.stats, by_guest);
         }
         let class = flow.class();
-        self.datagrams.insert(key, class, flow, self.now)
+        let id = self.datagrams.insert(key, class, flow, self.now);
+        // Before anything of it leaves the host: its port is the flow's name there.
+        self.record_datagrams(id);
+        id
     }
 
     fn ping_socket(&mut self, host: SocketAddr) -> Result<DatagramSocket, Unopened> {
@@ -161,11 +166,17 @@ impl Worker {
     /// Ends a flow.
     pub(crate) fn close_datagrams(&mut self, id: DatagramId) {
         let Some(flow) = self.datagrams.remove(id) else { return };
-        let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
-        if flow.starved {
+        let Datagram { key, starved, record, .. } = flow;
+        drop(flow.far);
+        // Its socket is closed.
+        if let Some(record) = record {
+            self.records.free(record);
+        }
+        let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
+        if starved {
             port.queues.unlist(Waiter::Datagrams(id));
         }
-        flow.key.kind.closed(&port.spec.stats);
+        key.kind.closed(&port.spec.stats);
     }
 
     /// Ends a flow of this name: its guest says that nobody is there any more. To whom the host's socket was connected, the host
@@ -222,6 +233,7 @@ impl Worker {
         flow.received.count(bytes);
         let (key, host) = (flow.key, flow.host);
         let (class, lives) = (flow.class(), flow.lives_by_the_world());
+        self.records.speaks(flow);
         if lives {
             self.datagrams.touch(id, class, now);
         }

@@ -57,6 +57,7 @@ impl Worker {
         for _ in 0..DATAGRAMS_A_TURN {
             let Some(flow) = self.datagrams.get_mut(id) else { return };
             let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+            self.signs.at(port.spec.vm);
             let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
             match receive(flow, port, network.spec.gateway_mac, &mut self.fragmenter) {
                 Next::Got(bytes) => self.datagram_received(id, bytes),

@@ -52,6 +52,7 @@ impl Worker {
         let Some(flow) = self.datagrams.get_mut(id) else { return };
         flow.sent.count(datagram.len);
         let class = flow.class();
+        self.records.speaks(flow);
         self.datagrams.touch(id, class, now);
         let Some(port) = Worker::port_mut(&mut self.ports, datagram.key.port) else { return };
         match datagram.key.kind {

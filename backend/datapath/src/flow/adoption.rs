@@ -14,6 +14,7 @@ pub struct Adopted {
     port: PortId,
     /// The guest's TCP port.
     guest_port: u16,
+    failover: bool,
     accepted: Accepted,
 }
 
@@ -47,7 +48,8 @@ impl Worker {
         };
         match forwards.find(|(_, forward)| is_of(&forward.socket)) {
             Some((port, forward)) => {
-                self.adopted = Some(Adopted { port, guest_port: forward.guest_port, accepted });
+                self.adopted =
+                    Some(Adopted { port, guest_port: forward.guest_port, failover: forward.failover, accepted });
             }
             None => accepted.abort(),
         }
@@ -55,9 +57,10 @@ impl Worker {
 
     /// A port's rings run, or will not.
     pub(crate) fn settle_adopted(&mut self, id: PortId) {
-        let Some(Adopted { port, guest_port, accepted }) = self.adopted.take_if(|adopted| adopted.port == id) else {
+        let Some(Adopted { port, guest_port, failover, accepted }) = self.adopted.take_if(|adopted| adopted.port == id)
+        else {
             return;
         };
-        self.open_from_world(port, guest_port, accepted);
+        self.open_from_world((port, guest_port), failover, accepted);
     }
 }

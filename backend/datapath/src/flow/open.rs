@@ -15,7 +15,6 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 use vonic_frame::{Culprit, DropReason, IcmpError, PROTOCOL_TCP, VnetHeader, icmp_error, ip_header_len};
 use vonic_record::Bits;
@@ -81,6 +80,7 @@ impl Worker {
                 flow.tries = tries;
                 // The far end of vonic's own service ends with the engine.
                 if route != Route::Service {
+                    flow.mortal = !port.spec.failover;
                     self.records.begin(&mut flow, (port.session, timestamps));
                 }
                 self.begin_connect(flow, state, syn);
@@ -199,7 +199,8 @@ impl Worker {
         for _ in 0..ACCEPT_BATCH {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
             let Some(forward) = port.spec.forwards.get(index) else { return };
-            let guest_port = forward.guest_port;
+            self.signs.at(port.spec.vm);
+            let (guest_port, failover) = (forward.guest_port, forward.failover);
             let ForwardSocket::Tcp(listener) = &forward.socket else {
                 return self.forward_datagrams(port_id, index);
             };
@@ -214,7 +215,7 @@ impl Worker {
                     if std::mem::take(&mut waited) {
                         port.spec.stats.limited(Limit::NewPerSecond);
                     }
-                    self.open_from_world(port_id, guest_port, accepted);
+                    self.open_from_world((port_id, guest_port), failover, accepted);
                 }
                 Ok(None) => return,
                 Err(error) => {
@@ -230,7 +231,7 @@ impl Worker {
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
     /// address by which the guest reaches the host.
-    pub(crate) fn open_from_world(&mut self, port_id: PortId, guest_port: u16, accepted: Accepted) {
+    pub(crate) fn open_from_world(&mut self, (port_id, guest_port): (PortId, u16), failover: bool, accepted: Accepted) {
         let now = self.now;
         let peer = accepted.peer;
         let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode(peer)) else { return };
@@ -258,6 +259,7 @@ impl Worker {
         let config = leg_config(&key, &port.spec, timestamps);
         let mut flow = Flow::new(key, Leg::open(&config, iss, now), socket, peer, now);
         flow.connecting = true;
+        flow.mortal = !failover;
         self.records.begin(&mut flow, (port.session, timestamps));
         let id = self.register(flow);
         self.flows.make_ready(id);
@@ -364,7 +366,7 @@ fn connect_service(
     notify: &Notify,
 ) -> io::Result<(HostSocket, Option<Connecting>)> {
     let (socket, end) = HostSocket::service(mode)?;
-    notify(Notice::Service { from: Arc::clone(&port.spec.stats), end, place });
+    notify(Notice::Service { from: port.spec.stats.clone(), end, place });
     Ok((socket, Some(Connecting::Done)))
 }
 

@@ -43,6 +43,7 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         let Some(network) = self.networks.get(port.spec.network as usize).and_then(|n| n.as_ref()) else { return };
+        self.signs.at(port.spec.vm);
         let envelope = envelope(flow.key, network.spec.gateway_mac, port);
         pass_on(flow, self.now);
         port.queues.aim(|| hash_of_flow(flow.key.remote, flow.key.guest));

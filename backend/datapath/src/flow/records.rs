@@ -2,8 +2,9 @@
 use crate::flow::table::Flow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Options, Record, RecordId};
+use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Local, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
+use vonic_uplink::{Origin, Stage};
 
 /// The checkpoint, as its one writer has it.
 pub struct Records {
@@ -11,13 +12,41 @@ pub struct Records {
     free: FreeNumbers,
     /// What an engine before this one has left, until the VMM connection's number is known.
     pub inherited: Vec<(RecordId, Record)>,
+    /// The same of flows of datagrams, and of claimed addresses.
+    pub flows: Vec<(RecordId, Record)>,
+    /// What it has left of VMs, until their ports are there: listening sockets and taps.
+    pub places: Vec<(RecordId, Record)>,
 }
 
 impl Records {
     /// With all that stands there.
     pub fn new(checkpoint: Arc<Checkpoint>) -> Records {
         let free = checkpoint.free_numbers();
-        Records { inherited: checkpoint.records().collect(), free, checkpoint }
+        let (inherited, others): (Vec<_>, Vec<_>) =
+            checkpoint.records().partition(|(_, record)| record.kind.is_connection());
+        let is_flow = |record: &Record| matches!(record.kind, Kind::Datagrams | Kind::Claim);
+        let (flows, places) = others.into_iter().partition(|(_, record)| is_flow(record));
+        Records { inherited, flows, places, free, checkpoint }
+    }
+
+    /// Writes the record of something that is no connection; `None`: there is no room, so it ends with this engine.
+    pub fn keep(&mut self, record: &Record, local: Option<Local>) -> Option<RecordId> {
+        let id = self.free.pop()?;
+        match local {
+            Some(local) => self.checkpoint.write_forwarded(id, record, local),
+            None => self.checkpoint.write(id, record),
+        }
+        Some(id)
+    }
+
+    /// Something has happened to what [`Records::keep`] wrote.
+    pub fn mark(&self, id: RecordId, bits: Bits) {
+        self.checkpoint.add(id, bits);
+    }
+
+    /// What was kept beside the record of a flow by a forward.
+    pub fn local(&self, id: RecordId) -> Option<Local> {
+        self.checkpoint.local(id)
     }
 
     /// From now on connections of a listener are accepted; `None`: all of them have their records.
@@ -38,7 +67,7 @@ impl Records {
         let agreed = flow.leg.agreed();
         let record = Record {
             kind: if flow.guest_opens { Kind::GuestOpens } else { Kind::WorldOpens },
-            bits: if agreed.is_some() { Bits::SYNCHRONIZED } else { Bits::default() },
+            bits: Bits(Bits::SYNCHRONIZED.only_if(agreed.is_some()).0 | Bits::MORTAL.only_if(flow.mortal).0),
             descriptor: socket.as_raw_fd(),
             cookie,
             session,
@@ -50,6 +79,7 @@ impl Records {
             irs: irs(&flow.leg),
             options: agreed.map(options).unwrap_or_default(),
             opened: flow.opened.0,
+            base: (0, 0),
         };
         self.checkpoint.write(id, &record);
         flow.record = Some(id);
@@ -104,6 +134,20 @@ fn options(agreed: Agreed) -> Options {
 pub fn agreed(options: Options) -> Agreed {
     let Options { mss, send_scale, scaled, sack, timestamps } = options;
     Agreed { mss, send_scale, scaled, sack, timestamps }
+}
+
+/// Where the counters of a record's socket began.
+pub fn origin(record: &Record) -> Origin {
+    if !record.bits.has(Bits::RESTORED) {
+        return Origin::fresh(record.kind == Kind::GuestOpens);
+    }
+    let stage = match (record.bits.has(Bits::PEER_GONE), record.bits.has(Bits::PEER_FIN)) {
+        (false, false) => Stage::Open,
+        (false, true) => Stage::PeerFinished,
+        (true, true) => Stage::Over,
+        (true, false) => Stage::Reset,
+    };
+    Origin { connected: false, stage, taken: record.base.0, dropped: record.base.1 }
 }
 
 /// The start of a record's connection.

@@ -1,6 +1,6 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
 use crate::flow::open::leg_config;
-use crate::flow::records::{agreed, opened};
+use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::spec::PortId;
 use crate::worker::Worker;
@@ -13,9 +13,14 @@ impl Worker {
     pub(crate) fn begin_session(&mut self, port_id: PortId, session: u64) {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
         port.session = session;
+        if port.spec.quarantined {
+            // What is left of its connections is reset with what is nobody's.
+            return;
+        }
         if self.taking_over {
             self.await_port(port_id);
         }
+        self.resume_flows(port_id, session);
         let inherited = std::mem::take(&mut self.records.inherited);
         let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.session == session);
         self.records.inherited = others;
@@ -26,6 +31,9 @@ impl Worker {
     pub(crate) fn abandon_connections(&mut self) {
         self.adopt_accepted();
         self.taking_over = false;
+        for port in self.ports.iter_mut().flatten().filter(|port| port.session == 0) {
+            port.awaited = None;
+        }
         for (id, record) in std::mem::take(&mut self.records.inherited) {
             let mode = self.peek_mode(record.host);
             if let Ok(Some(socket)) = HostSocket::resume(record.descriptor, record.cookie, mode) {
@@ -41,7 +49,7 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let known = known(record);
-        let Ok(progress) = socket.progress(known) else { return false };
+        let Ok(progress) = socket.progress(&known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -55,7 +63,7 @@ impl Worker {
             Leg::open(&config, Seq(record.iss), now)
         };
         let mut flow = Flow::new(key, leg, socket, record.host, opened(record));
-        flow.guest_opens = known.connected;
+        flow.guest_opens = record.kind == Kind::GuestOpens;
         flow.shut = known.shut;
         flow.record = Some(id);
         flow.connecting = progress.peer == Peer::Connecting || !record.bits.has(Bits::ESTABLISHED);
@@ -63,6 +71,10 @@ impl Worker {
         flow.bytes_host_to_guest = progress.dropped;
         if flow.connecting {
             port.usage.begin(flow.destination());
+        }
+        if record.bits.has(Bits::MORTAL) {
+            self.end_mortal(flow);
+            return false;
         }
         let flow = self.register(flow);
         if progress.peer == Peer::Reset {
@@ -78,14 +90,24 @@ impl Worker {
         // What came before it still gets to a guest that has seen a handshake.
         if open { self.host_failed(id) } else { self.reset_guest(id) }
     }
+
+    /// Ends a connection that is not to outlive its engine: its peer gets a reset now, its guest as soon as it has buffers.
+    fn end_mortal(&mut self, mut flow: Flow) {
+        if let Some(socket) = flow.socket.take() {
+            socket.abort();
+        }
+        flow.record = None;
+        flow.leg.abort();
+        if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
+            port.spec.stats.tcp.reset.add(1);
+        }
+        let flow = self.register(flow);
+        self.flows.make_ready(flow);
+    }
 }
 
 fn known(record: &Record) -> Known {
-    Known {
-        connected: record.kind == Kind::GuestOpens,
-        shut: record.bits.has(Bits::GUEST_FIN),
-        aborted: record.bits.has(Bits::ABORTED),
-    }
+    Known { origin: origin(record), shut: record.bits.has(Bits::GUEST_FIN), aborted: record.bits.has(Bits::ABORTED) }
 }
 
 /// Where a connection's leg is.

@@ -73,6 +73,8 @@ pub struct Flow {
     pub waiting: Option<Waiting>,
     /// The worker's questions have an entry for it.
     pub asked_later: bool,
+    /// It ends with its engine, though it has a record: the next one resets both of its sides.
+    pub mortal: bool,
     /// Its record, by which it outlives this engine; `None` for those that do not.
     pub record: Option<RecordId>,
     /// Bytes that the host's socket took.
@@ -116,6 +118,7 @@ impl Flow {
             cramped: false,
             waiting: None,
             asked_later: false,
+            mortal: false,
             record: None,
             bytes_guest_to_host: 0,
             bytes_host_to_guest: 0,

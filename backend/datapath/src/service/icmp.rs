@@ -3,7 +3,6 @@ use crate::offload::Inbound;
 use crate::port::{Port, Source};
 use crate::stats::CopyPath;
 use crate::switch::Network;
-use std::sync::Arc;
 use vonic_frame::{Content, DropReason, Envelope, Transport, VnetHeader, icmp_echo_reply};
 
 /// Answers echo requests; the data is copied once, from the request's chain into the reply's.
@@ -18,7 +17,7 @@ pub fn handle(network: &Network, port: &mut Port, inbound: &Inbound<'_, '_>) -> 
     let request: &[u8; 8] = inbound.head.get(start..).and_then(|b| b.first_chunk()).ok_or(DropReason::Truncated)?;
     let envelope = Envelope { src_mac: network.spec.gateway_mac, dst_mac: inbound.frame.src, src: ip.dst, dst: ip.src };
     let headers = icmp_echo_reply(&envelope, request, ip.transport_len);
-    let stats = Arc::clone(&port.spec.stats);
+    let stats = port.spec.stats.clone();
     let data = Source {
         burst: inbound.burst,
         chain: inbound.chain,

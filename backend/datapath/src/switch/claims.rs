@@ -33,6 +33,11 @@ impl Claims {
         }
     }
 
+    /// Every claim, the one used last first.
+    pub fn all(&self) -> impl Iterator<Item = Ipv6Addr> {
+        self.0.into_iter().flatten()
+    }
+
     /// Gives all claims up, and names them.
     pub fn take(&mut self) -> impl Iterator<Item = Ipv6Addr> + use<> {
         std::mem::take(&mut self.0).into_iter().flatten()

@@ -1,5 +1,5 @@
 //! Where a frame goes, by its destination MAC alone; and from whom it may come (`filter`).
-mod claims;
+pub(crate) mod claims;
 pub mod filter;
 pub mod neighbor;
 
@@ -18,6 +18,8 @@ pub struct Network {
     by_address: KeyedMap<IpAddr, PortId>,
     members: Vec<PortId>,
     claims: KeyedMap<PortId, Claims>,
+    /// Members whose claims have changed of late.
+    changed: Vec<PortId>,
 }
 
 /// Where a frame goes.
@@ -42,6 +44,7 @@ impl Network {
             by_address: KeyedMap::default(),
             members: Vec::new(),
             claims: KeyedMap::default(),
+            changed: Vec::new(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Network {
                 && let Some(claims) = self.claims.get_mut(&other)
             {
                 claims.remove(address);
+                self.changed.push(other);
             }
         }
         self.members.push(port.port);
@@ -93,6 +97,23 @@ impl Network {
             self.by_address.remove(&IpAddr::V6(given_up));
         }
         self.by_address.insert(address.into(), port);
+        self.note_change(port);
+    }
+
+    /// A member whose claims have changed since it was last named here.
+    pub fn next_changed(&mut self) -> Option<PortId> {
+        self.changed.pop()
+    }
+
+    /// What a member has claimed.
+    pub fn claims_of(&self, port: PortId) -> Claims {
+        self.claims.get(&port).copied().unwrap_or_default()
+    }
+
+    fn note_change(&mut self, port: PortId) {
+        if !self.changed.contains(&port) {
+            self.changed.push(port);
+        }
     }
 
     /// A member's guest has started anew: it has claimed nothing.
@@ -100,6 +121,7 @@ impl Network {
         for address in self.claims.get_mut(&port).into_iter().flat_map(Claims::take) {
             self.by_address.remove(&IpAddr::V6(address));
         }
+        self.note_change(port);
     }
 
     /// Every member, in the order in which they joined.
@@ -145,7 +167,7 @@ pub(crate) mod tests {
     use crate::spec::Family;
     use crate::spec::{Limits, Names};
     use std::net::Ipv6Addr;
-    use std::sync::Arc;
+    use vonic_record::Shared;
     use vonic_tcp::AckPolicy;
 
     fn family(subnet: &str, gateway: &str) -> Family {
@@ -172,6 +194,9 @@ pub(crate) mod tests {
         let limits =
             Limits { connections: 16, pending: 4, pending_per_destination: 2, udp_flows: 8, new_per_second: 100 };
         PortSpec {
+            vm: u64::from(n),
+            failover: true,
+            quarantined: false,
             port: n.into(),
             mac: MacAddr([2, 0, 0, 0, 0, n]),
             network: 0,
@@ -185,7 +210,7 @@ pub(crate) mod tests {
             egress: Vec::new(),
             forwards: Vec::new(),
             tap: None,
-            stats: Arc::default(),
+            stats: Shared::default(),
         }
     }
 

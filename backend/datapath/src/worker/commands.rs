@@ -59,6 +59,14 @@ impl Worker {
                     self.set_memory(port, map);
                     done.done();
                 }
+                Command::Log { port, log, done } => {
+                    if let Some(port) = Worker::port_mut(&mut self.ports, port) {
+                        port.queues.set_log(log.as_ref());
+                        port.log = log.map(|log| log.log);
+                    }
+                    done.done();
+                }
+                Command::Announce { port } => self.announce(port),
                 Command::Ring(ring) => self.set_ring(*ring),
                 Command::StopRing { port, index, done } => {
                     self.stop_ring(port, index);
@@ -69,7 +77,10 @@ impl Worker {
                     done.done();
                 }
                 Command::Session { port, session } => self.begin_session(port, session),
-                Command::Inherited => self.abandon_connections(),
+                Command::Inherited => {
+                    self.abandon_custody();
+                    self.abandon_connections();
+                }
                 Command::Barrier { done } => done.done(),
                 Command::Host(view) => {
                     self.host = *view;
@@ -79,6 +90,12 @@ impl Worker {
                 Command::Connections { port, from, reply } => {
                     // Nobody waits any more: fine.
                     let _ = reply.send(self.list(port, from));
+                }
+                Command::Rest { done } => {
+                    self.flush();
+                    self.rests = true;
+                    done.done();
+                    return false;
                 }
                 Command::Stop { done } => {
                     self.stop();
@@ -118,9 +135,14 @@ impl Worker {
         if let Some(network) = self.network_mut(spec.network) {
             network.join(&spec);
         }
-        let id = spec.port;
+        let (id, resumes) = (spec.port, !spec.quarantined);
         place(&mut self.ports, id, Box::new(Port::new(spec)));
+        self.resume_places(id);
         self.watch_forwards(id);
+        self.record_tap(id);
+        if self.taking_over && resumes {
+            self.await_port(id);
+        }
     }
 
     fn reconfigure(&mut self, spec: PortSpec) {
@@ -139,7 +161,9 @@ impl Worker {
     /// Watches the listeners of a port, and keeps the list of addresses that guests must not reach through the host.
     fn watch_forwards(&mut self, id: PortId) {
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-            for (i, forward) in port.spec.forwards.iter().enumerate() {
+            let Port { custody, spec, .. } = port;
+            custody.set_listeners(spec.forwards.iter().map(|forward| &forward.socket), &mut self.records);
+            for (i, forward) in spec.forwards.iter().enumerate() {
                 let token = Token::Listener { port: id, index: i as u16 };
                 if let Err(error) = self.poller.watch_input(forward.socket.as_raw_fd(), token) {
                     (self.notify)(crate::Notice::WatchFailed { port: id, error });
@@ -152,7 +176,8 @@ impl Worker {
 
     fn detach(&mut self, id: PortId) {
         self.disconnect(id);
-        if let Some(port) = self.ports.get_mut(id as usize).and_then(Option::take) {
+        if let Some(mut port) = self.ports.get_mut(id as usize).and_then(Option::take) {
+            port.custody.end(&mut self.records);
             if let Some(network) = self.network_mut(port.spec.network) {
                 network.leave(id);
             }
@@ -162,6 +187,7 @@ impl Worker {
 
     fn set_memory(&mut self, id: PortId, map: Arc<MemoryMap>) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        self.signs.at(port.spec.vm);
         port.queues.remap(&map);
         port.rx_burst.clear();
         port.map = Some(map);
@@ -178,6 +204,7 @@ impl Worker {
         let (id, index) = (command.port, command.index);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(map) = port.map.clone() else { return };
+        self.signs.at(port.spec.vm);
         let direction = port.queues.direction(index);
         let (Some(direction), Some(ring)) = (direction, port.queues.ring(index)) else { return };
         if let Some(fd) = ring.kick_fd() {
@@ -242,10 +269,13 @@ impl Worker {
         self.close_datagrams_of(id);
     }
 
-    /// Takes a port whose memory has gone out of service.
+    /// Takes a port whose memory, or the log of it, has gone out of service.
     pub(crate) fn check_memory(&mut self, id: PortId) {
         let port = Worker::port_mut(&mut self.ports, id);
-        if port.is_some_and(|p| p.map.as_ref().is_some_and(|map| map.is_lost())) {
+        let lost = |p: &mut Port| {
+            p.map.as_ref().is_some_and(|map| map.is_lost()) || p.log.as_ref().is_some_and(|log| log.is_lost())
+        };
+        if port.is_some_and(lost) {
             self.disconnect(id);
             (self.notify)(crate::Notice::MemoryLost { port: id });
         }
@@ -260,6 +290,7 @@ impl Worker {
         }
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         port.disconnect();
+        port.custody.tap_waits = false;
         // What waited for the guest's buffers is not for the next one.
         let forwards = port.spec.forwards.len();
         (0..forwards).for_each(|index| self.accept_later(id, index, self.now, false));

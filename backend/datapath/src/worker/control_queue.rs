@@ -21,6 +21,7 @@ const RX_PROMISC: [u8; 2] = [0, 0];
 const RX_ALLMULTI: [u8; 2] = [0, 1];
 const MAC_TABLE_SET: [u8; 2] = [1, 0];
 const MAC_ADDR_SET: [u8; 2] = [1, 1];
+const ANNOUNCE_ACK: [u8; 2] = [3, 0];
 const MQ_VQ_PAIRS_SET: [u8; 2] = [4, 0];
 
 impl Worker {
@@ -30,6 +31,7 @@ impl Worker {
         if port.queues.control().is_none_or(|ring| ring.available() == 0) {
             return false;
         }
+        self.signs.at(port.spec.vm);
         let Some(mut bursts) = self.bursts.take() else { return false };
         let [burst, ..] = bursts.as_mut();
         for _ in 0..COMMANDS_A_ROUND {
@@ -75,6 +77,8 @@ fn answer(port: &mut Port, chain: &ControlChain, burst: &Burst) -> Result<u8, Dr
         (MAC_TABLE_SET, _) => has(feature::CTRL_RX) && is_mac_table(chain, burst),
         // The address is the operator's to give.
         (MAC_ADDR_SET, mac) => has(feature::CTRL_MAC_ADDR) && *mac == port.spec.mac.0,
+        // Nothing waits for it: vonic itself never asks for an announcement, only VMMs do.
+        (ANNOUNCE_ACK, _) => has(feature::GUEST_ANNOUNCE),
         (MQ_VQ_PAIRS_SET, [low, high, ..]) => {
             has(feature::MQ) && port.queues.use_pairs(u16::from_le_bytes([*low, *high]))
         }

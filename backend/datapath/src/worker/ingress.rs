@@ -12,7 +12,6 @@ use crate::spec::{PortId, Uplink};
 use crate::stats::{CopyPath, Way};
 use crate::switch::{Destination, Network, filter, neighbor};
 use crate::worker::Worker;
-use std::sync::Arc;
 use vonic_frame::{Content, DropReason, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Transport, VNET_HEADER_LEN, VnetHeader};
 use vonic_queue::Burst;
 
@@ -55,6 +54,7 @@ impl Worker {
         if !port.queues.has_frames() && port.kept.due().is_none_or(|due| due > now) {
             return false;
         }
+        self.signs.at(port.spec.vm);
         let Some(mut bursts) = self.bursts.take() else { return false };
         let mut busy = 0;
         for (pair, burst) in bursts.iter_mut().enumerate().take(port.queues.pairs()) {
@@ -117,7 +117,7 @@ impl Worker {
         filter::check_source(network, &port.spec, inbound.head, &inbound.frame)?;
         match network.destination(id, inbound.frame.dst)? {
             Destination::Port(to) => {
-                let copied = Arc::clone(&port.spec.stats);
+                let copied = port.spec.stats.clone();
                 deliver_to(&mut self.ports, to, &inbound, &copied);
                 Ok(())
             }
@@ -126,7 +126,7 @@ impl Worker {
                 if !bridged && serve(network, port, &inbound)? && is_for_gateway(&inbound.frame) {
                     return Ok(());
                 }
-                let (copied, mtu) = (Arc::clone(&port.spec.stats), port.spec.mtu);
+                let (copied, mtu) = (port.spec.stats.clone(), port.spec.mtu);
                 let members = if network.spec.isolated { &[] } else { network.members() };
                 for &to in members.iter().filter(|&&to| to != id) {
                     deliver_to(&mut self.ports, to, &inbound, &copied);

@@ -4,6 +4,7 @@
 //! A round: commands, events, then a burst of each port's frames, then the ready connections, then one flush of every ring.
 //! While there is work the rings ask for no notification; before it sleeps the worker asks for them and looks once more.
 mod advertise;
+mod announce;
 mod clock;
 mod commands;
 mod control_queue;
@@ -11,6 +12,7 @@ pub(crate) mod events;
 mod feed;
 mod ingress;
 mod listing;
+mod signs;
 
 use crate::command::{Command, Notice};
 use crate::datagram::Datagram;
@@ -33,6 +35,8 @@ use clock::Clock;
 use events::{Poller, Token};
 use ingress::{BURST, Late};
 use rtrb::{Consumer, Producer, RingBuffer};
+use signs::Signs;
+pub use signs::Waker;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -81,6 +85,11 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
+    /// What wakes it from elsewhere.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.wake))
+    }
+
     /// Sends an order.
     ///
     /// # Errors
@@ -141,6 +150,9 @@ pub struct Worker {
     pub(crate) taking_over: bool,
     /// Connections that wait to be taken over.
     pub(crate) resuming: Vec<Resuming>,
+    pub(crate) signs: Signs,
+    /// Another engine goes on with what this worker has: nothing of it is closed.
+    pub(crate) rests: bool,
     /// Something happened that epoll does not know of.
     pub(crate) woken: bool,
     commands: Consumer<Command>,
@@ -190,6 +202,8 @@ impl Worker {
             fragmenter: Fragmenter::new(),
             taking_over: config.takes_over,
             resuming: Vec::new(),
+            signs: Signs::new(Arc::clone(&config.checkpoint)),
+            rests: false,
             woken: false,
             commands,
             wake: Arc::clone(&wake),
@@ -199,12 +213,17 @@ impl Worker {
         Ok((worker, WorkerHandle { commands: producer, wake }))
     }
 
-    /// Works until [`Command::Stop`].
+    /// Works until [`Command::Stop`] or [`Command::Rest`].
     pub fn run(mut self) {
         let mut last_work = self.now;
         loop {
             self.now = self.clock.now();
+            self.signs.answer();
             if !self.apply_commands() {
+                if self.rests {
+                    // Descriptors are closed by being dropped, and these are the next engine's.
+                    std::mem::forget(self);
+                }
                 return;
             }
             let worked = self.round();
@@ -296,6 +315,8 @@ impl Worker {
     /// Publishes what every ring has completed: what a frame has become in other guests' rings before the descriptor that it
     /// came by.
     pub(crate) fn flush(&mut self) {
+        self.signs.at_none();
+        self.record_claims();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }

@@ -1,6 +1,7 @@
 //! A connection between two engines: what the dead one had not answered is asked of the next, behind the journal.
 use super::{Connection, End, InFlight, Purpose};
-use crate::message::Message;
+use crate::carrier;
+use crate::message::{Message, Request};
 use crate::request::Front;
 use std::collections::VecDeque;
 use std::io;
@@ -12,6 +13,7 @@ impl Connection {
     pub(crate) fn lose_engine(&mut self, now: Instant) -> Result<(), End> {
         self.session_ready(now)?;
         self.session = None;
+        self.give_up_transfer()?;
         let unanswered = self.in_flight.take().map(|InFlight { message, purpose }| (message, purpose));
         let queued = std::mem::take(&mut self.queued);
         let is_vmms = |(_, purpose): &(Message, Purpose)| matches!(purpose, Purpose::Relay | Purpose::Swallow);
@@ -20,10 +22,33 @@ impl Connection {
         Ok(())
     }
 
+    /// A transfer of the device's state dies with the engine: its pipe is half written, or half read. The VMM's migration fails,
+    /// and the VM goes on where it is.
+    fn give_up_transfer(&mut self) -> Result<(), End> {
+        self.front.lose_transfer();
+        let is_one = |message: &Message| {
+            matches!(message.request(), Some(Request::SetDeviceStateFd | Request::CheckDeviceState))
+        };
+        if let Some(InFlight { message, .. }) = self.in_flight.take_if(|f| is_one(&f.message)) {
+            self.answer(&Front::no_transfer(&message))?;
+        }
+        let (waiting, queued): (VecDeque<_>, _) = self.queued.drain(..).partition(|(message, _)| is_one(message));
+        self.queued = queued;
+        waiting.iter().try_for_each(|(message, _)| self.answer(&Front::no_transfer(message)))
+    }
+
+    /// Whether the engine has yet to learn of what was before it.
+    pub(crate) fn is_behind(&self) -> bool {
+        let ours = |purpose: &Purpose| matches!(purpose, Purpose::Handshake | Purpose::Replay);
+        let in_flight = self.in_flight.iter().map(|f| &f.purpose);
+        self.session.is_none() || in_flight.chain(self.queued.iter().map(|(_, purpose)| purpose)).any(ours)
+    }
+
     /// What a new session is sent before anything else: the front's own questions, and the state so far.
     pub(super) fn introduction(&self) -> io::Result<VecDeque<(Message, Purpose)>> {
         let mut messages: VecDeque<_> = Front::handshake().map(|message| (message, Purpose::Handshake)).into();
         for message in self.journal.replay() {
+            messages.extend(carrier::in_front_of(message).map(|carried| (carried, Purpose::Replay)));
             messages.push_back((message.duplicate()?, Purpose::Replay));
         }
         Ok(messages)

@@ -1,11 +1,15 @@
 //! From one engine to the next: VMM connections stay, what the dead engine had open is closed, a new one takes over.
 use super::Master;
-use crate::channel::ToEngine;
+use super::standby::Spare;
+use super::vigil::Vigil;
+use crate::channel::{Begin, ToEngine};
 use crate::engine::{Deaths, Engine, Maker};
-use crate::run::MasterError;
+use crate::history::{self, Blames, Death, History, Storm, Takeover};
+use crate::run::{MasterConfig, MasterError};
 use crate::sys::{self, Ended, Swept};
 use crate::watch::Source;
 use event_manager::EventOps;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
@@ -15,9 +19,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The engine, where it is another process.
 pub(super) struct Process<'a> {
-    maker: Maker<'a>,
-    /// None: it is dead, and the next one is due at `next`.
-    pidfd: Option<OwnedFd>,
+    pub(super) maker: Maker<'a>,
+    /// With its process number. None: it is dead, and the next one is due at `next`.
+    engine: Option<(i32, OwnedFd)>,
     next: Option<Instant>,
     /// When the last one was made.
     made: Instant,
@@ -28,29 +32,85 @@ pub(super) struct Process<'a> {
     reload: bool,
     /// Descriptors of the dead engine, which the next one has time to close.
     left: Vec<RawFd>,
+    /// Why the master itself ends the engine.
+    pub(super) verdict: Option<Verdict>,
+    pub(super) history: History,
+    blames: Blames,
+    quarantine: bool,
+    /// The takeover that is under way.
+    takeover: Option<Underway>,
+    pub(super) standby: Spare,
+    pub(super) vigil: Vigil,
+}
+
+/// Why the master ends an engine that lives.
+pub(super) enum Verdict {
+    /// It hangs: how. Whether somebody has stopped it.
+    Hung { how: String, stopped: bool },
+    /// The operator wants another one.
+    Replaced,
+}
+
+/// A takeover that is under way.
+struct Underway {
+    since: Instant,
+    planned: bool,
+    /// Connections that the new engine does not know yet.
+    behind: BTreeSet<u64>,
+    /// The new engine serves.
+    serves: bool,
 }
 
 impl<'a> Process<'a> {
     /// The first engine.
-    pub(super) fn new(pidfd: OwnedFd, maker: Maker<'a>) -> Process<'a> {
-        let deaths = Deaths::default();
+    pub(super) fn new(engine: (i32, OwnedFd), maker: Maker<'a>, config: &MasterConfig) -> Process<'a> {
         let made = Instant::now();
-        Process { maker, pidfd: Some(pidfd), next: None, made, deaths, served: false, reload: false, left: Vec::new() }
+        Process {
+            maker,
+            engine: Some(engine),
+            next: None,
+            made,
+            deaths: Deaths::default(),
+            served: false,
+            reload: false,
+            left: Vec::new(),
+            verdict: None,
+            history: History::default(),
+            blames: Blames::default(),
+            quarantine: config.quarantine,
+            takeover: None,
+            standby: Spare::default(),
+            vigil: Vigil::new(config.heartbeat),
+        }
     }
 
     pub(super) fn pidfd(&self) -> Option<&OwnedFd> {
-        self.pidfd.as_ref()
+        self.engine.as_ref().map(|(_, pidfd)| pidfd)
+    }
+
+    /// The engine's process number.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.engine.as_ref().map(|(pid, _)| *pid)
     }
 
     /// When the next engine is to be made.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         self.next
+    }
+
+    /// The earliest thing that is due without an event; of an engine that is to end, nothing is.
+    pub(super) fn due(&self, stopping: bool) -> Option<Instant> {
+        if stopping {
+            return None;
+        }
+        let beat = self.engine.as_ref().filter(|_| self.verdict.is_none()).and_then(|_| self.vigil.due());
+        self.next.into_iter().chain(self.standby.due()).chain(beat).min()
     }
 
     /// Notes that a reload is wanted. False: there is an engine to be told.
     pub(super) fn defer_reload(&mut self) -> bool {
-        self.reload |= self.pidfd.is_none();
-        self.pidfd.is_none()
+        self.reload |= self.engine.is_none();
+        self.engine.is_none()
     }
 
     /// What the end of the engine means: the end of the master, or None.
@@ -60,6 +120,59 @@ impl<'a> Process<'a> {
             Ended::Exited(code) => Some(Ok(code)),
             Ended::Signalled(signal) => Some(Err(MasterError::EngineDied { signal })),
         }
+    }
+
+    /// The operator has had the engine replaced: how long the next one waits.
+    fn note_replacement(&mut self) -> Duration {
+        log::info!("the engine has been stopped for another one");
+        self.history.replaced += 1;
+        self.history.storm = Storm::default();
+        self.blames.forgive_all();
+        Duration::ZERO
+    }
+
+    /// The engine has died: how long the next one waits.
+    fn note_death(&mut self, ended: Ended, verdict: Option<Verdict>, now: Instant) -> Duration {
+        let (reason, own_fault) = match verdict {
+            Some(Verdict::Hung { how, stopped }) => (how, !stopped),
+            // Nobody kills himself by SIGKILL: it was somebody else, or memory had run out.
+            _ => (ended.to_string(), ended != Ended::Signalled(libc::SIGKILL)),
+        };
+        let delay = self.deaths.note(now, now - self.made);
+        let lately = self.deaths.lately();
+        let window = Deaths::WINDOW;
+        log::error!("the engine {reason}, end {lately} within {window:?}: the next one takes over in {delay:?}");
+        let culprit = self.maker.checkpoint.header().working_on(0).filter(|_| own_fault && self.quarantine);
+        if let Some(vm) = culprit {
+            self.blames.note(vm, now);
+        }
+        self.history.deaths += 1;
+        self.history.last_death = Some(Death { reason, at: history::now() });
+        self.history.storm = Storm { deaths: lately as u64, delay: delay.as_millis() as u64 };
+        delay
+    }
+
+    /// Nothing more is held against a VM.
+    pub(super) fn forgive(&mut self, vm: u64) {
+        self.blames.forgive(vm);
+    }
+
+    /// A connection stands again, or is gone; or the new engine serves. True: that was the last of the takeover.
+    fn ends_takeover(&mut self, replayed: Option<u64>) -> bool {
+        let Some(takeover) = &mut self.takeover else { return false };
+        match replayed {
+            Some(session) => drop(takeover.behind.remove(&session)),
+            None => takeover.serves = true,
+        }
+        if !takeover.serves || !takeover.behind.is_empty() {
+            return false;
+        }
+        let (took, planned) = (takeover.since.elapsed(), takeover.planned);
+        self.takeover = None;
+        log::info!("the engine has taken over, {took:?} after the end of the one before");
+        let microseconds = took.as_micros() as u64;
+        self.history.last_takeover = Some(Takeover { at: history::now(), microseconds, planned });
+        true
     }
 }
 
@@ -90,17 +203,16 @@ impl Master<'_> {
         for session in self.connections.keys().copied().collect::<Vec<_>>() {
             self.part_from_engine(session, now, ops);
         }
+        let behind = self.connections.keys().copied().collect();
         let Some(process) = &mut self.process else { return };
-        if let Some(pidfd) = process.pidfd.take() {
+        if let Some((_, pidfd)) = process.engine.take() {
             self.watch.forget(ops, pidfd.as_raw_fd());
         }
-        let delay = process.deaths.note(now, now - process.made);
+        let verdict = process.verdict.take();
+        let planned = matches!(verdict, Some(Verdict::Replaced));
+        process.takeover = Some(Underway { since: now, planned, behind, serves: false });
+        let delay = if planned { process.note_replacement() } else { process.note_death(ended, verdict, now) };
         process.next = Some(now + delay);
-        let lately = process.deaths.lately();
-        log::error!(
-            "the engine {ended}, end {lately} within {:?}: the next one takes over in {delay:?}",
-            Deaths::WINDOW
-        );
         self.sweep();
         if delay.is_zero() {
             self.start_engine(now, ops);
@@ -125,7 +237,8 @@ impl Master<'_> {
         let doors = self.entrances.values().filter_map(|entrance| entrance.descriptor());
         let connections = self.connections.values().flat_map(|connection| connection.descriptors());
         let kept = self.kept.values().map(AsRawFd::as_raw_fd);
-        match process.maker.sweep(doors.chain(connections).chain(kept).chain([self.link.as_raw_fd()])) {
+        let held = doors.chain(connections).chain(kept).chain(process.standby.descriptors());
+        match process.maker.sweep(held.chain([self.link.as_raw_fd()])) {
             Ok(Swept { closed, left }) => {
                 let later = left.len();
                 log::info!("{closed} descriptors of the dead engine are closed, {later} are left to the next one to close");
@@ -139,7 +252,9 @@ impl Master<'_> {
     pub(super) fn start_engine(&mut self, now: Instant, ops: &mut EventOps) {
         let Some(process) = &mut self.process else { return };
         let kept = self.kept.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect();
-        let Engine { pidfd, link } = match process.maker.start(Some(kept), process.left.clone()) {
+        let begin = Begin { takes_over: true, kept, blamed: process.blames.all(), left: process.left.clone() };
+        let standby = process.standby.take(&mut self.watch, ops);
+        let Engine { pid, pidfd, link } = match process.maker.start(standby, &begin) {
             Ok(engine) => engine,
             Err(e) => {
                 log::error!("{e}; trying again in {AGAIN:?}");
@@ -148,10 +263,11 @@ impl Master<'_> {
             }
         };
         self.watch.set(ops, pidfd.as_raw_fd(), Source::Engine, EventSet::IN);
-        process.pidfd = Some(pidfd);
+        process.engine = Some((pid, pidfd));
         process.left.clear();
         process.next = None;
         process.made = now;
+        process.vigil.begin(now);
         let reload = std::mem::take(&mut process.reload);
         self.link = link;
         for (&session, connection) in &self.connections {
@@ -162,6 +278,53 @@ impl Master<'_> {
             self.link.send(&ToEngine::Reload);
         }
         self.watch_link(ops);
+    }
+
+    /// The engine serves.
+    pub(super) fn on_ready(&mut self, now: Instant, ops: &mut EventOps) {
+        log::info!("the engine serves");
+        let Some(process) = &mut self.process else { return };
+        process.served = true;
+        process.vigil.serves(now);
+        process.ends_takeover(None);
+        process.standby.want(now, process.history.last_takeover.is_some());
+        self.tick_standby(now, ops);
+        self.tell_history();
+    }
+
+    /// A connection has heard from its engine, or is gone.
+    pub(super) fn note_replayed(&mut self, session: u64) {
+        let Some(process) = self.process.as_mut().filter(|process| process.takeover.is_some()) else { return };
+        let behind = self.connections.get(&session).is_some_and(|connection| connection.is_behind());
+        if !behind && process.ends_takeover(Some(session)) {
+            self.tell_history();
+        }
+    }
+
+    /// Tells the engine what has become of those before it.
+    pub(super) fn tell_history(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        process.history.standby = process.standby.is_there();
+        let history = Box::new(process.history.clone());
+        if process.served && process.engine.is_some() {
+            self.link.send(&ToEngine::History(history));
+        }
+    }
+
+    /// The engine has laid everything down for another one.
+    pub(super) fn replace_engine(&mut self, ops: &mut EventOps) {
+        let Some(process) = self.process.as_mut().filter(|_| !self.stopping) else { return };
+        process.verdict = Some(Verdict::Replaced);
+        // Made now if there is none: meanwhile nothing is missed yet.
+        process.standby.fill(&process.maker, &mut self.watch, ops);
+        self.kill_engine();
+    }
+
+    /// Nothing more is held against a VM.
+    pub(super) fn forgive(&mut self, vm: u64) {
+        if let Some(process) = &mut self.process {
+            process.forgive(vm);
+        }
     }
 
     /// A descriptor that the engine leaves for its successor.

@@ -118,6 +118,13 @@ pub(crate) fn kill_self() {
     unsafe { libc::raise(libc::SIGKILL) };
 }
 
+/// Whether somebody has stopped the process, by a signal or as a debugger does (proc_pid_stat(5)): then it is not its own fault that it
+/// does nothing.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    stat.rsplit(')').next().is_some_and(|rest| matches!(rest.trim_start().chars().next(), Some('T' | 't')))
+}
+
 /// Takes the exit status of the child behind a pidfd, if it has ended.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
     // SAFETY: siginfo_t is plain data, for which zeros are a value.

@@ -3,5 +3,6 @@
 
 mod conduct;
 mod hostile;
+mod migration;
 mod support;
 mod traces;

@@ -16,6 +16,10 @@ use vonic_session::{EventSink, PortEvent, Session, SessionEvent, SessionSpec};
 
 /// VERSION_1, PROTOCOL_FEATURES, and what the recorded VMMs acknowledged.
 pub const FEATURES: u64 = 0x1_7001_99ab;
+/// VHOST_F_LOG_ALL, which a session offers besides.
+pub const LOG_ALL: u64 = 1 << 26;
+/// What the engine has to save, and the only thing that it loads.
+pub const STATE: &[u8] = b"what there is of it";
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What happened in the engine, in order.
@@ -28,6 +32,10 @@ pub enum Seen {
     Memory,
     Ring { index: u16, size: u16, enabled: bool, kick: bool, call: bool },
     RingStopped(u16),
+    Log { on: bool, used: Vec<Option<u64>> },
+    Announce,
+    Save,
+    Load(Vec<u8>),
     Reset,
     Closed(u64),
 }
@@ -49,6 +57,20 @@ impl EventSink for Sink {
             PortEvent::RingStopped { index, done } => {
                 done.done();
                 Seen::RingStopped(index)
+            }
+            PortEvent::Log { log, used, done } => {
+                done.done();
+                Seen::Log { on: log.is_some(), used }
+            }
+            PortEvent::Announce => Seen::Announce,
+            PortEvent::Save(request) => {
+                request.answer(Ok(STATE.into()));
+                Seen::Save
+            }
+            PortEvent::Load(request) => {
+                let (state, answer) = request.take();
+                answer(if state == STATE { Ok(()) } else { Err("it is another".into()) });
+                Seen::Load(state)
             }
             PortEvent::Reset => Seen::Reset,
             PortEvent::Closed => Seen::Closed(event.session),
@@ -120,6 +142,7 @@ impl Engine {
                     Seen::Disconnected(session)
                 }
                 ToEngine::Present | ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
+                ToEngine::Ping { .. } | ToEngine::History(_) | ToEngine::Upgraded { .. } => continue,
             };
             let _ = sink.0.lock().unwrap().send(seen);
         }
@@ -222,7 +245,7 @@ impl Vmm {
 
     /// Is the front there, and in its wits?
     pub fn lives(&mut self) {
-        assert_eq!(self.number(Message::new(Request::GetFeatures, vec![])), FEATURES);
+        assert_eq!(self.number(Message::new(Request::GetFeatures, vec![])), FEATURES | LOG_ALL);
     }
 
     /// Sees the connection end.

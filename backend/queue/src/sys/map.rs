@@ -74,6 +74,24 @@ impl MemoryMap {
         self.regions.get(found)?.at(address).map(|_| found)
     }
 
+    /// Every region: guest-physical address and bytes.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.regions.iter().map(|region| (region.start, region.len))
+    }
+
+    /// The first guest-physical address behind all memory.
+    pub(super) fn end(&self) -> u64 {
+        self.regions.last().map_or(0, |region| region.start + region.len)
+    }
+
+    /// The guest-physical address of what lies at a host address.
+    pub(super) fn guest_address(&self, host: *const u8) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = (host.addr() as u64).wrapping_sub(region.host.addr() as u64);
+            (offset < region.len).then(|| region.start + offset)
+        })
+    }
+
     /// The host address of a range that lies in one region.
     pub(super) fn resolve(&self, address: u64, len: u64) -> Option<*mut u8> {
         let (host, rest) = self.region(self.search(address)?).at(address)?;

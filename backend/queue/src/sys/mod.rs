@@ -9,11 +9,13 @@
 #![allow(unsafe_code)]
 
 mod bulk;
+mod log;
 mod map;
 mod ring;
 mod segments;
 mod truncation;
 
+pub use log::DirtyLog;
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table};
 pub(crate) use ring::RingMemory;

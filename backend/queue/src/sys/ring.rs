@@ -7,11 +7,6 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use super::map::{MemoryMap, Table};
 use crate::{QueueError, RingSetup};
 
-/// Bytes in front of the available and used entries: flags and index.
-const HEADER: u64 = 4;
-/// Bytes behind them: the event field.
-const EVENT: u64 = 2;
-
 /// The areas' host addresses, and the map that keeps them valid. Positions are free-running; they are taken modulo size.
 pub(crate) struct RingMemory {
     descriptors: *const u8,
@@ -25,6 +20,21 @@ pub(crate) struct RingMemory {
 unsafe impl Send for RingMemory {}
 
 impl RingMemory {
+    /// Bytes in front of the available and used entries: flags and index.
+    pub(crate) const HEADER: u64 = 4;
+    /// Bytes behind them: the event field.
+    pub(crate) const EVENT: u64 = 2;
+
+    /// Where the used entry in a slot is, from the used ring's start; behind the last one is the event field.
+    pub(crate) fn used_entry(slot: u16) -> u64 {
+        Self::HEADER + 8 * u64::from(slot)
+    }
+
+    /// Bytes of the used ring.
+    pub(crate) fn used_len(size: u16) -> u64 {
+        Self::used_entry(size) + Self::EVENT
+    }
+
     /// Checks size, alignment and mapping of all three areas.
     pub(crate) fn new(map: &Arc<MemoryMap>, setup: &RingSetup) -> Result<RingMemory, QueueError> {
         let size = setup.size;
@@ -45,8 +55,8 @@ impl RingMemory {
         };
         Ok(RingMemory {
             descriptors: area("descriptors", setup.descriptors, count * Table::ENTRY, 16)?,
-            available: area("available", setup.available, HEADER + count * 2 + EVENT, 2)?,
-            used: area("used", setup.used, HEADER + count * 8 + EVENT, 4)?,
+            available: area("available", setup.available, Self::HEADER + count * 2 + Self::EVENT, 2)?,
+            used: area("used", setup.used, Self::used_len(size), 4)?,
             size,
             map: Arc::clone(map),
         })
@@ -95,7 +105,7 @@ impl RingMemory {
     /// The head that the driver put at `position`, unchecked.
     #[inline(always)]
     pub(crate) fn available_head(&self, position: u16) -> u16 {
-        u16::from_le(self.available(HEADER as usize + 2 * self.slot(position)).load(Ordering::Relaxed))
+        u16::from_le(self.available(Self::HEADER as usize + 2 * self.slot(position)).load(Ordering::Relaxed))
     }
 
     /// The driver's flags.
@@ -107,7 +117,7 @@ impl RingMemory {
     /// The used position after which the driver wants an interrupt, with EVENT_IDX.
     #[inline(always)]
     pub(crate) fn used_event(&self) -> u16 {
-        u16::from_le(self.available(HEADER as usize + 2 * usize::from(self.size)).load(Ordering::Relaxed))
+        u16::from_le(self.available(Self::HEADER as usize + 2 * usize::from(self.size)).load(Ordering::Relaxed))
     }
 
     /// The device's own index, as it stands in guest memory.
@@ -118,7 +128,7 @@ impl RingMemory {
     /// Writes the used entry at `position`.
     #[inline(always)]
     pub(crate) fn set_used(&self, position: u16, head: u16, len: u32) {
-        let entry = self.used.wrapping_add(HEADER as usize + 8 * self.slot(position));
+        let entry = self.used.wrapping_add(Self::HEADER as usize + 8 * self.slot(position));
         // SAFETY: the slot is below size, so that the entry's 8 bytes are inside the mapped used area, 4-aligned since the
         // area is; atomics allow for the driver's loads of the same place.
         let (id, length) = unsafe { (AtomicU32::from_ptr(entry.cast()), AtomicU32::from_ptr(entry.add(4).cast())) };
@@ -139,6 +149,6 @@ impl RingMemory {
 
     /// Sets the available position after which the device wants a kick, with EVENT_IDX.
     pub(crate) fn set_available_event(&self, position: u16) {
-        self.used(HEADER as usize + 8 * usize::from(self.size)).store(position.to_le(), Ordering::Relaxed);
+        self.used(Self::HEADER as usize + 8 * usize::from(self.size)).store(position.to_le(), Ordering::Relaxed);
     }
 }

@@ -71,6 +71,12 @@ impl Segments {
         Pieces { rest: self.list.get(range).unwrap_or(&[]).iter(), skip: offset, left: len }
     }
 
+    /// Where the segments of a range lie: guest-physical address and bytes.
+    pub(crate) fn guest_ranges(&self, range: Range<usize>) -> impl Iterator<Item = (u64, u64)> {
+        let place = |segment: &Segment| Some((self.map.as_ref()?.guest_address(segment.host)?, segment.len.into()));
+        self.list.get(range).unwrap_or(&[]).iter().filter_map(place)
+    }
+
     /// Copies out of guest memory; returns the bytes copied.
     #[inline]
     pub(crate) fn read(&self, range: Range<usize>, offset: u64, out: &mut [u8]) -> usize {

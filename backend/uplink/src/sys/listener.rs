@@ -1,7 +1,9 @@
 //! Listening sockets of forwards.
 #![allow(unsafe_code)]
-use super::tcp::{check, from_kernel, prepare, set_abort_on_close, set_option, stream_socket, to_kernel};
-use libc::socklen_t;
+use super::tcp::{
+    check, from_kernel, prepare, set_abort_on_close, set_option, share_address, stream_socket, to_kernel,
+};
+use libc::{c_int, socklen_t};
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
@@ -61,7 +63,7 @@ impl Listener {
     pub fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<Listener> {
         let fd = stream_socket(&address)?;
         prepare(&fd)?;
-        set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        share_address(fd.as_fd())?;
         bind(fd.as_fd(), address, interface)?;
         // SAFETY: no pointers.
         unsafe { check(libc::listen(fd.as_raw_fd(), BACKLOG))? };
@@ -93,6 +95,18 @@ impl Listener {
             let Some(peer) = from_kernel(&storage) else { continue };
             return Ok(Some(Accepted { fd, peer }));
         }
+    }
+
+    pub(crate) fn of_bound(fd: OwnedFd) -> Listener {
+        Listener(fd)
+    }
+
+    /// What tells the socket from every other one of this host's, ever (SO_COOKIE).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn cookie(&self) -> io::Result<u64> {
+        super::tcp::cookie(self.0.as_fd())
     }
 
     /// The address it listens on.
@@ -130,22 +144,53 @@ pub fn bind(fd: BorrowedFd<'_>, address: SocketAddr, interface: Option<&str>) ->
 
 /// The address that a socket is bound to.
 pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    address(fd, libc::getsockname)
+}
+
+/// The address that a socket is connected to.
+pub fn remote_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+    address(fd, libc::getpeername)
+}
+
+fn address(
+    fd: BorrowedFd<'_>,
+    ask: unsafe extern "C" fn(c_int, *mut libc::sockaddr, *mut socklen_t) -> c_int,
+) -> io::Result<SocketAddr> {
     // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::sockaddr_storage>() as socklen_t;
-    // SAFETY: storage and length are valid for the call.
-    unsafe { check(libc::getsockname(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))? };
+    // SAFETY: storage and length are valid for either call.
+    unsafe { check(ask(fd.as_raw_fd(), (&raw mut storage).cast(), &raw mut len))? };
     from_kernel(&storage).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
 /// Whether a socket that was bound to an interface is so to the one that now has this name: an interface that has gone takes its
 /// sockets with it.
 pub fn is_on_interface(socket: &impl AsRawFd, interface: &str) -> bool {
+    interface_of(socket).is_ok_and(|known| known.as_deref() == Some(interface))
+}
+
+/// The name of the interface that a socket was bound to, if it was to one.
+///
+/// # Errors
+/// The system's: ENODEV if that interface has gone.
+pub fn interface_of(socket: &impl AsRawFd) -> io::Result<Option<String>> {
     let mut name = [0u8; libc::IFNAMSIZ];
     let mut len = name.len() as socklen_t;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
     // SAFETY: pointer and length describe the buffer.
-    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut len) };
+    unsafe { check(libc::getsockopt(socket.as_raw_fd(), level, option, name.as_mut_ptr().cast(), &raw mut len))? };
     let known = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    result == 0 && known == interface.as_bytes()
+    Ok((!known.is_empty()).then(|| String::from_utf8_lossy(known).into_owned()))
+}
+
+/// Whether a socket is of TCP, and not of UDP (SO_TYPE).
+pub fn is_stream(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut kind: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as socklen_t;
+    let place: *mut libc::c_int = &raw mut kind;
+    // SAFETY: the answer is an int, for which the place is valid.
+    let result =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TYPE, place.cast(), &raw mut len) };
+    check(result).map(|_| kind == libc::SOCK_STREAM)
 }

@@ -6,5 +6,6 @@ pub mod limit;
 pub mod listener;
 pub mod local;
 pub mod netlink;
+pub mod repair;
 pub mod tap;
 pub mod tcp;

@@ -3,7 +3,7 @@
 use super::tcp::check;
 use libc::{c_int, c_short, c_uint};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use vonic_frame::{MacAddr, VNET_HEADER_LEN};
 use vonic_queue::IoVecs;
 
@@ -37,6 +37,28 @@ pub fn create(fd: BorrowedFd<'_>, name: &str) -> io::Result<String> {
     unsafe { check(libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request))? };
     let name = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
     String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The name of the device that a descriptor belongs to (TUNGETIFF).
+///
+/// # Errors
+/// ENOTTY, EBADFD, EBADF: it belongs to none.
+pub fn name(fd: BorrowedFd<'_>) -> io::Result<String> {
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes an ifreq; no other driver knows the number as one of its own.
+    unsafe { check(libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request))? };
+    let name = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+    String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The tap with this number in the table that engines share, and its interface's name; `None`: the number is another thing's. Nobody
+/// else in this process owns it: its owner was another one, which is dead.
+pub fn adopt(fd: RawFd) -> Option<(OwnedFd, String)> {
+    // SAFETY: the borrow ends before this function does; a number that is not open makes the call fail.
+    let name = name(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
+    // SAFETY: a tap's descriptor is kept for its record only, which is how the caller has this number.
+    Some((unsafe { OwnedFd::from_raw_fd(fd) }, name))
 }
 
 fn set_int(fd: BorrowedFd<'_>, request: libc::Ioctl, value: c_int) -> io::Result<()> {

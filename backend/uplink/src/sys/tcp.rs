@@ -191,8 +191,18 @@ pub fn set_abort_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// Nor TCP_QUICKACK: the kernel acknowledges at once while a stream begins or is long, and the guest's answer carries it elsewhere.
 pub fn prepare(fd: &OwnedFd) -> io::Result<()> {
     set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
-    set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set_keepalive(fd.as_fd(), true)?;
     set_option(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+/// Whether a silent peer is asked now and then.
+pub fn set_keepalive(fd: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, c_int::from(wanted))
+}
+
+/// Lets others bind to the same address and port, as far as connections stay distinct (SO_REUSEADDR).
+pub fn share_address(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
 }
 
 /// States of a socket as TCP_INFO has them (include/net/tcp_states.h).
@@ -201,55 +211,63 @@ pub struct States;
 #[allow(missing_docs, reason = "the names are the kernel's")]
 impl States {
     pub const SYN_SENT: u8 = 2;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
     pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
     pub const LAST_ACK: u8 = 9;
     pub const CLOSING: u8 = 11;
 }
 
-/// What the kernel counts of a connection. Equal ones: nothing has moved between two readings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Totals {
+/// What the kernel counts of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
     /// Of [`States`].
     pub state: u8,
+    /// What the SYNs agreed to (TCPI_OPT_…).
+    pub options: u8,
+    /// Shifts of the peer's windows, in the low half, and of ours.
+    pub scales: u8,
     /// tcpi_bytes_acked: our SYN and our FIN count as one each.
     pub acked: u64,
     /// tcpi_bytes_received: the peer's FIN counts as one.
     pub received: u64,
-}
-
-/// What waits in it.
-#[derive(Clone, Copy, Debug)]
-pub struct Queues {
     /// SIOCINQ
     pub inq: u32,
     /// SIOCOUTQ; our FIN counts as one.
     pub outq: u32,
 }
 
-/// Reads the queues' lengths.
-pub fn queues(fd: BorrowedFd<'_>) -> io::Result<Queues> {
-    Ok(Queues { inq: queue(fd, libc::FIONREAD)?, outq: queue(fd, libc::TIOCOUTQ)? })
+impl Counters {
+    /// Whether nothing has moved between the readings of which these are.
+    pub fn same_place(&self, other: &Counters) -> bool {
+        (self.state, self.acked, self.received) == (other.state, other.acked, other.received)
+    }
 }
 
-/// Reads the counters.
-pub fn totals(fd: BorrowedFd<'_>) -> io::Result<Totals> {
+/// Reads the counters, then the queues.
+pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
     /// struct tcp_info up to tcpi_bytes_received (include/uapi/linux/tcp.h): the C library's is shorter.
     #[repr(C)]
     struct Info {
         state: u8,
-        others: [u8; 119],
+        unused: [u8; 4],
+        options: u8,
+        scales: u8,
+        others: [u8; 113],
         acked: u64,
         received: u64,
     }
-    let mut info = Info { state: 0, others: [0; 119], acked: 0, received: 0 };
+    let mut info = Info { state: 0, unused: [0; 4], options: 0, scales: 0, others: [0; 113], acked: 0, received: 0 };
     let mut length = size_of::<Info>() as socklen_t;
     let place: *mut Info = &raw mut info;
     // SAFETY: the answer is plain data of at most `length` bytes, for which the place is valid.
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place.cast::<c_void>(), &raw mut length)
     })?;
-    Ok(Totals { state: info.state, acked: info.acked, received: info.received })
+    let (inq, outq) = (queue(fd, libc::FIONREAD)?, queue(fd, libc::TIOCOUTQ)?);
+    let Info { state, options, scales, acked, received, .. } = info;
+    Ok(Counters { state, options, scales, acked, received, inq, outq })
 }
 
 fn queue(fd: BorrowedFd<'_>, which: libc::c_ulong) -> io::Result<u32> {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::spec::NetworkSpec;
 use crate::switch::tests::{member, network};
-use std::sync::Arc;
 use vonic_frame::PROTOCOL_UDP;
+use vonic_record::Shared;
 
 fn decide(change: impl Fn(&mut NetworkSpec), port: &PortSpec, to: &str) -> Result<Route, DropReason> {
     decide_of(PROTOCOL_TCP, change, port, to)
@@ -55,7 +55,7 @@ fn some_addresses_are_never_a_destination_whatever_rules_and_protocol_say() {
         to: to.parse().unwrap(),
         protocol: None,
         ports: None,
-        decided: Arc::default(),
+        decided: Shared::default(),
     };
     for rules in [vec![], vec![allow("0.0.0.0/0"), allow("::/0")]] {
         port.egress = rules;
@@ -110,7 +110,7 @@ fn a_rule_that_denies_ipv4_denies_the_way_there_by_ipv6() {
         to: to.parse().unwrap(),
         protocol: None,
         ports: None,
-        decided: Arc::default(),
+        decided: Shared::default(),
     };
     port.egress = vec![rule(Action::Deny, "10.0.0.0/8"), rule(Action::Allow, "::/0"), rule(Action::Allow, "0.0.0.0/1")];
     for denied in ["10.1.2.3:80", "[64:ff9b::10.1.2.3]:80", "[64:ff9b:1::10.1.2.3]:80", "[2002:a01:203::1]:80"] {
@@ -131,7 +131,7 @@ fn each_rule_counts_what_it_decided() {
         to: to.parse().unwrap(),
         protocol: None,
         ports: None,
-        decided: Arc::default(),
+        decided: Shared::default(),
     };
     port.egress = vec![rule(Action::Deny, "203.0.113.0/25"), rule(Action::Allow, "203.0.113.0/24")];
     for to in
@@ -151,7 +151,7 @@ fn the_service_is_reached_whatever_the_network_and_egress_say() {
         to: format!("0.0.0.0/{}", 0).parse().unwrap(),
         protocol: None,
         ports: None,
-        decided: Arc::default(),
+        decided: Shared::default(),
     }];
     for to in ["169.254.169.254:80", "[fe80::a9fe:a9fe]:80"] {
         assert_eq!(decide(|n| (n.uplink, n.v4.gateway) = (Uplink::None, None), &port, to), Ok(Route::Service), "{to}");
@@ -187,7 +187,7 @@ fn the_first_egress_rule_decides_and_no_match_denies() {
         to: format!("203.0.113.0/{}", len).parse().unwrap(),
         protocol: Some(PROTOCOL_TCP),
         ports,
-        decided: Arc::default(),
+        decided: Shared::default(),
     };
     port.egress = vec![rule(Action::Deny, 24, Some((1, 1023))), rule(Action::Allow, 24, None)];
     assert_eq!(decide(|_| (), &port, "203.0.113.7:80"), Err(DropReason::Denied));
@@ -199,7 +199,7 @@ fn the_first_egress_rule_decides_and_no_match_denies() {
 fn egress_rules_tell_protocols_apart() {
     let mut port = member(2, true);
     let to = "203.0.113.0/24".parse().unwrap();
-    let rule = |action, protocol, ports| EgressRule { action, to, protocol, ports, decided: Arc::default() };
+    let rule = |action, protocol, ports| EgressRule { action, to, protocol, ports, decided: Shared::default() };
     let ping = |port: &PortSpec, to: &str| decide_of(PROTOCOL_ICMP, |_| (), port, &format!("{to}:0"));
     assert_eq!(ping(&port, "203.0.113.7"), Ok(Route::To("203.0.113.7:0".parse().unwrap())));
     assert_eq!(ping(&port, "203.0.113.9"), Err(DropReason::Denied), "the host's own");
@@ -221,7 +221,7 @@ fn the_gateway_answers_for_names_whatever_egress_says() {
         to: format!("0.0.0.0/{}", 0).parse().unwrap(),
         protocol: None,
         ports: None,
-        decided: Arc::default(),
+        decided: Shared::default(),
     }];
     let serves = |n: &mut NetworkSpec| {
         n.names.resolvers = Some([].into());

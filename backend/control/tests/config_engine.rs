@@ -1,0 +1,44 @@
+//! Is what concerns the engine's end read as it is written: `failover`, `heartbeat_ms`, `quarantine`?
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+use std::time::Duration;
+
+#[path = "support/files.rs"]
+mod files;
+use files::Files;
+
+#[test]
+fn a_forwards_failover_is_its_vms_unless_it_has_its_own() {
+    let forward =
+        |port: u16, more: &str| format!("[[forward]]\nproto='tcp'\nlisten='127.0.0.1:{port}'\nport=80\n{more}\n");
+    let file = |vm: &str, number: u8| {
+        let forwards = [("", 0), ("failover = true", 1), ("failover = false", 2)];
+        let forwards = forwards.map(|(more, n)| forward(8000 + 10 * u16::from(number) + n, more)).concat();
+        format!("mac = '52:54:00:00:00:0{number}'\naddress4 = '192.0.2.{number}'\n{vm}\n{forwards}")
+    };
+    let (mortal, other) = (file("failover = false", 2), file("", 3));
+    let files = Files::new(&[
+        ("vonic.toml", "heartbeat_ms = 500\nquarantine = false"),
+        ("a.toml", &mortal),
+        ("b.toml", &other),
+    ]);
+    let config = files.load().unwrap();
+    let failover = |name: &str| {
+        let vm = &config.vms[name];
+        (vm.failover, vm.forwards.iter().map(|forward| forward.failover).collect::<Vec<_>>())
+    };
+    assert_eq!(failover("a"), (false, vec![false, true, false]));
+    assert_eq!(failover("b"), (true, vec![true, true, false]));
+    assert_eq!(config.vms["a"].forwards[2].to_string(), "tcp 127.0.0.1:8022 -> 80 (without failover)");
+    assert_eq!((config.service.heartbeat, config.service.quarantine), (Some(Duration::from_millis(500)), false));
+}
+
+#[test]
+fn a_heartbeat_is_neither_hasty_nor_endless() {
+    let heartbeat = |text: &str| Files::new(&[("vonic.toml", text)]).load().map(|config| config.service.heartbeat);
+    assert_eq!(heartbeat("").unwrap(), Some(Duration::from_secs(2)));
+    assert_eq!(heartbeat("heartbeat_ms = 0").unwrap(), None);
+    for wrong in ["499", "600001", "-1"] {
+        let errors = heartbeat(&format!("heartbeat_ms = {wrong}")).unwrap_err().join("\n");
+        assert!(errors.contains("from 500 to 600000, or 0 for no heartbeat"), "{errors}");
+    }
+}

@@ -1,0 +1,55 @@
+//! Signs of life, and of what the worker was at when it died: words of the checkpoint's header, which outlives this process.
+use std::sync::Arc;
+use vmm_sys_util::eventfd::EventFd;
+use vonic_record::Checkpoint;
+
+/// The place of the one worker that there is.
+const WORKER: usize = 0;
+
+/// A worker's words.
+pub(crate) struct Signs {
+    checkpoint: Arc<Checkpoint>,
+    answered: u64,
+}
+
+impl Signs {
+    /// Of a worker that begins.
+    pub(crate) fn new(checkpoint: Arc<Checkpoint>) -> Signs {
+        checkpoint.header().work_on(WORKER, 0);
+        Signs { checkpoint, answered: 0 }
+    }
+
+    /// Answers the master, if it has asked: once a round.
+    #[inline]
+    pub(crate) fn answer(&mut self) {
+        let asked = self.checkpoint.header().asked();
+        if asked != self.answered {
+            self.answered = asked;
+            self.checkpoint.header().answer(WORKER, asked);
+        }
+    }
+
+    /// What follows is done for this VM.
+    #[inline]
+    pub(crate) fn at(&self, vm: u64) {
+        self.checkpoint.header().work_on(WORKER, vm);
+    }
+
+    /// What follows is nobody's own.
+    #[inline]
+    pub(crate) fn at_none(&self) {
+        self.checkpoint.header().work_on(WORKER, 0);
+    }
+}
+
+/// Wakes a worker that sleeps, for a look at what is asked of it.
+#[derive(Clone)]
+pub struct Waker(pub(super) Arc<EventFd>);
+
+impl Waker {
+    /// Wakes it.
+    pub fn wake(&self) {
+        // Fails only if the counter is full: it is awake then.
+        let _ = self.0.write(1);
+    }
+}

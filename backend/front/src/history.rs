@@ -1,0 +1,144 @@
+//! What has become of engines: how often they died, of what, and how long it took the next one to take over.
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long the death of an engine is held against the VM at whose port it was.
+pub(crate) const BLAME_WINDOW: Duration = Duration::from_secs(600);
+/// So many deaths within that time are no accident.
+const ACCIDENTS: usize = 1;
+
+/// Everything since the master started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Engines that died. One that the operator had replaced is none of them.
+    pub deaths: u64,
+    /// Engines that the operator had replaced.
+    pub replaced: u64,
+    /// The last of the deaths.
+    pub last_death: Option<Death>,
+    /// When an engine last took over, from a dead one or a replaced one.
+    pub last_takeover: Option<Takeover>,
+    /// Deaths in short succession: the next engine waits the longer, the more there were.
+    pub storm: Storm,
+    /// Another process stands ready to be the engine.
+    pub standby: bool,
+}
+
+/// The end of an engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// Of what, as the log has it.
+    pub reason: String,
+    /// When, in seconds since 1970.
+    pub at: u64,
+}
+
+/// One engine following another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// When it was done, in seconds since 1970.
+    pub at: u64,
+    /// From the master's learning of the end, until every VMM connection stood again, in microseconds.
+    pub microseconds: u64,
+    /// Whether the operator had asked for it.
+    pub planned: bool,
+}
+
+/// Deaths within half a minute, of engines that had not lived for a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storm {
+    /// How many there were at the last death.
+    pub deaths: u64,
+    /// How long the next engine was therefore made to wait, in milliseconds.
+    pub delay: u64,
+}
+
+/// What is held against a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blame {
+    /// Engines that died while at work on its port.
+    pub deaths: u64,
+    /// It is to be left alone.
+    pub quarantined: bool,
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Who is to blame for which deaths.
+#[derive(Debug, Default)]
+pub(crate) struct Blames(BTreeMap<u64, Blamed>);
+
+#[derive(Debug, Default)]
+struct Blamed {
+    deaths: u64,
+    /// Those within the window.
+    lately: Vec<Instant>,
+    quarantined: bool,
+}
+
+impl Blames {
+    /// An engine died at this VM's port. True: from now on the VM is to be left alone.
+    pub(crate) fn note(&mut self, vm: u64, now: Instant) -> bool {
+        let blamed = self.0.entry(vm).or_default();
+        blamed.deaths += 1;
+        blamed.lately.retain(|&then| now.duration_since(then) < BLAME_WINDOW);
+        blamed.lately.push(now);
+        let before = blamed.quarantined;
+        blamed.quarantined |= blamed.lately.len() > ACCIDENTS;
+        blamed.quarantined && !before
+    }
+
+    /// Nothing more is held against this VM.
+    pub(crate) fn forgive(&mut self, vm: u64) {
+        if let Some(blamed) = self.0.get_mut(&vm) {
+            blamed.lately.clear();
+            blamed.quarantined = false;
+        }
+    }
+
+    /// Nor against any other.
+    pub(crate) fn forgive_all(&mut self) {
+        self.0.keys().copied().collect::<Vec<_>>().into_iter().for_each(|vm| self.forgive(vm));
+    }
+
+    /// As the next engine is told.
+    pub(crate) fn all(&self) -> BTreeMap<u64, Blame> {
+        let blame = |b: &Blamed| Blame { deaths: b.deaths, quarantined: b.quarantined };
+        self.0.iter().map(|(&vm, blamed)| (vm, blame(blamed))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_second_death_within_ten_minutes_is_no_accident() {
+        let (mut blames, start) = (Blames::default(), Instant::now());
+        assert!(!blames.note(1, start));
+        assert!(!blames.note(2, start + SECOND), "another VM's");
+        assert!(!blames.note(1, start + BLAME_WINDOW), "the first is forgotten");
+        assert!(blames.note(1, start + BLAME_WINDOW + SECOND));
+        assert!(!blames.note(1, start + BLAME_WINDOW + 2 * SECOND), "it is in quarantine already");
+        let expected = [(1, Blame { deaths: 4, quarantined: true }), (2, Blame { deaths: 1, quarantined: false })];
+        assert_eq!(blames.all(), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn who_is_forgiven_begins_anew() {
+        let (mut blames, now) = (Blames::default(), Instant::now());
+        assert_eq!([1, 1, 2, 2].map(|vm| blames.note(vm, now)), [false, true, false, true]);
+        blames.forgive(1);
+        assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: false });
+        assert!(blames.all()[&2].quarantined);
+        assert_eq!([1, 1].map(|vm| blames.note(vm, now)), [false, true]);
+        blames.forgive_all();
+        assert!(blames.all().values().all(|blame| !blame.quarantined));
+    }
+}
