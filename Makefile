@@ -8,7 +8,7 @@ GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
 AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
-.PHONY: build testbed fmt lint test long-test fuzz demo bench bench-micro
+.PHONY: build testbed fmt lint test long-test fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -52,6 +52,11 @@ demo: testbed build
 bench: testbed build
 	cargo build --quiet --release -p vonic-bench
 	sh tests/support/root.sh $(TARGET)/release/vonic-bench
+
+# How long connections wait when their engine dies.
+bench-takeover: build
+	cargo build --quiet --release -p vonic-bench
+	sh tests/support/root.sh $(TARGET)/release/vonic-bench takeover
 
 # Instructions per frame and per segment, by callgrind; fails if one is more than 10 % above bench/results/micro.md, RECORD=1 writes them there.
 bench-micro:

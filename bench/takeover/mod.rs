@@ -1,5 +1,5 @@
 //! How long connections wait when their engine dies: a guest with so many of them, the engine killed again and again, and the time until
-//! the first, and until the last, has had a new byte. VONIC_BENCH_KILLS is for a first look.
+//! the first, and until the last, has had a new byte. VONIC_BENCH_KILLS and VONIC_BENCH_CONNECTIONS are for a first look.
 
 mod phases;
 mod plot;
@@ -8,7 +8,7 @@ mod report;
 use std::time::Duration;
 
 use vonic_tests::crowd::{Blow, Crowd};
-use vonic_tests::{Bed, Result, TestConfig};
+use vonic_tests::{Bed, Context, Result, TestConfig};
 
 use phases::Phases;
 use report::{Report, Row};
@@ -18,22 +18,28 @@ const KILLS: usize = 200;
 /// Between two: engines that live for less than a second count towards a storm.
 const LIFE: Duration = Duration::from_millis(1100);
 
-/// One row: connections, and mebibytes of the guest's memory that the engine has touched when it dies.
+/// One row: connections, mebibytes of the guest's memory that the engine has touched when it ends, and how it ends.
 #[derive(Clone, Copy)]
-struct Case {
+pub struct Case {
     connections: usize,
     touched: usize,
+    blow: Blow,
+}
+
+const fn killed(connections: usize, touched: usize) -> Case {
+    Case { connections, touched, blow: Blow::Kill }
 }
 
 const CASES: &[Case] = &[
-    Case { connections: 1, touched: 0 },
-    Case { connections: 100, touched: 0 },
-    Case { connections: 1000, touched: 0 },
-    Case { connections: 1000, touched: 256 },
-    Case { connections: 1000, touched: 512 },
-    Case { connections: 1000, touched: 1024 },
-    Case { connections: 10_000, touched: 0 },
-    Case { connections: 10_000, touched: 1024 },
+    killed(1, 0),
+    killed(100, 0),
+    killed(1000, 0),
+    killed(1000, 256),
+    killed(1000, 512),
+    killed(1000, 1024),
+    killed(10_000, 0),
+    killed(10_000, 1024),
+    Case { connections: 1000, touched: 0, blow: Blow::Restart },
 ];
 
 /// Measures every case, prints the table, and writes it and its plot into the current directory's `bench/results`.
@@ -42,7 +48,7 @@ pub fn bench() -> Result<()> {
     let only: Option<usize> = std::env::var("VONIC_BENCH_CONNECTIONS").ok().map(|text| text.parse()).transpose()?;
     let mut report = Report::new(kills);
     for case in CASES.iter().filter(|case| only.is_none_or(|only| only == case.connections)) {
-        report.add(measure(*case, kills)?);
+        report.add(measure(*case, kills).with_context(|| report::name(case))?);
     }
     report.write()
 }
@@ -51,12 +57,12 @@ fn measure(case: Case, kills: usize) -> Result<Row> {
     let bed = Bed::start(&TestConfig::default().vm("a", 2, Crowd::LIMITS))?;
     let bytes = (case.touched as u64) << 20;
     let mut crowd = Crowd::gather(&bed, "a", 2, case.connections, bytes)?;
-    let mut row = Row::new(case.connections, case.touched);
+    let mut row = Row::new(case);
     for _ in 0..kills {
         crowd.flood(case.touched << 20)?;
         crowd.serve(LIFE)?;
-        let takeover = crowd.takeover(&bed.vonicd, Blow::Kill)?;
-        row.add(&takeover, &Phases::read(&bed.vonicd.log(), takeover.died));
+        let takeover = crowd.takeover(&bed.vonicd, case.blow)?;
+        row.add(&takeover, &Phases::read(&bed.vonicd.log(), takeover.since));
     }
     drop(crowd);
     bed.vonicd.stop()?;

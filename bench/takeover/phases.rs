@@ -5,22 +5,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// What is said at the end of each phase, in the order in which it comes.
 pub const MARKS: &[(&str, &str)] = &[
     ("noticed", "the engine died"),
-    ("swept", "descriptors of the dead engine"),
+    ("swept", "descriptors of the dead engine are closed"),
     ("engine serves", "the engine serves"),
     ("state replayed", "goes on with the next engine"),
 ];
 
-/// From the engine's death to the end of each phase; none of a phase that the log does not have.
+/// From the beginning of a takeover to the end of each phase; none of a phase that the log does not have.
 pub struct Phases(pub Vec<Option<Duration>>);
 
 impl Phases {
     /// Of the takeover that came last.
-    pub fn read(log: &str, died: SystemTime) -> Phases {
-        let died = died.duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub fn read(log: &str, since: SystemTime) -> Phases {
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
         let last = |mark: &str| {
             let line = log.lines().rev().find(|line| line.contains(mark))?;
             // One day's wrap is as good as the other's.
-            let passed = (time_of_day(line)? + DAY - died.as_micros() as u64 % DAY) % DAY;
+            let passed = (time_of_day(line)? + DAY - since.as_micros() as u64 % DAY) % DAY;
             (passed < DAY / 2).then(|| Duration::from_micros(passed))
         };
         Phases(MARKS.iter().map(|(_, mark)| last(mark)).collect())

@@ -100,7 +100,10 @@ impl Checkpoint {
     /// The numbers that are free.
     pub fn free_numbers(&self) -> FreeNumbers {
         let freed: Vec<RecordId> = self.used().filter(|(_, words)| words.is_free()).map(|(id, _)| id).collect();
-        FreeNumbers { freed: freed.into_iter().rev().collect(), fresh: self.mark() as RecordId..self.capacity as RecordId }
+        FreeNumbers {
+            freed: freed.into_iter().rev().collect(),
+            fresh: self.mark() as RecordId..self.capacity as RecordId,
+        }
     }
 
     fn mark(&self) -> usize {

@@ -38,11 +38,14 @@ pub struct Crowd {
     owing: VecDeque<usize>,
     /// Connections that have had a new byte since [`Crowd::forget`].
     heard: usize,
+    /// When the last new byte came.
+    newest: Option<Instant>,
 }
 
 impl Crowd {
     /// The limits that a VM with so many connections needs, for its file.
-    pub const LIMITS: &str = "limits = { connections = 15000, pending = 512, pending_per_destination = 512, new_per_second = 1000000 }";
+    pub const LIMITS: &str =
+        "limits = { connections = 15000, pending = 512, pending_per_destination = 512, new_per_second = 1000000 }";
 
     /// VM `name`, which [`crate::TestConfig::vm`] gave `number`, opens `count` connections, and their far ends begin to send. Receive buffers
     /// roam over `memory` bytes if that is not 0.
@@ -55,11 +58,17 @@ impl Crowd {
         let guest = HandGuest::start_configured(bed, name, number, config)?;
         let (listener, port) = wire::listen()?;
         let ends = (0..count).map(|i| End::new(FIRST_PORT + i as u16, port)).collect();
-        let mut crowd = Crowd { guest, ends, owing: VecDeque::new(), far: Far::start(listener, count)?, heard: 0 };
+        let mut crowd =
+            Crowd { guest, ends, owing: VecDeque::new(), far: Far::start(listener, count)?, heard: 0, newest: None };
         crowd.open()?;
-        crowd.far.speak(FAR_PAUSE * count as u32)?;
+        crowd.far.speak(crowd.pause())?;
         crowd.serve_until("a byte on every connection", seconds(30), |crowd| Ok(crowd.heard == count))?;
         Ok(crowd)
+    }
+
+    /// The far ends' pause between two rounds.
+    fn pause(&self) -> Duration {
+        FAR_PAUSE * self.len() as u32
     }
 
     /// How many connections there are.
@@ -164,6 +173,9 @@ impl Crowd {
         let Some(end) = self.ends.get_mut(index) else { return Ok(()) };
         let before = end.heard;
         let owes = end.hear(segment).with_context(|| format!("connection {index}"))?;
+        if !segment.text.is_empty() {
+            self.newest = Some(Instant::now());
+        }
         self.heard += usize::from(before.is_none() && end.heard.is_some());
         if owes {
             self.owe(index);

@@ -1,9 +1,10 @@
 //! An engine's death, and how long every connection waits for its next byte.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{Crowd, TURN};
 use crate::vonicd::Vonicd;
@@ -12,21 +13,27 @@ use crate::{seconds, sys};
 /// How long a connection may wait before it is taken for lost.
 const LOST: Duration = seconds(20);
 
+/// The far ends' pause between two rounds while an engine is replaced.
+const RESTLESS: Duration = Duration::from_millis(2);
+
 /// How an engine ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
     /// By SIGKILL, and at that moment each connection has bytes waiting in its socket.
     Kill,
+    /// By `vonic engine restart`, while far ends speak all the time.
+    Restart,
 }
 
 /// What became of it.
 #[derive(Debug, Clone)]
 pub struct Takeover {
-    /// When the dead engine's pidfd became readable, by the clock of the logs.
-    pub died: SystemTime,
-    /// How long it took to die: it has its memory to unmap.
+    /// When it began: the dead engine's pidfd became readable; of one that was to lay everything down, the last byte came. By the clock of the
+    /// logs.
+    pub since: SystemTime,
+    /// How long it took to die before: it has its memory to unmap.
     pub dying: Duration,
-    /// From its death to each connection's first new byte, the shortest first.
+    /// From there to each connection's first new byte, the shortest first.
     pub waits: Vec<Duration>,
 }
 
@@ -50,29 +57,58 @@ impl Crowd {
     pub fn takeover(&mut self, vonicd: &Vonicd, blow: Blow) -> Result<Takeover> {
         let engine = vonicd.engine()?;
         let pidfd = sys::pidfd(engine).context("the engine's pidfd")?;
-        match blow {
-            Blow::Kill => {
-                // It stands still while every far end says something, so that all have bytes for the next one.
-                sys::kill(engine, libc::SIGSTOP)?;
-                self.far.round()?;
-                self.drain()?;
-                self.forget();
-            }
-        }
+        let (since, dying) = match blow {
+            Blow::Kill => self.kill(engine, &pidfd)?,
+            Blow::Restart => (self.restart(vonicd, &pidfd)?, Duration::ZERO),
+        };
+        let wall = SystemTime::now() - since.elapsed();
+        let count = self.len();
+        self.serve_until("new byte on every connection", LOST, |crowd| Ok(crowd.heard == count))?;
+        let ends = self.ends.iter().filter_map(|end| end.heard);
+        let mut waits: Vec<Duration> = ends.map(|at| at.saturating_duration_since(since)).collect();
+        waits.sort_unstable();
+        Ok(Takeover { since: wall, dying, waits })
+    }
+
+    /// When it was dead, and how long that took.
+    fn kill(&mut self, engine: u32, pidfd: &OwnedFd) -> Result<(Instant, Duration)> {
+        // It stands still while every far end says something, so that all have bytes for the next one.
+        sys::kill(engine, libc::SIGSTOP)?;
+        self.far.round()?;
+        self.drain()?;
+        self.forget();
         let struck = Instant::now();
         sys::kill(engine, libc::SIGKILL)?;
         ensure!(sys::wait_readable(pidfd.as_raw_fd(), LOST)?, "the engine does not die");
         let died = Instant::now();
-        let wall = SystemTime::now();
-        let count = self.len();
-        self.serve_until("new byte on every connection", LOST, |crowd| Ok(crowd.heard == count))?;
-        let mut waits: Vec<Duration> =
-            self.ends.iter().filter_map(|end| end.heard).map(|at| at.saturating_duration_since(died)).collect();
-        waits.sort_unstable();
-        Ok(Takeover { died: wall, dying: died - struck, waits })
+        Ok((died, died - struck))
     }
 
-    /// Takes what the stopped engine has sent already.
+    /// When the last byte of the old engine came.
+    fn restart(&mut self, vonicd: &Vonicd, pidfd: &OwnedFd) -> Result<Instant> {
+        let pause = self.pause();
+        self.far.speak(RESTLESS)?;
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| vonicd.vonic_text(&["engine", "restart"]));
+            let end = Instant::now() + LOST;
+            while !sys::wait_readable(pidfd.as_raw_fd(), Duration::ZERO)? {
+                ensure!(Instant::now() < end, "the engine is not replaced");
+                self.turn(Instant::now() + Duration::from_millis(1))?;
+            }
+            self.drain()?;
+            self.forget();
+            let last = self.newest.unwrap_or_else(Instant::now);
+            // The rest of the takeover is served before the answer is waited for.
+            let count = self.len();
+            self.serve_until("new byte on every connection", LOST, |crowd| Ok(crowd.heard == count))?;
+            self.far.speak(pause)?;
+            self.serve(Duration::from_millis(100))?;
+            asked.join().map_err(|_| anyhow!("vonic engine restart"))??;
+            Ok(last)
+        })
+    }
+
+    /// Takes what the engine has sent before its end.
     fn drain(&mut self) -> Result<()> {
         // A turn takes at most so many frames, and no more come.
         for _ in 0..=256 / TURN {

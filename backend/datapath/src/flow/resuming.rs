@@ -85,7 +85,8 @@ impl Worker {
 
     /// Takes over all of a port's, or of every port's, since they are to be ended.
     pub(crate) fn finish_resuming(&mut self, port: Option<PortId>) {
-        while let Some(place) = self.resuming.iter().position(|resuming| port.is_none_or(|port| resuming.port == port)) {
+        while let Some(place) = self.resuming.iter().position(|resuming| port.is_none_or(|port| resuming.port == port))
+        {
             let mut resuming = self.resuming.swap_remove(place);
             while let Some((id, record)) = resuming.next() {
                 self.resume(resuming.port, id, &record);

@@ -241,7 +241,9 @@ impl Master<'_> {
         match process.maker.sweep(held.chain([self.link.as_raw_fd()])) {
             Ok(Swept { closed, left }) => {
                 let later = left.len();
-                log::info!("{closed} descriptors of the dead engine are closed, {later} are left to the next one to close");
+                log::info!(
+                    "{closed} descriptors of the dead engine are closed, {later} are left to the next one to close"
+                );
                 process.left = left;
             }
             Err(e) => log::error!("the dead engine's descriptors stay open: {e}"),

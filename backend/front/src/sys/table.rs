@@ -115,8 +115,7 @@ fn reset_on_close(fd: RawFd) -> bool {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     let length = size_of_val(&at_once) as libc::socklen_t;
     // SAFETY: `at_once` outlives the call, which only reads it; what is no such socket takes no harm, and refuses.
-    let set =
-        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const at_once).cast(), length) };
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const at_once).cast(), length) };
     set >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSOCK)
 }
 
