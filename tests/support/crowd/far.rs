@@ -25,8 +25,8 @@ pub(super) fn pattern(from: u64, length: usize) -> &'static [u8] {
 }
 
 enum Order {
-    /// Rounds, with such a pause between them.
-    Speak(Duration),
+    /// Rounds of so many of them, with such a pause between.
+    Speak(usize, Duration),
     /// One more round; says when it is over.
     Round(Sender<()>),
     /// So many bytes of the first.
@@ -50,15 +50,21 @@ impl Far {
         Ok(Far { orders: Some(orders), thread: Some(thread) })
     }
 
-    /// Has them begin, or speak at another pace.
-    pub(super) fn speak(&mut self, pause: Duration) -> Result<()> {
-        self.order(Order::Speak(pause))
+    /// Has so many begin, the others keep silent, or speak at another pace.
+    pub(super) fn speak(&mut self, count: usize, pause: Duration) -> Result<()> {
+        self.order(Order::Speak(count, pause))
     }
 
-    /// One round, which is over when this returns.
-    pub(super) fn round(&mut self) -> Result<()> {
+    /// One round of all; the receiver hears when it is over.
+    pub(super) fn begin_round(&mut self) -> Result<Receiver<()>> {
         let (over, wait) = channel();
         self.order(Order::Round(over))?;
+        Ok(wait)
+    }
+
+    /// One round of all, which is over when this returns.
+    pub(super) fn round(&mut self) -> Result<()> {
+        let wait = self.begin_round()?;
         wait.recv_timeout(seconds(10)).or_else(|_| self.why())
     }
 
@@ -102,14 +108,14 @@ fn accept(listener: &TcpListener) -> Result<(TcpStream, u64)> {
 
 /// Until nobody gives orders any more.
 fn speak(ends: &mut [(TcpStream, u64)], orders: &Receiver<Order>) -> Result<()> {
-    let mut pause = None;
+    let (mut speakers, mut pause) = (0, None);
     loop {
         let order = match pause {
             None => orders.recv().map_err(RecvTimeoutError::from),
             Some(pause) => orders.recv_timeout(pause),
         };
         match order {
-            Ok(Order::Speak(time)) => pause = Some(time),
+            Ok(Order::Speak(count, time)) => (speakers, pause) = (count.min(ends.len()), Some(time)),
             Ok(Order::Round(over)) => {
                 round(ends)?;
                 // Whoever asked may have given up.
@@ -121,7 +127,7 @@ fn speak(ends: &mut [(TcpStream, u64)], orders: &Receiver<Order>) -> Result<()> 
                 }
                 let _ = over.send(());
             }
-            Err(RecvTimeoutError::Timeout) => round(ends)?,
+            Err(RecvTimeoutError::Timeout) => round(&mut ends[..speakers])?,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }

@@ -61,7 +61,7 @@ impl Crowd {
         let mut crowd =
             Crowd { guest, ends, owing: VecDeque::new(), far: Far::start(listener, count)?, heard: 0, newest: None };
         crowd.open()?;
-        crowd.far.speak(crowd.pause())?;
+        crowd.far.speak(count, crowd.pause())?;
         crowd.serve_until("a byte on every connection", seconds(30), |crowd| Ok(crowd.heard == count))?;
         Ok(crowd)
     }

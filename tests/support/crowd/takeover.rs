@@ -13,15 +13,15 @@ use crate::{seconds, sys};
 /// How long a connection may wait before it is taken for lost.
 const LOST: Duration = seconds(20);
 
-/// The far ends' pause between two rounds while an engine is replaced.
-const RESTLESS: Duration = Duration::from_millis(2);
+/// The pause of the one far end that speaks while an engine is replaced.
+const RESTLESS: Duration = Duration::from_millis(1);
 
 /// How an engine ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
     /// By SIGKILL, and at that moment each connection has bytes waiting in its socket.
     Kill,
-    /// By `vonic engine restart`, while far ends speak all the time.
+    /// By `vonic engine restart`; at the old engine's end every far end says something.
     Restart,
 }
 
@@ -86,8 +86,9 @@ impl Crowd {
 
     /// When the last byte of the old engine came.
     fn restart(&mut self, vonicd: &Vonicd, pidfd: &OwnedFd) -> Result<Instant> {
-        let pause = self.pause();
-        self.far.speak(RESTLESS)?;
+        let (count, pause) = (self.len(), self.pause());
+        // One tells how long the old engine serves; the others' rounds would only be in its way.
+        self.far.speak(1, RESTLESS)?;
         thread::scope(|scope| {
             let asked = scope.spawn(|| vonicd.vonic_text(&["engine", "restart"]));
             let end = Instant::now() + LOST;
@@ -95,13 +96,13 @@ impl Crowd {
                 ensure!(Instant::now() < end, "the engine is not replaced");
                 self.turn(Instant::now() + Duration::from_millis(1))?;
             }
+            let _round = self.far.begin_round()?;
             self.drain()?;
             self.forget();
             let last = self.newest.unwrap_or_else(Instant::now);
             // The rest of the takeover is served before the answer is waited for.
-            let count = self.len();
             self.serve_until("new byte on every connection", LOST, |crowd| Ok(crowd.heard == count))?;
-            self.far.speak(pause)?;
+            self.far.speak(count, pause)?;
             self.serve(Duration::from_millis(100))?;
             asked.join().map_err(|_| anyhow!("vonic engine restart"))??;
             Ok(last)
