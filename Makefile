@@ -8,12 +8,24 @@ GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
 AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
-.PHONY: build testbed fmt lint test long-test fuzz demo bench bench-takeover bench-micro
+# A vonicd that writes the formats after this one's, which tests upgrade to: its own folder, so that nobody takes it for the other.
+NEXT_BUILD := cargo build --quiet -p vonic-daemon --features next-format --target-dir $(TARGET)/next
+
+# An engine that dies on demand, for tests alone: its own folder, so that nobody takes it for the other.
+CRASH_BUILD := cargo build --quiet -p vonic-daemon --features crash-points --target-dir $(TARGET)/crash
+
+.PHONY: build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
 	$(PEER_BUILD)
 	$(AGENT_BUILD)
+
+next-build:
+	$(NEXT_BUILD)
+
+crash-build:
+	$(CRASH_BUILD)
 
 # Host packages, lab root, kernel and initramfs: once per machine, in /var/cache/vonic-testbed or $$VONIC_TESTBED.
 testbed:
@@ -25,10 +37,11 @@ fmt:
 lint:
 	cargo fmt --all -- --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	cargo clippy --quiet -p vonic-daemon --features crash-points --target-dir $(TARGET)/crash -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
 # Its last line is "N passed, N failed, N skipped".
-test: testbed lint build
+test: testbed lint build next-build crash-build
 	sh tests/support/run.sh
 
 # What takes minutes instead of seconds: the seeded simulation of a TCP leg and its property test; scale, loss and names at length; real
@@ -39,9 +52,18 @@ long-test: testbed build
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
 		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps -- --test-threads=1 --nocapture
 
-# Operation lists against a TCP leg, for SECONDS (600). Needs a nightly compiler and cargo-fuzz (`cargo install cargo-fuzz`).
+# Engines die at random times (KILLS, 2000 in all) and at each labelled point (ENDS, 200), under every number of connections, with loss and
+# without. What is done is noted in $(TARGET)/crash/progress; another run goes on from there.
+crash-test: testbed build crash-build
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
+		VONIC_KILLS=$(or $(KILLS),2000) VONIC_ENDS=$(or $(ENDS),200) \
+		cargo test -p vonic-tests --test e2e_crash_long -- --test-threads=2 --nocapture
+
+# Operation lists against a TCP leg, and migration streams, each for SECONDS (600). Needs a nightly compiler and cargo-fuzz
+# (`cargo install cargo-fuzz`).
 fuzz:
 	cd backend/tcp/fuzz && cargo +nightly fuzz run leg --fuzz-dir . -- -max_len=2000 -max_total_time=$(or $(SECONDS),600)
+	cd backend/migration/fuzz && cargo +nightly fuzz run stream --fuzz-dir . -- -max_len=4000 -max_total_time=$(or $(SECONDS),600)
 
 # Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
 demo: testbed build

@@ -22,6 +22,13 @@ fn kill_engine(bed: &Bed) -> u32 {
     old
 }
 
+/// Has another engine take its place in order.
+fn replace_engine(bed: &Bed) -> u32 {
+    let old = bed.vonicd.engine().unwrap();
+    bed.vonicd.vonic_text(&["engine", "restart"]).unwrap();
+    old
+}
+
 /// Waits for the engine that follows `old`.
 fn wait_engine(bed: &Bed, old: u32) {
     wait_until("another engine", seconds(10), || bed.vonicd.engine().is_ok_and(|engine| engine != old)).unwrap();
@@ -112,7 +119,10 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
 #[test]
 fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     let forward = "[[forward]]\nproto = \"tcp\"\nlisten = \"127.0.0.1:7001\"\nport = 7\n";
-    let bed = Bed::start(&TestConfig::default().vm("a", 2, forward)).unwrap();
+    isolate().unwrap();
+    let world = Netns::new().unwrap();
+    world.cable("world", "198.51.100.1/24", "198.51.100.2/24").unwrap();
+    let bed = Bed::start_here(&TestConfig::default().vm("a", 2, forward)).unwrap();
     let programs = vec![agent_program().unwrap()];
     let config = GuestConfig { programs, ..GuestConfig::new("a", 2, &bed.socket("a")) };
     let mut guest = bed.start_configured(&config).unwrap();
@@ -124,7 +134,7 @@ fn a_guest_is_reached_and_reaches_out_while_engines_die() {
     let reflector = socket("127.0.0.1:0");
     let port = reflector.local_addr().unwrap().port();
     std::thread::spawn(move || vonic_peer::datagrams::reflect(&reflector));
-    let pings = guest.spawn("ping -i 0.1 -c 60 -W 2 192.0.2.1").unwrap();
+    let pings = guest.spawn("ping -i 0.1 -c 60 -W 2 198.51.100.2").unwrap();
     let datagrams = guest.spawn(&format!("vonic-peer datagrams 192.0.2.1:{port} 1400 500")).unwrap();
     for _ in 0..ROUNDS {
         std::thread::sleep(std::time::Duration::from_millis(1100));
@@ -255,10 +265,10 @@ fn counters_go_on() {
     ] {
         assert_eq!(value(&before, name), count, "{name}");
     }
-    for _ in 0..ROUNDS {
-        let old = kill_engine(&bed);
+    for round in 0..ROUNDS {
+        let old = if round == 0 { replace_engine(&bed) } else { kill_engine(&bed) };
         wait_engine(&bed, old);
-        assert_eq!(counted(&bed), before);
+        assert_eq!(counted(&bed), before, "round {round}");
         guest.send(4003, there, b"one more").unwrap();
         receive(&server);
         guest.send(4003, denied, b"denied").unwrap();

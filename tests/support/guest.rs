@@ -434,6 +434,14 @@ impl Job {
         })
     }
 
+    /// Sends it and what it started a signal, by its name.
+    ///
+    /// # Errors
+    /// If the guest does not answer, or it is gone.
+    pub fn signal(&self, guest: &mut Guest, signal: &str) -> Result<()> {
+        guest.must(&format!("kill -{signal} -{}", self.pid), Duration::from_secs(10)).map(drop)
+    }
+
     /// Kills it and what it started.
     ///
     /// # Errors

@@ -4,7 +4,9 @@
 //! it starts ends with it, also if it is killed; whatever it waits for has a deadline; logs and consoles are shown if it fails.
 
 mod bed;
+pub mod churn;
 mod console;
+pub mod crash;
 pub mod crowd;
 pub mod datagram;
 mod directory;
@@ -17,6 +19,7 @@ mod lab;
 pub mod lan;
 pub mod lies;
 pub mod line;
+mod manager;
 mod member;
 pub mod mock;
 mod netns;
@@ -26,6 +29,7 @@ mod qmp;
 pub mod relay;
 mod server;
 mod skip;
+mod successor;
 mod sys;
 pub mod trace;
 pub mod usage;
@@ -41,6 +45,7 @@ pub use directory::TempDir;
 pub use dns::DnsServer;
 pub use guest::{Guest, GuestConfig, Ip4, Job, QemuConfig, Vmm};
 pub use lab::{Lab, agent_program, peer_program};
+pub use manager::ServiceManager;
 pub use member::Member;
 pub use netns::{Netns, ip, isolate};
 pub use process::Process;

@@ -52,6 +52,12 @@ impl PeerServer {
         self.address
     }
 
+    /// The reports of all sessions that did not end well, so far.
+    pub fn failures(&self) -> Vec<String> {
+        let log = self.process.log();
+        log.lines().skip(1).filter(|line| !line.contains("\"error\":null")).map(ToString::to_string).collect()
+    }
+
     /// The next session's report: `peer`, `operation`, `bytes`, `error` (null if it ended well).
     ///
     /// # Errors

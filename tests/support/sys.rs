@@ -94,10 +94,53 @@ pub(crate) fn prepare(command: &mut Command, netns: Option<RawFd>, root: Option<
     unsafe { command.pre_exec(before_exec) };
 }
 
+/// Has `command` find these descriptors at 3 and above (sd_listen_fds(3)), in the order given. None of them may lie there now.
+pub(crate) fn pass(command: &mut Command, fds: &[RawFd]) {
+    let fds = fds.to_vec();
+    let before_exec = move || {
+        for (number, &fd) in (3..).zip(&fds) {
+            // SAFETY: no memory is passed. The copy is not close-on-exec.
+            check(unsafe { libc::dup2(fd, number) })?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(before_exec) };
+}
+
+/// A copy of a descriptor whose number is `least` or above.
+pub(crate) fn copy_above(fd: RawFd, least: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let copy = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })?;
+    // SAFETY: the descriptor is new and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Sends `signal` to a process that this one started and has not reaped.
 pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: no memory is passed.
     check(unsafe { libc::kill(pid as libc::pid_t, signal) }).map(drop)
+}
+
+/// Has processes whose parents end become this one's children (PR_SET_CHILD_SUBREAPER).
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as libc::c_ulong) }).map(drop)
+}
+
+/// Takes the exit code of a child that has ended, or the signal's number below zero. A process that is no child yet has not ended.
+pub(crate) fn reap(pid: u32) -> io::Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: the status is written to a live place.
+    match unsafe { libc::waitpid(pid as libc::pid_t, &raw mut status, libc::WNOHANG) } {
+        0 => Ok(None),
+        -1 => {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) }
+        }
+        _ if libc::WIFEXITED(status) => Ok(Some(libc::WEXITSTATUS(status))),
+        _ => Ok(Some(-libc::WTERMSIG(status))),
+    }
 }
 
 /// Moves the calling thread, and what it starts from now on, into a new network namespace.

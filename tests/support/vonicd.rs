@@ -1,6 +1,7 @@
 //! The service under test, with a configuration of the test's own.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::crash;
 use crate::directory::TempDir;
 use crate::lab;
 use crate::netns::Netns;
 use crate::process::Process;
+use crate::successor::{self, Successor};
+use crate::sys;
 use crate::wait::wait_for;
 
 /// A service with network `default` (192.0.2.0/24, gateway and host_loopback4 192.0.2.1, uplink sockets) and any number of VMs.
@@ -27,12 +31,20 @@ pub struct TestConfig {
     pub vms: BTreeMap<String, String>,
     /// More arguments, for instance `--standalone`.
     pub arguments: Vec<String>,
+    /// The program is the one that dies on demand: see [`Killer`](crate::crash::Killer).
+    pub crash_points: bool,
 }
 
 impl Default for TestConfig {
     fn default() -> TestConfig {
         let network = "subnet4 = \"192.0.2.0/24\"\ngateway4 = \"192.0.2.1\"\nuplink = \"sockets\"\nhost_loopback4 = \"192.0.2.1\"\n";
-        TestConfig { service: String::new(), network: network.to_string(), vms: BTreeMap::new(), arguments: Vec::new() }
+        TestConfig {
+            service: String::new(),
+            network: network.to_string(),
+            vms: BTreeMap::new(),
+            arguments: Vec::new(),
+            crash_points: false,
+        }
     }
 }
 
@@ -64,7 +76,13 @@ impl TestConfig {
             let name = path.file_stem().and_then(|name| name.to_str()).context("a VM's name")?;
             vms.insert(name.to_string(), read(&path)?);
         }
-        Ok(TestConfig { service: service.join("\n"), network: String::new(), vms, arguments: Vec::new() })
+        Ok(TestConfig {
+            service: service.join("\n"),
+            network: String::new(),
+            vms,
+            arguments: Vec::new(),
+            crash_points: false,
+        })
     }
 
     /// Adds a VM with MAC 52:54:00:00:00:NN and address 192.0.2.NN; on a network with subnet6 also 2001:db8::NN, in which NN has the
@@ -104,6 +122,8 @@ impl TestConfig {
 #[derive(Debug)]
 pub struct Vonicd {
     process: Process,
+    /// The one that serves after an upgrade.
+    successor: Option<Successor>,
     directory: PathBuf,
 }
 
@@ -127,8 +147,33 @@ impl Vonicd {
         wrapper: &[&str],
     ) -> Result<Vonicd> {
         config.write(directory)?;
-        let program = lab::built("VONIC_BIN_DIR", "release", "vonicd")?;
-        Vonicd::start_program(directory, config, netns, wrapper, &program)
+        let program = Vonicd::program(config.crash_points)?;
+        Vonicd::start_program(directory, config, (netns, &[]), wrapper, &program)
+    }
+
+    /// As [`Vonicd::start`], as a service manager does it: with an environment, and descriptors with their names.
+    ///
+    /// # Errors
+    /// As [`Vonicd::start`].
+    pub fn start_passing(
+        directory: &TempDir,
+        config: &TestConfig,
+        environment: &[(&str, String)],
+        passed: &[(String, RawFd)],
+    ) -> Result<Vonicd> {
+        config.write(directory)?;
+        let program = Vonicd::program(config.crash_points)?;
+        let names: Vec<&str> = passed.iter().map(|(name, _)| name.as_str()).collect();
+        let more = [("LISTEN_FDS", passed.len().to_string()), ("LISTEN_FDNAMES", names.join(":"))];
+        let variables = environment.iter().chain(&more).map(|(name, value)| format!("{name}={value}"));
+        let mut wrapper: Vec<String> = vec!["env".into()];
+        wrapper.extend(variables);
+        wrapper.extend(["sh", "-c", "export LISTEN_PID=$$; exec \"$0\" \"$@\""].map(String::from));
+        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+        let copies: Vec<OwnedFd> =
+            passed.iter().map(|(_, fd)| sys::copy_above(*fd, 200)).collect::<std::io::Result<_>>()?;
+        let numbers: Vec<RawFd> = copies.iter().map(AsRawFd::as_raw_fd).collect();
+        Vonicd::start_program(directory, config, (None, &numbers), &wrapper, &program)
     }
 
     /// Starts it as an ordinary user: all its files are the user's, it has no capability and can get none, its programs lie where the
@@ -146,7 +191,7 @@ impl Vonicd {
         let wrapper = ["prlimit", "--nofile=1024:4096", "setpriv", &uid, &gid, "--clear-groups", "--bounding-set=-all"];
         // A change of credentials clears what the test has asked for (prctl(2)).
         let more = ["--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--pdeathsig=SIGKILL"];
-        Vonicd::start_program(directory, config, None, &[&wrapper[..], &more].concat(), &program)
+        Vonicd::start_program(directory, config, (None, &[]), &[&wrapper[..], &more].concat(), &program)
     }
 
     /// Puts the program where every user can run it.
@@ -159,10 +204,34 @@ impl Vonicd {
         Ok(program)
     }
 
+    /// The command `vonic`.
+    ///
+    /// # Errors
+    /// If it has not been built.
+    pub fn client() -> Result<PathBuf> {
+        lab::built("VONIC_BIN_DIR", "release", "vonic")
+    }
+
+    /// The variant that writes the formats after this one's, as a newer vonicd would.
+    ///
+    /// # Errors
+    /// If it has not been built.
+    pub fn of_next_format() -> Result<PathBuf> {
+        lab::built("VONIC_NEXT_BIN_DIR", "next/debug", "vonicd")
+    }
+
+    /// Where it was built, with its crash points or as it is released.
+    ///
+    /// # Errors
+    /// If it was not.
+    pub fn program(crash_points: bool) -> Result<PathBuf> {
+        if crash_points { crash::program() } else { lab::built("VONIC_BIN_DIR", "release", "vonicd") }
+    }
+
     fn start_program(
         directory: &TempDir,
         config: &TestConfig,
-        netns: Option<&Netns>,
+        (netns, passed): (Option<&Netns>, &[RawFd]),
         wrapper: &[&str],
         program: &Path,
     ) -> Result<Vonicd> {
@@ -172,8 +241,12 @@ impl Vonicd {
         words.extend(config.arguments.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env("RUST_BACKTRACE", "1");
+        if config.crash_points {
+            command.env("VONIC_CRASH", crash::folder(directory)?);
+        }
+        sys::pass(&mut command, passed);
         let process = Process::start("vonicd", &mut command, netns, &directory.path().join("vonicd.log"))?;
-        let mut vonicd = Vonicd { process, directory: directory.path().to_path_buf() };
+        let mut vonicd = Vonicd { process, successor: None, directory: directory.path().to_path_buf() };
         vonicd.wait_ready()?;
         Ok(vonicd)
     }
@@ -282,11 +355,42 @@ impl Vonicd {
         stats["copied_bytes"][path].as_u64().with_context(|| format!("copied_bytes.{path} in {stats}"))
     }
 
+    /// `vonic upgrade PROGRAM`: another vonicd serves from here on.
+    ///
+    /// # Errors
+    /// If it does not take over, or the one before does not end in good order.
+    pub fn upgrade(&mut self, program: &Path) -> Result<()> {
+        successor::adopt_orphans()?;
+        let report = self.vonic(&["upgrade", &program.display().to_string(), "--json"])?;
+        let pid = report["process"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("its process")?;
+        let code = match self.successor.replace(Successor::new(pid)) {
+            Some(mut older) => older.wait(Duration::from_secs(5))?,
+            None => self.process.wait(Duration::from_secs(5))?.code().unwrap_or(-1),
+        };
+        if code != 0 {
+            bail!("the older vonicd ended with {code}:\n{}", self.log());
+        }
+        Ok(())
+    }
+
+    /// The master's process id.
+    pub fn master(&self) -> u32 {
+        self.successor.as_ref().map_or_else(|| self.process.pid(), Successor::pid)
+    }
+
     /// Asks it to end (SIGTERM) and waits.
     ///
     /// # Errors
     /// If it has not ended in good order after ten seconds.
     pub fn stop(mut self) -> Result<()> {
+        if let Some(mut successor) = self.successor.take() {
+            successor.signal(libc::SIGTERM)?;
+            let code = successor.wait(Duration::from_secs(10))?;
+            if code != 0 {
+                bail!("vonicd ended with {code}:\n{}", self.process.log());
+            }
+            return Ok(());
+        }
         self.process.signal(libc::SIGTERM)?;
         let status = self.process.wait(Duration::from_secs(10))?;
         if !status.success() {
@@ -297,6 +401,7 @@ impl Vonicd {
 
     /// Kills it with SIGKILL and reaps it.
     pub fn kill(&mut self) {
+        self.successor = None;
         self.process.kill();
     }
 

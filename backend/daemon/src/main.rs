@@ -1,11 +1,15 @@
 //! vonicd: the master, and by it the engine. Composition only.
 use clap::Parser;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vonic_control::config::{self, Config, Service};
 use vonic_control::engine::{self, EngineConfig};
-use vonic_front::{EngineLink, MasterConfig, Start};
+use vonic_front::{EngineLink, MasterConfig, MasterError, Start, Upgrade};
+
+/// The argument by which a newer vonicd is started.
+const TAKE_OVER: &str = "--take-over";
 
 /// A virtual offload NIC for many VMs: serves each VM of the configuration as its network card.
 #[derive(Parser)]
@@ -23,11 +27,24 @@ struct Arguments {
     /// How to look behind the head of a socket's queue: by SO_PEEK_OFF, or over scratch memory as on kernels before 6.9.
     #[arg(long, value_name = "MODE", value_parser = ["auto", "offset", "scratch"], default_value = "auto", hide = true)]
     peek: String,
+    /// Take over from an older vonicd, which started this one and speaks to it by standard input: what `vonic upgrade` does.
+    #[arg(long, hide = true, conflicts_with_all = ["check", "standalone"])]
+    take_over: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_target(false).format_timestamp_micros().init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_target(false)
+        .format_timestamp_micros()
+        .init();
+    let engine_config =
+        EngineConfig { config_dir: arguments.config_dir.clone(), peek_mode: engine::peek_mode(&arguments.peek) };
+    let body = move |link: EngineLink, start: Start| engine::run(engine_config.clone(), link, &start);
+    if arguments.take_over {
+        let inspect = |left: &[u8]| engine::left_config(&arguments.config_dir, left).map(|config| master(&config));
+        return end(vonic_front::take_over(inspect, body));
+    }
     let config = match config::load(&arguments.config_dir) {
         Ok(config) => config,
         Err(errors) => {
@@ -42,14 +59,27 @@ fn main() -> ExitCode {
         complain(&unusable(&config.service.runtime_dir, &arguments.config_dir, &error));
         return ExitCode::from(1);
     }
+    let master = master(&config);
+    end(if arguments.standalone { vonic_front::run_standalone(master, body) } else { vonic_front::run(master, body) })
+}
+
+fn master(config: &Config) -> MasterConfig {
+    // A newer vonicd is started as this one was.
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).filter(|argument| argument != TAKE_OVER).collect();
+    arguments.push(TAKE_OVER.into());
+    let upgrade = Upgrade { arguments, essential: engine::CONFIGURATION.into() };
     let Service { heartbeat, quarantine, .. } = config.service;
-    let master = MasterConfig { engine_pid_file: Some(config.service.engine_pid()), heartbeat, quarantine };
-    let peek_mode = engine::peek_mode(&arguments.peek);
-    let engine_config = EngineConfig { config_dir: arguments.config_dir, peek_mode };
-    let body = move |link: EngineLink, start: Start| engine::run(engine_config.clone(), link, &start);
-    let run =
-        if arguments.standalone { vonic_front::run_standalone(master, body) } else { vonic_front::run(master, body) };
-    match run {
+    MasterConfig {
+        engine_pid_file: Some(config.service.engine_pid()),
+        heartbeat,
+        quarantine,
+        upgrade,
+        ..MasterConfig::default()
+    }
+}
+
+fn end(outcome: Result<i32, MasterError>) -> ExitCode {
+    match outcome {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
             log::error!("{error}");

@@ -138,7 +138,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
         let key = (record.descriptor, record.cookie);
         let is_own =
-            |socket: &ForwardSocket| (Some(key.0), Some(key.1)) == (Some(socket.as_raw_fd()), socket.cookie().ok());
+            |socket: &ForwardSocket| socket.as_raw_fd() == key.0 && socket.cookie().is_ok_and(|own| own == key.1);
         let known = port.spec.forwards.iter().any(|forward| is_own(&forward.socket));
         known && port.custody.listeners.insert(key, number).is_none()
     }
@@ -193,4 +193,83 @@ fn abandon(records: &mut Records, number: RecordId, record: &Record) {
         drop(DatagramSocket::resume(record.descriptor, record.cookie, record.host.ip()));
     }
     records.free(number);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use vonic_record::Checkpoint;
+    use vonic_uplink::{Listener, UdpListener};
+
+    fn records() -> (Arc<Checkpoint>, Records) {
+        let checkpoint = Arc::new(Checkpoint::create(8).unwrap());
+        (Arc::clone(&checkpoint), Records::new(checkpoint))
+    }
+
+    fn address(n: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, n)
+    }
+
+    fn claimed(checkpoint: &Checkpoint) -> Vec<(u64, IpAddr)> {
+        checkpoint.records().map(|(_, record)| (record.session, record.guest.ip())).collect()
+    }
+
+    #[test]
+    fn what_a_port_listens_on_has_a_record_and_nothing_else_has() {
+        let (checkpoint, mut records) = records();
+        let any = || "127.0.0.1:0".parse().unwrap();
+        let tcp = ForwardSocket::Tcp(Arc::new(Listener::bind(any(), None).unwrap()));
+        let udp = ForwardSocket::Udp(Arc::new(UdpListener::bind(any(), None).unwrap()));
+        let mut custody = Custody::default();
+        let descriptors = |checkpoint: &Checkpoint| checkpoint.records().map(|(_, r)| r.descriptor).collect::<Vec<_>>();
+        custody.set_listeners([&tcp, &udp].into_iter(), &mut records);
+        assert_eq!(descriptors(&checkpoint), [tcp.as_raw_fd(), udp.as_raw_fd()]);
+        // A reload that keeps one and drops the other.
+        custody.set_listeners([&udp].into_iter(), &mut records);
+        assert_eq!(checkpoint.records().map(|(id, _)| id).collect::<Vec<_>>(), [1]);
+        let (_, record) = checkpoint.records().next().unwrap();
+        assert_eq!(
+            (record.kind, record.descriptor, record.cookie),
+            (Kind::Listener, udp.as_raw_fd(), udp.cookie().unwrap())
+        );
+        custody.end(&mut records);
+        assert_eq!((checkpoint.records().count(), checkpoint.free_numbers().count()), (0, 8));
+    }
+
+    #[test]
+    fn records_follow_claims_and_take_room_once() {
+        let (checkpoint, mut records) = records();
+        let (mut custody, mut claims) = (Custody::default(), Claims::default());
+        for n in 1..=9 {
+            claims.add(address(n));
+            custody.set_claims(7, &claims, &mut records);
+            custody.set_claims(7, &claims, &mut records);
+        }
+        let mut now = claimed(&checkpoint);
+        now.sort();
+        assert_eq!(now, [6, 7, 8, 9].map(|n| (7, address(n).into())));
+        claims.remove(address(7));
+        custody.set_claims(7, &claims, &mut records);
+        assert_eq!(checkpoint.free_numbers().count(), 5);
+        custody.set_claims(7, &Claims::default(), &mut records);
+        assert_eq!(claimed(&checkpoint), []);
+    }
+
+    #[test]
+    fn without_room_nothing_is_promised() {
+        let (checkpoint, mut records) = records();
+        while records.keep(&Record::endless(Kind::Claim, 1, (-1, 0), Bits::default()), None).is_some() {}
+        let mut claims = Claims::default();
+        claims.add(address(1));
+        let mut custody = Custody::default();
+        custody.set_claims(7, &claims, &mut records);
+        assert!(
+            custody.claims.iter().all(Option::is_none) && claimed(&checkpoint).iter().all(|(session, _)| *session == 1)
+        );
+        // As soon as there is room, it has its record.
+        records.free(0);
+        custody.set_claims(7, &claims, &mut records);
+        assert_eq!(claimed(&checkpoint)[0], (7, address(1).into()));
+    }
 }

@@ -7,6 +7,7 @@
 
 mod bridged;
 mod command;
+mod crash;
 mod custody;
 mod datagram;
 mod flow;

@@ -1,5 +1,6 @@
 //! A port's ring with its two event descriptors.
 use crate::command::RingCommand;
+use crate::crash::crash_point;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -193,6 +194,7 @@ impl Ring {
         }
         let Some(split) = &mut self.split else { return };
         split.publish();
+        crash_point!("used-before-call");
         if split.call_needed()
             && let Some(mut call) = self.call.as_ref()
         {

@@ -68,6 +68,11 @@ pub enum ToMaster {
     },
     /// The engine serves.
     Ready,
+    /// A newer vonicd is to take over everything. Answered by [`ToEngine::Upgraded`], to whatever engine there is by then.
+    Upgrade {
+        /// Its program.
+        path: PathBuf,
+    },
     /// The answer to [`ToEngine::Ping`] of whoever takes in what the master says.
     Pong {
         /// As asked.
@@ -112,6 +117,13 @@ pub enum ToEngine {
     Marked {
         /// As asked.
         number: u64,
+    },
+    /// How the last upgrade ended.
+    Upgraded {
+        /// How many there were, those that failed too.
+        number: u64,
+        /// Why it failed, if it did.
+        error: Option<String>,
     },
     /// A sign of life is wanted: of whoever takes this in by [`ToMaster::Pong`], of each worker in the checkpoint's header
     /// ([`vonic_record::Header::answer`]).
@@ -242,6 +254,11 @@ impl MasterLink {
         let socket = UnixDatagram::from(socket);
         socket.set_nonblocking(true)?;
         Ok(MasterLink { socket, unsent: std::collections::VecDeque::new() })
+    }
+
+    /// One that leads nowhere, until there is an engine.
+    pub(crate) fn none() -> io::Result<MasterLink> {
+        MasterLink::new(sys::seqpacket_pair()?.0)
     }
 
     /// Sends, in order, now or when [`MasterLink::flush`] is called.

@@ -89,6 +89,8 @@ pub(crate) struct Connection {
     patience: Duration,
     /// Codes that were declined, and logged.
     declined: BTreeSet<u32>,
+    /// Another master has it too: dropped here, it goes on there.
+    pub(crate) shared: bool,
 }
 
 impl Connection {
@@ -106,6 +108,7 @@ impl Connection {
             due: Some(now + patience),
             patience,
             declined: BTreeSet::new(),
+            shared: false,
         }
     }
 
@@ -304,6 +307,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if self.shared {
+            return;
+        }
         // Closing is not enough where the other side holds a duplicate.
         let _ = self.vmm.shutdown(Shutdown::Both);
         if let Some(session) = &self.session {

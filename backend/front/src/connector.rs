@@ -1,4 +1,5 @@
 //! Client mode: the VMM listens, vonic connects to it, again and again for as long as there is nobody.
+use crate::handover::Door;
 use crate::sys;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -51,6 +52,24 @@ impl Connector {
     /// To be tried at once.
     pub(crate) fn new(path: &Path, now: Instant) -> Connector {
         Connector { path: path.into(), state: State::Waiting { next: now, delay: FIRST_DELAY }, told: None }
+    }
+
+    pub(crate) fn save(&self) -> Door {
+        // What is in the way is told again by the next master.
+        let Connector { path, state, told: _ } = self;
+        let (connected, delay) = match *state {
+            State::Waiting { next: _, delay } => (false, delay),
+            State::Connected { since: _, delay } => (true, delay),
+        };
+        Door::Connector { path: path.clone(), connected, delay_ms: delay.as_millis() as u64 }
+    }
+
+    /// What another master has saved.
+    pub(crate) fn restore(path: PathBuf, connected: bool, delay_ms: u64, now: Instant) -> Connector {
+        let delay = Duration::from_millis(delay_ms).clamp(FIRST_DELAY, LAST_DELAY);
+        let state =
+            if connected { State::Connected { since: now, delay } } else { State::Waiting { next: now, delay } };
+        Connector { path, state, told: None }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -103,11 +103,38 @@ pub(crate) struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    /// To be called when the master's own descriptors are open, and nothing else is.
-    pub(crate) fn new(body: Body<'a>, pid_file: Option<&Path>) -> io::Result<Maker<'a>> {
-        let pid_file = pid_file.map(|path| PidFile(path.to_path_buf()));
+    /// To be called when the master's own descriptors are open, and nothing else is but `others`, which come and go.
+    pub(crate) fn new(
+        body: Body<'a>,
+        pid_file: Option<&Path>,
+        others: impl Iterator<Item = RawFd>,
+    ) -> io::Result<Maker<'a>> {
         let checkpoint = checkpoint()?;
-        Ok(Maker { body, checkpoint, pid_file, own: sys::open_descriptors()? })
+        let mut own = sys::open_descriptors()?;
+        for fd in others {
+            own.remove(&fd);
+        }
+        Ok(Maker::resume(body, pid_file, checkpoint, own))
+    }
+
+    /// As another master's, whose checkpoint this is; `own` are this master's descriptors.
+    pub(crate) fn resume(
+        body: Body<'a>,
+        pid_file: Option<&Path>,
+        checkpoint: Arc<Checkpoint>,
+        own: BTreeSet<RawFd>,
+    ) -> Maker<'a> {
+        Maker { body, checkpoint, pid_file: pid_file.map(|path| PidFile(path.to_path_buf())), own }
+    }
+
+    /// Another master writes the file from here on.
+    pub(crate) fn leave_pid_file(&mut self) {
+        std::mem::forget(self.pid_file.take());
+    }
+
+    /// Whether a descriptor has been the master's own since before the first engine.
+    pub(crate) fn owns(&self, fd: RawFd) -> bool {
+        self.own.contains(&fd)
     }
 
     /// Makes a process that waits until it is to be an engine. In that process this does not return.
@@ -197,7 +224,7 @@ impl Deaths {
     /// An engine that has lived so long has served: what killed those before it is not what killed it.
     const LONG: Duration = Duration::from_secs(1);
     /// So many within the window are followed at once.
-    const FREE: usize = 3;
+    const FREE: usize = if cfg!(feature = "crash-points") { usize::MAX - 1 } else { 3 };
     const FIRST_DELAY: Duration = Duration::from_millis(100);
     const LAST_DELAY: Duration = Duration::from_secs(5);
 

@@ -1,4 +1,5 @@
 //! What a VMM's session consists of: enough to bring a fresh backend to the same state, without the VMM.
+use crate::handover::MessageState;
 use crate::memory::{Effective, Table};
 use crate::message::{Message, Request};
 use std::collections::BTreeMap;
@@ -68,6 +69,14 @@ impl Journal {
         let session = [&self.owner, &self.protocol, &self.backend_channel, &self.features].map(Option::as_ref);
         let rings = self.rings.values().flat_map(BTreeMap::values);
         session.into_iter().flatten().chain(self.memory.message()).chain(&self.log).chain(rings)
+    }
+
+    /// Messages that bring an empty journal to this state, noted in their order.
+    pub(crate) fn save(&self) -> Vec<MessageState> {
+        let Journal { owner, protocol, backend_channel, features, memory, log, rings } = self;
+        let session = [owner, protocol, backend_channel, features].map(Option::as_ref);
+        let rings = rings.values().flat_map(BTreeMap::values);
+        session.into_iter().flatten().chain(memory.message()).chain(log).chain(rings).map(Message::save).collect()
     }
 
     /// GET_VRING_BASE: the crates drop kick and call, and a VMM sets base and addresses anew before it starts the ring

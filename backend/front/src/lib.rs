@@ -12,6 +12,7 @@ mod channel;
 mod connection;
 mod connector;
 mod engine;
+mod handover;
 mod heartbeat;
 mod history;
 mod journal;
@@ -22,7 +23,10 @@ mod memory;
 mod message;
 mod request;
 mod run;
+mod service;
 mod sys;
+mod takeover;
+mod upgrade;
 mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
@@ -31,6 +35,8 @@ pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
+pub use takeover::take_over;
+pub use upgrade::Upgrade;
 
 #[cfg(test)]
 mod testing;

@@ -1,9 +1,11 @@
 //! Unix sockets at paths: taken over from the dead, never from the living.
+use crate::handover::Door;
+use crate::service::Passed;
 use crate::sys;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -43,6 +45,10 @@ pub(crate) struct Listener {
     path: PathBuf,
     /// Device and inode: the file is only removed if it is still this one.
     file: (u64, u64),
+    /// Who started vonic made it, and removes it.
+    lent: bool,
+    /// Another master has it too: dropped here, it goes on there.
+    pub(crate) shared: bool,
 }
 
 impl Listener {
@@ -52,10 +58,34 @@ impl Listener {
         clear(path)?;
         let socket = UnixListener::from(sys::bind(path).map_err(failed)?);
         let file = fs::symlink_metadata(path).map_err(failed)?;
-        let listener = Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()) };
+        let listener =
+            Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()), lent: false, shared: false };
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o777)).map_err(failed)?;
         sys::listen(listener.socket.as_fd()).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// One that the service manager has passed, for its path.
+    pub(crate) fn passed(passed: Passed, path: &Path) -> Result<Listener, ListenError> {
+        let file = fs::symlink_metadata(path).map_err(|e| ListenError::Io(path.to_path_buf(), e))?;
+        let Passed { socket, lent, .. } = passed;
+        log::info!("{}: this socket is the service manager's", path.display());
+        Ok(Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()), lent, shared: false })
+    }
+
+    /// Whether who started vonic made it, and removes it.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
+    }
+
+    pub(crate) fn save(&self) -> Door {
+        let Listener { socket, path, file, lent, shared: _ } = self;
+        Door::Listener { path: path.clone(), socket: socket.as_raw_fd(), file: *file, lent: *lent }
+    }
+
+    /// What another master has saved; it has it as well until it ends.
+    pub(crate) fn restore(socket: OwnedFd, path: PathBuf, file: (u64, u64), lent: bool) -> Listener {
+        Listener { socket: UnixListener::from(socket), path, file, lent, shared: true }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -86,6 +116,9 @@ impl AsRawFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if self.lent || self.shared {
+            return;
+        }
         let same = |file: fs::Metadata| (file.dev(), file.ino()) == self.file;
         if fs::symlink_metadata(&self.path).is_ok_and(same) {
             let _ = fs::remove_file(&self.path);

@@ -3,7 +3,9 @@ use crate::channel::{MasterLink, ToEngine, ToMaster};
 use crate::connection::{Connection, End};
 use crate::engine::{Engine, Maker};
 use crate::run::{MasterConfig, MasterError};
+use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
+use crate::upgrade::Upgrade;
 use crate::watch::{Source, Watch};
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use std::collections::BTreeMap;
@@ -15,10 +17,12 @@ use vmm_sys_util::epoll::EventSet;
 mod entrance;
 mod standby;
 mod succession;
+mod upgrade;
 mod vigil;
 
 use entrance::Entrance;
 use succession::Process;
+use upgrade::Upgrades;
 
 /// How many connections or messages of one source are taken before others get their turn.
 const TURN: usize = 32;
@@ -31,11 +35,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Everything that outlives an engine.
 pub(crate) struct Master<'a> {
     signals: Signals,
+    pub(crate) service: ServiceManager,
     link: MasterLink,
     /// None if the engine is a part of this process.
     process: Option<Process<'a>>,
     /// What an engine leaves for the next, by name.
     kept: BTreeMap<String, OwnedFd>,
+    upgrades: Upgrades,
     watch: Watch,
     entrances: BTreeMap<String, Entrance>,
     connections: BTreeMap<u64, Connection>,
@@ -49,18 +55,28 @@ pub(crate) struct Master<'a> {
 
 impl<'a> Master<'a> {
     /// Of an engine that is another process, and its successors.
-    pub(crate) fn new(signals: Signals, engine: Engine, maker: Maker<'a>, config: &MasterConfig) -> Master<'a> {
+    pub(crate) fn new(
+        signals: Signals,
+        engine: Engine,
+        maker: Maker<'a>,
+        config: &MasterConfig,
+        service: ServiceManager,
+    ) -> Master<'a> {
         let Engine { pid, pidfd, link } = engine;
-        Master { process: Some(Process::new((pid, pidfd), maker, config)), ..Master::standalone(signals, link) }
+        let upgrades = Upgrades::new(config.upgrade.clone());
+        let process = Some(Process::new(Some((pid, pidfd)), maker, config));
+        Master { process, upgrades, service, ..Master::standalone(signals, link) }
     }
 
     /// Of an engine in this same process.
     pub(crate) fn standalone(signals: Signals, link: MasterLink) -> Master<'a> {
         Master {
             signals,
+            service: ServiceManager::default(),
             link,
             process: None,
             kept: BTreeMap::new(),
+            upgrades: Upgrades::new(Upgrade::default()),
             watch: Watch::default(),
             entrances: BTreeMap::new(),
             connections: BTreeMap::new(),
@@ -73,15 +89,27 @@ impl<'a> Master<'a> {
 
     /// How it ended, once it has.
     pub(crate) fn outcome(&mut self) -> Option<Result<i32, MasterError>> {
-        self.outcome.take()
+        let outcome = self.outcome.take()?;
+        self.give_up(&match &outcome {
+            Ok(code) => format!("its engine ended with code {code}"),
+            Err(e) => e.to_string(),
+        });
+        Some(outcome)
     }
 
     /// The earliest thing that is due without an event.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let connections = self.connections.values().filter_map(Connection::due);
-        let entrances = self.entrances.values().filter_map(Entrance::due);
+        let is_open = !self.upgrades.is_provisional();
+        let entrances = self.entrances.values().filter(|_| is_open).filter_map(Entrance::due);
         let engine = self.process.as_ref().and_then(|process| process.due(self.stopping));
-        connections.chain(entrances).chain(self.kill).chain(engine).min()
+        connections
+            .chain(entrances)
+            .chain(self.kill)
+            .chain(engine)
+            .chain(self.upgrades.due())
+            .chain(self.service.due())
+            .min()
     }
 
     /// Does what is due by now.
@@ -92,12 +120,17 @@ impl<'a> Master<'a> {
         for (session, end) in ends {
             self.end(session, &end, ops);
         }
-        self.tick_entrances(now, ops);
+        if !self.upgrades.is_provisional() {
+            self.tick_entrances(now, ops);
+        }
+        self.tick_upgrade(now, ops);
         if self.process.as_ref().and_then(Process::next).is_some_and(|due| due <= now) {
             self.start_engine(now, ops);
         }
         self.tick_standby(now, ops);
         self.tick_heartbeat(now);
+        let is_well = self.process.as_ref().is_none_or(|process| process.served && process.pidfd().is_some());
+        self.service.tick(now, is_well || self.stopping);
         if self.kill.is_some_and(|limit| limit <= now) {
             self.kill = None;
             log::error!("the engine did not stop within {:?}: it is killed", STOP_LIMIT);
@@ -118,13 +151,20 @@ impl<'a> Master<'a> {
     fn on_signal(&mut self, now: Instant) {
         while let Some(signal) = self.signals.next() {
             match signal {
-                libc::SIGHUP if self.process.as_mut().is_some_and(Process::defer_reload) => {}
-                libc::SIGHUP => self.link.send(&ToEngine::Reload),
+                libc::SIGHUP if self.stopping => {}
+                libc::SIGHUP => {
+                    self.service.reloading();
+                    if !self.process.as_mut().is_some_and(Process::defer_reload) {
+                        self.link.send(&ToEngine::Reload);
+                    }
+                }
                 _ if self.process.as_ref().is_some_and(|process| process.pidfd().is_none()) => {
                     self.outcome = Some(Ok(0));
                 }
                 _ if !self.stopping => {
                     log::info!("stopping");
+                    self.service.stopping();
+                    self.release_entrances();
                     self.link.send(&ToEngine::Stop);
                     self.stopping = true;
                     self.kill = Some(now + STOP_LIMIT);
@@ -167,8 +207,18 @@ impl<'a> Master<'a> {
                 self.end(session, &End::Fault("the engine has no session for this VM now".into()), ops);
             }
             ToMaster::Keep { name, fd } => self.keep(name, fd),
-            ToMaster::Mark { number } => self.link.send(&ToEngine::Marked { number }),
-            ToMaster::Ready => self.on_ready(now, ops),
+            ToMaster::Mark { number } => {
+                self.link.send(&ToEngine::Marked { number });
+                self.service.reloaded();
+            }
+            ToMaster::Ready => {
+                self.on_ready(now, ops);
+                match self.upgrades.is_provisional() {
+                    true => self.tell_older(),
+                    false => self.service.ready(),
+                }
+            }
+            ToMaster::Upgrade { path } => self.begin_upgrade(&path, now, ops),
             ToMaster::Pong { number } => self.on_pong(number),
             ToMaster::Replace => self.replace_engine(ops),
             ToMaster::Forgive { vm } => self.forgive(vm),
@@ -195,7 +245,7 @@ impl<'a> Master<'a> {
 
     fn on_vmm(&mut self, session: u64, events: EventSet, now: Instant, ops: &mut EventOps) {
         let Some(connection) = self.connections.get_mut(&session) else { return };
-        let result = if connection.reads_vmm() {
+        let result = if connection.reads_vmm() && !self.upgrades.is_provisional() {
             connection.vmm_ready(now)
         } else if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
             Err(End::Vmm)
@@ -218,7 +268,8 @@ impl<'a> Master<'a> {
             return self.end(session, &end, ops);
         }
         let Some(connection) = self.connections.get(&session) else { return };
-        let interest = if connection.reads_vmm() { EventSet::IN } else { EventSet::empty() };
+        let interest =
+            if connection.reads_vmm() && !self.upgrades.is_provisional() { EventSet::IN } else { EventSet::empty() };
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), interest);
         if let Some(fd) = connection.session_fd() {
             self.watch.set(ops, fd, Source::Session(session), EventSet::IN);
@@ -273,6 +324,8 @@ impl MutEventSubscriber for Master<'_> {
             Some(Source::Listener(name)) => self.on_listener(&name, now, ops),
             Some(Source::Vmm(session)) => self.on_vmm(session, events.event_set(), now, ops),
             Some(Source::Session(session)) => self.on_session(session, now, ops),
+            Some(Source::Candidate) => self.on_candidate(now, ops),
+            Some(Source::Older) => self.on_older(now, ops),
             None => {}
         }
         self.watch_link(ops);
@@ -284,5 +337,6 @@ impl MutEventSubscriber for Master<'_> {
             self.watch.set(ops, engine.as_raw_fd(), Source::Engine, EventSet::IN);
         }
         self.watch_link(ops);
+        self.begin_provisionally(ops);
     }
 }

@@ -1,4 +1,5 @@
 //! The memory map that a VMM sends: checked before the engine maps anything of it.
+use crate::handover::RegionState;
 use crate::message::Message;
 use crate::sys;
 use std::fmt;
@@ -130,6 +131,15 @@ impl Table {
         let (regions, fds): (Vec<Region>, Vec<OwnedFd>) = regions.into_iter().unzip();
         apart(&regions)?;
         Ok((Message { code, flags, body: table(&regions), fds }, Table(regions), sealed))
+    }
+
+    pub(crate) fn save(&self) -> Vec<RegionState> {
+        let Table(regions) = self;
+        regions.iter().map(|&Region { guest, size, user, offset }| [guest, size, user, offset]).collect()
+    }
+
+    pub(crate) fn restore(state: &[RegionState]) -> Table {
+        Table(state.iter().map(|&[guest, size, user, offset]| Region { guest, size, user, offset }).collect())
     }
 
     /// Checks ADD_MEM_REG and takes its region in, if this table has room for it. True: its file is sealed as in

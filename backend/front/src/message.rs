@@ -1,5 +1,6 @@
 //! vhost-user framing: a 12-byte header, at most 4096 bytes, at most 32 descriptors (vhost-user specification, "Message
 //! Specification"). Numbers are in the host's byte order.
+use crate::handover::{MessageState, Numbers};
 use crate::sys;
 use std::fmt;
 use std::io;
@@ -147,6 +148,22 @@ impl Message {
         Ok(Message { code: self.code, flags: self.flags, body: self.body.clone(), fds })
     }
 
+    pub(crate) fn save(&self) -> MessageState {
+        let Message { code, flags, body, fds } = self;
+        MessageState {
+            code: *code,
+            flags: *flags,
+            body: body.clone(),
+            fds: fds.iter().map(AsRawFd::as_raw_fd).collect(),
+        }
+    }
+
+    pub(crate) fn restore(state: MessageState, numbers: &mut Numbers) -> io::Result<Message> {
+        let MessageState { code, flags, body, fds } = state;
+        let fds = fds.into_iter().map(|fd| numbers.take(fd)).collect::<io::Result<_>>()?;
+        Ok(Message { code, flags, body, fds })
+    }
+
     /// The request, if the front knows it.
     pub fn request(&self) -> Option<Request> {
         Request::from_code(self.code)
@@ -265,6 +282,21 @@ impl Reader {
                 Err(e) => return Err(ReadError::Io(e)),
             }
         }
+    }
+
+    /// What is there of the next message.
+    pub(crate) fn save(&self) -> MessageState {
+        let Reader { bytes, fds } = self;
+        MessageState {
+            body: bytes.clone(),
+            fds: fds.iter().map(AsRawFd::as_raw_fd).collect(),
+            ..MessageState::default()
+        }
+    }
+
+    pub(crate) fn restore(state: MessageState, numbers: &mut Numbers) -> io::Result<Reader> {
+        let Message { body: bytes, fds, .. } = Message::restore(state, numbers)?;
+        Ok(Reader { bytes, fds })
     }
 
     /// Descriptors of a message that is not all there yet.

@@ -8,6 +8,7 @@ use crate::sys;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
+mod custody;
 mod migration;
 
 use migration::{Log, Transfer};

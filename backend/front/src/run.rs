@@ -2,7 +2,9 @@
 use crate::channel::{Begin, EngineLink, MasterLink};
 use crate::engine::{Maker, PidFile, Start, checkpoint};
 use crate::master::Master;
+use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
+use crate::upgrade::Upgrade;
 use event_manager::{EventManager, SubscriberOps};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 pub struct MasterConfig {
     /// Where the running engine's process number is written, if anywhere.
     pub engine_pid_file: Option<PathBuf>,
+    /// How a newer vonicd takes over from this one.
+    pub upgrade: Upgrade,
     /// How long a worker may take to give a sign of life before the engine is held for dead; `None`: for ever.
     pub heartbeat: Option<Duration>,
     /// Whether a VM at whose port two engines died within ten minutes is left alone by the next.
@@ -40,6 +44,8 @@ pub enum MasterError {
     System(&'static str, io::Error),
     /// The event loop.
     Events(event_manager::Error),
+    /// This vonicd could not take over from an older one, which goes on.
+    TakeOver(String),
     /// The master's thread ended badly (standalone only).
     Thread,
 }
@@ -53,6 +59,7 @@ impl fmt::Display for MasterError {
             }
             MasterError::System(what, e) => write!(f, "{what}: {e}"),
             MasterError::Events(e) => write!(f, "the master's event loop failed: {e}"),
+            MasterError::TakeOver(why) => write!(f, "not taking over: {why}"),
             MasterError::Thread => write!(f, "the master's thread ended badly"),
         }
     }
@@ -82,17 +89,21 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MasterErro
 /// [`MasterError::EngineDied`] if the last engine was killed; [`MasterError::Threads`] if this process is not single-threaded
 /// at the call.
 pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
-    let threads = fs::read_dir("/proc/self/task").map_err(system("threads cannot be counted"))?.count();
-    if threads != 1 {
-        return Err(MasterError::Threads(threads));
-    }
+    alone()?;
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;
-    let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref());
+    let service = ServiceManager::find(false);
+    let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref(), service.descriptors());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
     let engine = maker.start(None, &Begin::default())?;
-    serve(manager, Master::new(signals, engine, maker, &config))
+    serve(manager, Master::new(signals, engine, maker, &config, service))
+}
+
+/// Whether this process can be cloned: it has one thread.
+pub(crate) fn alone() -> Result<(), MasterError> {
+    let threads = fs::read_dir("/proc/self/task").map_err(system("threads cannot be counted"))?.count();
+    if threads == 1 { Ok(()) } else { Err(MasterError::Threads(threads)) }
 }
 
 /// As [`run`], for debugging: the engine runs on the calling thread of this same process, the master on one of its own.
@@ -126,7 +137,10 @@ pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Star
     }
 }
 
-fn serve<'a>(mut manager: EventManager<Rc<RefCell<Master<'a>>>>, master: Master<'a>) -> Result<i32, MasterError> {
+pub(crate) fn serve<'a>(
+    mut manager: EventManager<Rc<RefCell<Master<'a>>>>,
+    master: Master<'a>,
+) -> Result<i32, MasterError> {
     let master = Rc::new(RefCell::new(master));
     let id = manager.add_subscriber(Rc::clone(&master));
     loop {

@@ -7,15 +7,18 @@ mod socket;
 mod table;
 
 pub(crate) use process::{
-    Cloned, Ended, clone_sharing_files, descriptor_limit, die_with_parent, exit_now, is_stopped, kill, kill_self,
-    no_core_dump, pidfd_open, raise_descriptor_limit, reap,
+    Cloned, Ended, adopt_orphans, clone_sharing_files, descriptor_limit, die_with_parent, exit_now, is_stopped, kill,
+    kill_self, monotonic, no_core_dump, pidfd_open, raise_descriptor_limit, reap, reap_all,
 };
 pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{
-    adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive, seqpacket_pair,
+    SCM_MAX_FD, adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive,
+    receive_many, seqpacket_pair,
 };
 
-pub(crate) use table::{Swept, accepted_at, close_later, memory_file, open_descriptors, sweep};
+pub(crate) use table::{
+    Swept, accepted_at, close_later, memory_file, move_off, open_descriptors, place, reserve, sweep, take_stdin,
+};
 
 use std::io;
 

@@ -21,6 +21,10 @@ pub(crate) enum Source {
     Vmm(u64),
     /// The engine's side of a connection, by its session.
     Session(u64),
+    /// A newer vonicd that is to take over.
+    Candidate,
+    /// The older vonicd, until it ends.
+    Older,
 }
 
 /// The watched descriptors. Each is forgotten before it is closed: event-manager panics on an event of one that it does

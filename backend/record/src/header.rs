@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The version of the layout. An engine of another one refuses the checkpoint by name.
-pub const VERSION: u32 = 1;
+/// The version of the layout that this one writes. Tests build a variant that writes the next one.
+pub const VERSION: u32 = if cfg!(feature = "next-format") { 2 } else { 1 };
+/// The oldest layout that it goes on with. A checkpoint of any other is refused by name.
+pub const OLDEST: u32 = 1;
 /// Workers that the header has room for.
 pub const WORKERS_MAX: usize = 16;
 const MAGIC: u64 = u64::from_le_bytes(*b"vonicrec");
@@ -26,11 +28,9 @@ impl fmt::Display for CheckpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CheckpointError::Foreign => write!(f, "this is no checkpoint of vonic's"),
-            CheckpointError::Version(version) if *version > VERSION => {
-                write!(f, "this checkpoint is of a newer vonic (format {version}; this one knows {VERSION})")
-            }
             CheckpointError::Version(version) => {
-                write!(f, "this checkpoint is of an older vonic (format {version}; this one knows {VERSION})")
+                let age = if *version > VERSION { "a newer" } else { "an older" };
+                write!(f, "this checkpoint is of {age} vonic (format {version}; this one knows {OLDEST} to {VERSION})")
             }
             CheckpointError::Damaged => write!(f, "this checkpoint is damaged: its sizes contradict each other"),
         }
@@ -69,7 +69,7 @@ impl Header<'_> {
             return Err(CheckpointError::Foreign);
         }
         let version = self.get(word::VERSION) as u32;
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(CheckpointError::Version(version));
         }
         let capacity = usize::try_from(self.get(word::CAPACITY)).unwrap_or(usize::MAX);

@@ -18,7 +18,7 @@ mod record;
 mod sys;
 
 pub use checkpoint::{Checkpoint, FreeNumbers, RecordId};
-pub use header::{CheckpointError, Header, Secrets, VERSION, WORKERS_MAX};
+pub use header::{CheckpointError, Header, OLDEST, Secrets, VERSION, WORKERS_MAX};
 pub use ledger::{Counters, Ledger, name};
 pub use record::{Bits, Kind, Local, Options, Record};
 pub use sys::Shared;

@@ -7,6 +7,8 @@ mod datagram;
 mod forward;
 mod inherited;
 mod link;
+#[cfg(feature = "crash-points")]
+pub mod mutation;
 mod progress;
 mod repair;
 mod socket;

@@ -70,6 +70,8 @@ pub struct HostSocket {
     mode: PeekMode,
     /// Where the kernel's peek cursor stands, from the head of the receive queue.
     cursor: u32,
+    /// The coming close is to be a reset, as it is if nobody comes to close it.
+    aborted: bool,
 }
 
 impl HostSocket {
@@ -134,7 +136,7 @@ impl HostSocket {
     }
 
     fn new(fd: OwnedFd, far: Far, mode: PeekMode) -> io::Result<HostSocket> {
-        let mut socket = HostSocket { fd, far, mode, cursor: 0 };
+        let mut socket = HostSocket { fd, far, mode, cursor: 0, aborted: false };
         socket.rewind()?;
         Ok(socket)
     }
@@ -267,9 +269,17 @@ impl HostSocket {
 
     /// Closes by reset: the peer learns that the guest is gone, or reset. The service reads an end in the middle of a request,
     /// which is all that it needs to know.
-    pub fn abort(self) {
-        // Fails on no open TCP socket (socket(7)); a plain close is then all that is left.
-        let _ = tcp::set_abort_on_close(self.fd.as_fd());
+    pub fn abort(mut self) {
+        self.aborted = true;
+    }
+}
+
+impl Drop for HostSocket {
+    fn drop(&mut self) {
+        if !self.aborted && self.far == Far::World {
+            // Fails on no open TCP socket (socket(7)).
+            let _ = tcp::set_abort_on_close(self.fd.as_fd(), false);
+        }
     }
 }
 

@@ -142,3 +142,26 @@ fn a_service_connection_has_room_until_it_is_full_and_tells_of_its_end() {
     assert!(far.read_to_end(&mut Vec::new()).is_ok());
     assert!(!socket.hang_up_is_reset());
 }
+
+/// What is not asked for is a reset (the kernel's close when vonicd is killed: `e2e_systemd`); what is dropped ends in order.
+#[test]
+fn a_close_that_is_wanted_ends_the_stream_in_order() {
+    let server = TcpListener::bind(any_port()).unwrap();
+    let forward = Listener::bind(any_port(), None).unwrap();
+    let connected = || {
+        let (socket, _) = HostSocket::connect(server.local_addr().unwrap(), PeekMode::Offset).unwrap();
+        (socket, server.accept().unwrap().0)
+    };
+    let accepted = || {
+        let peer = TcpStream::connect(forward.local().unwrap()).unwrap();
+        (HostSocket::accepted(eventually(|| forward.accept().unwrap()), PeekMode::Offset).unwrap(), peer)
+    };
+    for (socket, mut peer) in [connected(), accepted()] {
+        drop(socket);
+        assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+    }
+    for (socket, mut peer) in [connected(), accepted()] {
+        socket.abort();
+        assert_eq!(peer.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}

@@ -3,6 +3,7 @@
 //! The program `vonic-peer` is a thin command line over this library; it is linked statically so that it runs in any guest.
 
 pub mod application;
+pub mod churn;
 pub mod datagrams;
 pub mod many;
 pub mod packet;

@@ -15,9 +15,11 @@ const USAGE: &str = "usage:
   vonic-peer serve ADDRESS:PORT                  answer sessions for ever; one line per session
   vonic-peer send|recv|both ADDRESS:PORT BYTES SEED [STREAMS]
   vonic-peer connections ADDRESS:PORT COUNT [recv]   short connections in sequence: the client ends them, with recv the server
+  vonic-peer churn ADDRESS:PORT THREADS SEED FILE    sessions of every kind, until FILE exists
   vonic-peer application ADDRESS:PORT            applications that do as they are told over a control connection each
   vonic-peer echo ADDRESS:PORT                   send back what comes, on any number of connections
   vonic-peer hold ADDRESS:PORT COUNT FILE        to echo: connections that stay open until FILE exists, with an exchange before and after
+  vonic-peer busy ADDRESS:PORT COUNT FILE        the same, with exchanges all the time
   vonic-peer reflect ADDRESS:PORT                answer datagrams for ever
   vonic-peer datagrams ADDRESS:PORT LARGEST [ROUNDS]     datagrams of 0 to LARGEST bytes, and their answers
   vonic-peer inject INTERFACE HEX[,HEX...] [COUNT]   send raw frames, one after the other
@@ -36,8 +38,10 @@ fn main() -> ExitCode {
         ["application", address] => application(address),
         ["connections", address, count] => connections(address, count, Operation::Echo),
         ["connections", address, count, "recv"] => connections(address, count, Operation::Source),
+        ["churn", address, threads, seed, file] => churn(address, threads, seed, file),
         ["echo", address] => echo(address),
-        ["hold", address, count, file] => hold(address, count, file),
+        ["hold", address, count, file] => hold((address, count), file, many::Held::wait),
+        ["busy", address, count, file] => hold((address, count), file, many::Held::exchange),
         ["reflect", address] => reflect(address),
         ["datagrams", address, largest] => exchange(address, largest, "1"),
         ["datagrams", address, largest, rounds] => exchange(address, largest, rounds),
@@ -100,7 +104,7 @@ fn transfer(operation: &str, address: &str, bytes: &str, seed: &str, streams: &s
         "both" => Operation::Both,
         _ => return Err(USAGE.to_string()),
     };
-    let session = Session { operation, bytes: parse("BYTES", bytes)?, seed: parse("SEED", seed)? };
+    let session = Session { operation, bytes: parse("BYTES", bytes)?, seed: parse("SEED", seed)?, pause: 0 };
     let summary = stream::parallel(parse("ADDRESS:PORT", address)?, &session, parse("STREAMS", streams)?, timeout()?);
     Ok(report(&summary))
 }
@@ -108,6 +112,11 @@ fn transfer(operation: &str, address: &str, bytes: &str, seed: &str, streams: &s
 fn connections(address: &str, count: &str, operation: Operation) -> Outcome {
     let (address, count) = (parse("ADDRESS:PORT", address)?, parse("COUNT", count)?);
     Ok(report(&stream::in_sequence(address, operation, count, timeout()?)))
+}
+
+fn churn(address: &str, threads: &str, seed: &str, file: &str) -> Outcome {
+    let (address, many) = (parse("ADDRESS:PORT", address)?, (parse("THREADS", threads)?, parse("SEED", seed)?));
+    Ok(report(&vonic_peer::churn::churn(address, many, timeout()?, || std::path::Path::new(file).exists())))
 }
 
 fn listen(address: &str) -> Result<TcpListener, String> {
@@ -124,7 +133,7 @@ fn echo(address: &str) -> Outcome {
 }
 
 /// A line for each stage, with the time that it took.
-fn hold(address: &str, count: &str, file: &str) -> Outcome {
+fn hold((address, count): (&str, &str), file: &str, meanwhile: fn(&mut many::Held) -> std::io::Result<()>) -> Outcome {
     let (address, count) = (parse("ADDRESS:PORT", address)?, parse("COUNT", count)?);
     let stage = |name: &str, began: Instant| {
         println!("{{\"stage\":\"{name}\",\"connections\":{count},\"seconds\":{:.6}}}", began.elapsed().as_secs_f64());
@@ -134,7 +143,7 @@ fn hold(address: &str, count: &str, file: &str) -> Outcome {
         let mut held = many::Held::open(address, count, timeout().map_err(std::io::Error::other)?)?;
         stage("open", began);
         while !std::path::Path::new(file).exists() {
-            std::thread::sleep(Duration::from_millis(50));
+            meanwhile(&mut held)?;
         }
         began = Instant::now();
         held.exchange()?;

@@ -93,6 +93,15 @@ impl Held {
         Ok(held)
     }
 
+    /// Lets a moment pass.
+    ///
+    /// # Errors
+    /// None.
+    pub fn wait(&mut self) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(())
+    }
+
     /// Moves bytes there and back on each, and checks them.
     ///
     /// # Errors

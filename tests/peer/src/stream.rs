@@ -6,13 +6,15 @@
 //! | source | checks every byte, answers the count after the FIN, half-closes | sends the stream, half-closes, reads the count |
 //! | both | sends the stream and half-closes, checks every byte meanwhile, reads the count | the same; answers the count when it has all |
 //! | echo | sends a block, reads it back, closes | sends back what it got |
+//! | cut | checks every byte, answers one, expects a reset | sends the stream, reads the byte, resets |
+//! | abandon | sends the stream, reads one byte, resets | checks every byte, answers one, expects a reset |
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::pattern;
+use crate::{pattern, sys};
 
 const MAGIC: &[u8; 8] = b"VONICPER";
 const HEADER: usize = 32;
@@ -29,10 +31,16 @@ pub enum Operation {
     Both,
     /// A block there and back.
     Echo,
+    /// Server to client; the server resets.
+    Cut,
+    /// Client to server; the client resets.
+    Abandon,
 }
 
 impl Operation {
-    const ALL: [Operation; 4] = [Operation::Sink, Operation::Source, Operation::Both, Operation::Echo];
+    /// All there are.
+    pub const ALL: [Operation; 6] =
+        [Operation::Sink, Operation::Source, Operation::Both, Operation::Echo, Operation::Cut, Operation::Abandon];
 }
 
 /// One session's terms.
@@ -44,6 +52,8 @@ pub struct Session {
     pub bytes: u64,
     /// The stream's content; see [`pattern`].
     pub seed: u64,
+    /// Hundredths of a second for which receivers of the stream sleep before they read it.
+    pub pause: u8,
 }
 
 impl Session {
@@ -51,6 +61,7 @@ impl Session {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(MAGIC);
         header[8] = self.operation as u8;
+        header[9] = self.pause;
         header[16..24].copy_from_slice(&self.bytes.to_le_bytes());
         header[24..].copy_from_slice(&self.seed.to_le_bytes());
         header
@@ -61,7 +72,9 @@ impl Session {
         stream.read_exact(&mut header)?;
         let number = |at: usize| header[at..at + 8].iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
         match Operation::ALL.get(usize::from(header[8])) {
-            Some(&operation) if &header[..8] == MAGIC => Ok(Session { operation, bytes: number(16), seed: number(24) }),
+            Some(&operation) if &header[..8] == MAGIC => {
+                Ok(Session { operation, bytes: number(16), seed: number(24), pause: header[9] })
+            }
             _ => Err(invalid("not a session header")),
         }
     }
@@ -92,13 +105,19 @@ fn send(stream: &mut TcpStream, session: &Session) -> io::Result<()> {
 
 /// Reads exactly the stream; a byte more, less or other is an error.
 fn receive(stream: &mut TcpStream, session: &Session) -> io::Result<()> {
+    if session.pause > 0 {
+        thread::sleep(Duration::from_millis(10) * u32::from(session.pause));
+    }
     let mut buffer = vec![0; BLOCK];
     let mut received = 0;
     while received < session.bytes {
         let length = (session.bytes - received).min(BLOCK as u64) as usize;
-        match stream.read(&mut buffer[..length])? {
-            0 => return Err(invalid(format!("ended after {received} of {} bytes", session.bytes))),
-            got => {
+        match stream.read(&mut buffer[..length]) {
+            Ok(0) => return Err(invalid(format!("ended after {received} of {} bytes", session.bytes))),
+            // A read with a timeout ends so when its process was stopped (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("after {received} bytes: {error}"))),
+            Ok(got) => {
                 pattern::check(&buffer[..got], session.seed, received).map_err(|wrong| invalid(wrong.to_string()))?;
                 received += got as u64;
             }
@@ -127,6 +146,25 @@ fn expect_confirmation(stream: &mut TcpStream, session: &Session) -> io::Result<
         return Err(invalid("the receiver counted otherwise"));
     }
     expect_end(stream)
+}
+
+/// The sender's part of a stream that ends by its reset, once the receiver has all of it.
+fn send_and_reset(mut stream: TcpStream, session: &Session) -> io::Result<()> {
+    write_stream(&mut stream, session)?;
+    stream.read_exact(&mut [0])?;
+    sys::reset_on_close(&stream)
+}
+
+/// The receiver's part of it.
+fn receive_and_be_reset(stream: &mut TcpStream, session: &Session) -> io::Result<()> {
+    receive(stream, session)?;
+    stream.write_all(&[1])?;
+    match stream.read(&mut [0]) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        Ok(0) => Err(invalid("an orderly end instead of a reset")),
+        Ok(_) => Err(invalid("more bytes than were sent")),
+        Err(error) => Err(error),
+    }
 }
 
 /// `sender` on one thread, the stream read and checked on this one.
@@ -172,6 +210,8 @@ pub fn client(address: SocketAddr, session: &Session, timeout: Duration) -> io::
             stream.write_all(&block)?;
             receive(&mut stream, session)
         }
+        Operation::Cut => receive_and_be_reset(&mut stream, session),
+        Operation::Abandon => send_and_reset(stream, session),
     }
 }
 
@@ -205,6 +245,8 @@ fn serve_one(stream: &mut TcpStream, timeout: Duration) -> (Option<Session>, io:
             let mut block = vec![0; session.bytes as usize];
             stream.read_exact(&mut block).and_then(|()| stream.write_all(&block)).and_then(|()| expect_end(stream))
         }
+        Operation::Cut => stream.try_clone().and_then(|stream| send_and_reset(stream, &session)),
+        Operation::Abandon => receive_and_be_reset(stream, &session),
     };
     (Some(session), result)
 }
@@ -264,7 +306,7 @@ pub fn in_sequence(address: SocketAddr, operation: Operation, count: u64, timeou
     let start = Instant::now();
     let mut summary = Summary { bytes: 0, connections: 0, elapsed: Duration::ZERO, failures: Vec::new() };
     for index in 0..count {
-        let session = Session { operation, bytes: 64, seed: index + 1 };
+        let session = Session { operation, bytes: 64, seed: index + 1, pause: 0 };
         if let Err(error) = client(address, &session, timeout) {
             summary.failures.push(error);
             break;
@@ -293,7 +335,7 @@ mod tests {
     fn every_operation_ends_well_on_both_sides() {
         let (address, reports) = server();
         for operation in Operation::ALL {
-            let session = Session { operation, bytes: 1_000_003, seed: 11 };
+            let session = Session { operation, bytes: 1_000_003, seed: 11, pause: 1 };
             client(address, &session, Duration::from_secs(10)).unwrap();
             let served = reports.recv_timeout(Duration::from_secs(10)).unwrap();
             assert_eq!(served.session, Some(session));
@@ -302,14 +344,14 @@ mod tests {
         for operation in [Operation::Echo, Operation::Source] {
             assert_eq!(in_sequence(address, operation, 20, Duration::from_secs(10)).connections, 20);
         }
-        let session = Session { operation: Operation::Both, bytes: 65_537, seed: 3 };
+        let session = Session { operation: Operation::Both, bytes: 65_537, seed: 3, pause: 0 };
         assert_eq!(parallel(address, &session, 8, Duration::from_secs(10)).connections, 8);
     }
 
     #[test]
     fn a_wrong_a_missing_and_a_surplus_byte_are_told() {
         let (address, reports) = server();
-        let session = Session { operation: Operation::Sink, bytes: 1000, seed: 5 };
+        let session = Session { operation: Operation::Sink, bytes: 1000, seed: 5, pause: 0 };
         let mut good = vec![0; 1000];
         pattern::fill(&mut good, 5, 0);
         let mut wrong = good.clone();

@@ -4,6 +4,7 @@
 //! [`DriverRing`]'s raw access, [`MockFrontend::memory`] and [`MockFrontend::raw`].
 
 mod control;
+mod handshake;
 mod header;
 mod log;
 mod memory;
@@ -21,6 +22,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
 use vm_memory::GuestMemoryMmap;
 
+pub use handshake::{Message, handshake};
 pub use header::VnetHeader;
 pub use log::{Copy, DirtyLog, PAGE};
 pub use memory::{BUFFERS, RINGS, Region};

@@ -3,7 +3,8 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::ApiError;
-use super::types::{ConnectionRow, EngineStatus, Health, ReloadReport, Stats, VmDetail, VmRow};
+use super::types::{ConnectionRow, EngineStatus, Health, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow};
+use std::path::PathBuf;
 
 /// What a client asks for, checked for form only.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,10 @@ pub enum Request {
     Stats,
     /// Read the configuration again.
     Reload,
+    /// Have this program, a newer vonicd, take over.
+    Upgrade(PathBuf),
+    /// How the last upgrade ended.
+    Upgraded,
     /// Whether the service works.
     Health,
     /// The engine, and what became of those before it.
@@ -43,6 +48,8 @@ pub enum Response {
     Stats(Stats),
     /// What the reload did.
     Reload(ReloadReport),
+    /// How the last upgrade ended.
+    Upgrade(UpgradeReport),
     /// Whether the service works.
     Health(Health),
     /// The engine.

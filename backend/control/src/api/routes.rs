@@ -1,5 +1,6 @@
 //! Every route in one table.
 use hyper::Method;
+use percent_encoding::percent_decode_str;
 
 use super::{ApiError, Request};
 
@@ -13,7 +14,7 @@ pub struct Route {
     pub query: &'static [&'static str],
     /// What it answers.
     pub help: &'static str,
-    request: fn(Arguments<'_>) -> Request,
+    request: fn(Arguments<'_>) -> Result<Request, ApiError>,
 }
 
 /// What a request's target gives to its route.
@@ -21,8 +22,8 @@ pub struct Route {
 struct Arguments<'a> {
     /// The segment in the place of `{name}`.
     name: &'a str,
-    /// The value of `vm` in the query.
-    vm: Option<&'a str>,
+    /// The value of the query's one parameter.
+    value: Option<String>,
 }
 
 /// Every route.
@@ -32,50 +33,69 @@ pub static ROUTES: &[Route] = &[
         path: "/v1/vms",
         query: &[],
         help: "every VM: addresses, state, traffic, drops",
-        request: |_| Request::Vms,
+        request: |_| Ok(Request::Vms),
     },
     Route {
         method: Method::GET,
         path: "/v1/vms/{name}",
         query: &[],
         help: "everything about one VM",
-        request: |arguments| Request::Vm(arguments.name.to_string()),
+        request: |arguments| Ok(Request::Vm(arguments.name.to_string())),
     },
     Route {
         method: Method::GET,
         path: "/v1/connections",
         query: &["vm"],
         help: "open connections, of one VM or of all",
-        request: |arguments| Request::Connections { vm: arguments.vm.map(str::to_string) },
+        request: |arguments| Ok(Request::Connections { vm: arguments.value }),
     },
-    Route { method: Method::GET, path: "/v1/stats", query: &[], help: "counters", request: |_| Request::Stats },
+    Route { method: Method::GET, path: "/v1/stats", query: &[], help: "counters", request: |_| Ok(Request::Stats) },
     Route {
         method: Method::POST,
         path: "/v1/reload",
         query: &[],
         help: "reads the configuration again",
-        request: |_| Request::Reload,
+        request: |_| Ok(Request::Reload),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/upgrade",
+        query: &["binary"],
+        help: "has a newer vonicd take over; the program's absolute path",
+        request: |arguments| {
+            let binary = arguments.value.ok_or_else(|| {
+                ApiError::bad_request("which program is to take over?").field("binary").mend("add ?binary=/its/path")
+            })?;
+            Ok(Request::Upgrade(binary.into()))
+        },
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/upgrade",
+        query: &[],
+        help: "how the last upgrade ended",
+        request: |_| Ok(Request::Upgraded),
     },
     Route {
         method: Method::GET,
         path: "/v1/health",
         query: &[],
         help: "whether the service works",
-        request: |_| Request::Health,
+        request: |_| Ok(Request::Health),
     },
     Route {
         method: Method::GET,
         path: "/v1/engine",
         query: &[],
         help: "the engine, and what became of those before it",
-        request: |_| Request::Engine,
+        request: |_| Ok(Request::Engine),
     },
     Route {
         method: Method::POST,
         path: "/v1/engine/restart",
         query: &[],
         help: "another engine in its place; answers with the one that goes",
-        request: |_| Request::RestartEngine,
+        request: |_| Ok(Request::RestartEngine),
     },
 ];
 
@@ -94,7 +114,7 @@ pub(super) fn resolve(method: &Method, path: &str, query: Option<&str>) -> Resul
     else {
         return Err(unroutable(method, path));
     };
-    let mut arguments = Arguments { name, vm: None };
+    let mut arguments = Arguments { name, value: None };
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if !route.query.contains(&key) {
@@ -104,11 +124,12 @@ pub(super) fn resolve(method: &Method, path: &str, query: Option<&str>) -> Resul
             };
             return Err(ApiError::bad_request(format!("unknown query parameter '{key}'")).field(key).mend(mend));
         }
-        if value.is_empty() || arguments.vm.replace(value).is_some() {
+        let value = percent_decode_str(value).decode_utf8().unwrap_or_default().into_owned();
+        if value.is_empty() || arguments.value.replace(value).is_some() {
             return Err(ApiError::bad_request(format!("give '{key}' once, with a value")).field(key));
         }
     }
-    Ok((route.request)(arguments))
+    (route.request)(arguments)
 }
 
 fn unroutable(method: &Method, path: &str) -> ApiError {
@@ -148,6 +169,12 @@ mod tests {
         assert_eq!(resolve(&Method::POST, "/v1/reload", None), Ok(Request::Reload));
         assert_eq!(get("/v1/engine", None), Ok(Request::Engine));
         assert_eq!(resolve(&Method::POST, "/v1/engine/restart", None), Ok(Request::RestartEngine));
+        assert_eq!(get("/v1/upgrade", None), Ok(Request::Upgraded));
+        let binary = "binary=/opt/a%20b%26/vonicd";
+        assert_eq!(
+            resolve(&Method::POST, "/v1/upgrade", Some(binary)),
+            Ok(Request::Upgrade("/opt/a b&/vonicd".into()))
+        );
     }
 
     #[test]
@@ -160,6 +187,9 @@ mod tests {
         let wrong_method = get("/v1/reload", None).unwrap_err();
         assert_eq!((wrong_method.status, wrong_method.mend.as_deref()), (405, Some("use POST")));
         assert_eq!(status(resolve(&Method::DELETE, "/v1/vms/a", None)), 405);
+        for query in [None, Some("binary="), Some("binary=%ff"), Some("vm=a")] {
+            assert_eq!(status(resolve(&Method::POST, "/v1/upgrade", query)), 400, "{query:?}");
+        }
         for query in ["x=1", "vm=", "vm", "vm=a&vm=b", "vm=a&y"] {
             assert_eq!(status(get("/v1/connections", Some(query))), 400, "{query}");
         }

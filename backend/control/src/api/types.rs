@@ -334,6 +334,19 @@ impl From<&crate::config::ConfigError> for FileError {
     }
 }
 
+/// How the last upgrade ended, and who serves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UpgradeReport {
+    /// How many upgrades there were since vonicd was started, those that failed too.
+    pub number: u64,
+    /// Why the last one failed, if it did.
+    pub error: Option<String>,
+    /// The version that runs.
+    pub version: String,
+    /// vonicd's process number.
+    pub process: u32,
+}
+
 /// Whether the service works.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Health {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Arguments, Command, EngineCommand, VmCommand, connection, view};
+use super::{Arguments, Command, EngineCommand, VmCommand, connection, upgrade, view};
 use crate::api::types::{EngineStatus, ReloadReport, Stats};
 use crate::api::{ApiError, ErrorBody};
 use crate::config::name;
@@ -76,6 +76,14 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
         Command::Reload => reload(arguments, out),
         Command::Engine(EngineCommand::Status) => show(arguments, Method::GET, ENGINE, out, view::engine),
         Command::Engine(EngineCommand::Restart) => restart_engine(arguments, out),
+        Command::Upgrade { binary } => {
+            let report = upgrade::upgrade(&arguments.socket, binary)?;
+            if arguments.json {
+                serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
+                return Ok(writeln!(out)?);
+            }
+            Ok(view::upgrade(&report, out)?)
+        }
     }
 }
 
@@ -152,7 +160,7 @@ fn restart_engine(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Fail
     }
 }
 
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|e| {
         let error = ApiError::internal(format!("the answer cannot be read: {e}"));
         Failure::Api(error.mend("use the vonic of the same version as vonicd, or --json"))

@@ -4,6 +4,7 @@
 mod command;
 mod connection;
 mod layout;
+mod upgrade;
 mod view;
 
 use std::ffi::OsString;
@@ -47,6 +48,11 @@ enum Command {
     },
     /// Read the configuration again; a bad file changes nothing that runs
     Reload,
+    /// Have a newer vonicd take over everything: VMs and connections go on; if it cannot, nothing changes
+    Upgrade {
+        /// Its program
+        binary: PathBuf,
+    },
     /// The engine: the process that moves frames
     #[command(subcommand)]
     Engine(EngineCommand),

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
     AgentRow, ConnectionRow, Drops, EngineStatus, FileError, GuestReport, Interface, LimitRow, NicCounters, Opener,
-    ReloadReport, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow, VmStats,
+    ReloadReport, RingRow, Stats, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `vm list`.
@@ -364,6 +364,11 @@ fn milliseconds(microseconds: u64) -> String {
 pub(super) fn restarted(before: u32, now: &EngineStatus, out: &mut dyn Write) -> io::Result<()> {
     let took = now.last_takeover.map(|takeover| format!(" in {}", milliseconds(takeover.microseconds)));
     writeln!(out, "process {} has taken over from {before}{}", now.pid, took.unwrap_or_default())
+}
+
+/// `upgrade`.
+pub(super) fn upgrade(report: &UpgradeReport, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "vonicd {} serves as process {}", report.version, report.process)
 }
 
 /// Each mistake as `FILE:LINE: message`.

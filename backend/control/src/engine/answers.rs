@@ -33,6 +33,8 @@ impl Registry {
             Request::Reload => return self.reload(Some(reply)),
             Request::Engine => Response::Engine(Box::new(self.status())),
             Request::RestartEngine => return self.give_way(reply),
+            Request::Upgrade(path) => return self.upgrade(path, reply),
+            Request::Upgraded => Response::Upgrade(self.upgrade_report()),
             Request::Health => Response::Health(Health {
                 status: "ok".into(),
                 version: env!("CARGO_PKG_VERSION").into(),

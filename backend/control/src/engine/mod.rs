@@ -17,6 +17,7 @@ mod resolvers;
 mod sessions;
 mod succession;
 mod taps;
+mod upgrades;
 
 use crate::api::{self, Handler, Reply, Request};
 use crate::config::Poll;
@@ -53,6 +54,17 @@ pub fn peek_mode(name: &str) -> Option<PeekMode> {
         "scratch" => Some(PeekMode::Scratch),
         _ => None,
     }
+}
+
+/// The name by which an engine leaves the configuration that runs ([`EngineLink::keep`]).
+pub const CONFIGURATION: &str = succession::CONFIG;
+
+/// The configuration that an engine has left, as this version reads it.
+///
+/// # Errors
+/// Everything that is wrong in it.
+pub fn left_config(dir: &std::path::Path, left: &[u8]) -> Result<crate::config::Config, String> {
+    succession::running(dir, left).map(|(config, _)| config)
 }
 
 /// Everything that can reach the control thread.
@@ -238,6 +250,7 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Disconnected { session } => registry.disconnected(session),
         // What is wrong is in the log.
         ToEngine::Reload => registry.reload(None),
+        ToEngine::Upgraded { number, error } => registry.upgraded(number, error),
         ToEngine::Marked { number } => registry.marked(number),
         ToEngine::Ping { number } => registry.tell(&ToMaster::Pong { number }),
         ToEngine::History(history) => registry.history = Some(*history),

@@ -10,6 +10,7 @@ use super::resolvers::Resolvers;
 use super::sessions::SessionState;
 use super::succession;
 use super::taps::Taps;
+use super::upgrades::Upgrades;
 use crate::config::{Acknowledge, Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
@@ -65,6 +66,7 @@ pub struct Registry {
     pub(super) taps: Taps,
     pub(super) reloads: Reloads,
     pub(super) resolvers: Resolvers,
+    pub(super) upgrades: Upgrades,
     worker: WorkerHandle,
     pub(super) link: EngineLink,
     sender: Sender<Input>,
@@ -106,6 +108,7 @@ impl Registry {
             taps: Taps::default(),
             reloads: Reloads::default(),
             resolvers: Resolvers::default(),
+            upgrades: Upgrades::default(),
             worker,
             link,
             sender,

@@ -43,11 +43,6 @@ impl SessionState {
     }
 }
 
-/// A ring that is not started now: whoever waits for that goes on.
-fn without_answer(ring: Box<RingCommand>) -> Box<RingCommand> {
-    Box::new(RingCommand { done: None, ..*ring })
-}
-
 impl Registry {
     /// A VMM has connected to a VM's socket.
     pub(super) fn connected(&mut self, name: &str, id: u64) {
@@ -132,11 +127,16 @@ impl Registry {
             }
             PortEvent::Ring { index, setup, kick, call, enabled, done } => {
                 let size = setup.size;
-                let ring = Box::new(RingCommand { port, index, setup, kick, call, enabled, done });
-                let (now, held) =
-                    if entry.blame.quarantined { (None, Some(without_answer(ring))) } else { (Some(ring), None) };
+                let ring = RingCommand { port, index, setup, kick, call, enabled, done };
+                // Who waits for the start of a ring that is left alone goes on: its answer is dropped.
+                let (now, held) = match entry.blame.quarantined {
+                    false => (Some(Box::new(ring)), None),
+                    true => (None, Some(Box::new(RingCommand { done: None, ..ring }))),
+                };
                 state.rings.insert(index, RingState { size, enabled, broken: None, held });
-                now.into_iter().for_each(|ring| self.order(Command::Ring(ring)));
+                if let Some(ring) = now {
+                    self.order(Command::Ring(ring));
+                }
             }
             PortEvent::RingStopped { index, done } => {
                 state.rings.remove(&index);

@@ -11,7 +11,7 @@ use vonic_record::{Checkpoint, Kind, Shared, name};
 use vonic_uplink::Inherited;
 
 /// The name by which it is left.
-const CONFIG: &str = "config";
+pub(super) const CONFIG: &str = "config";
 
 #[derive(Serialize, Deserialize)]
 struct Running {
@@ -30,8 +30,13 @@ pub(super) fn config(dir: &Path, start: &Start) -> Result<(Config, Option<String
         let service = config.sources.service.clone();
         return Ok((config, service));
     };
+    running(dir, &left)
+}
+
+/// The configuration that an engine has left, and the text of `vonic.toml` that its service's settings come from.
+pub(super) fn running(dir: &Path, left: &[u8]) -> Result<(Config, Option<String>), String> {
     let unreadable = |e| format!("the configuration left by the engine before is none: {e}");
-    let Running { service, sources } = serde_json::from_slice(&left).map_err(unreadable)?;
+    let Running { service, sources } = serde_json::from_slice(left).map_err(unreadable)?;
     let load = |sources: &Sources| config::load_sources(dir, sources).map_err(|errors| errors.to_string());
     let mut config = load(&sources)?;
     if service != sources.service {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use vonic_control::api::types::{
     AgentRow, BothCounts, ConnectionRow, Counters, DeathRow, EgressRow, EngineStatus, FileError, GuestReport, Health,
-    Interface, LimitRow, NicCounters, Opener, ReloadReport, RingRow, Stats, TakeoverRow, Traffic, UplinkRow, VmDetail,
-    VmRow, VmStats,
+    Interface, LimitRow, NicCounters, Opener, ReloadReport, RingRow, Stats, TakeoverRow, Traffic, UpgradeReport,
+    UplinkRow, VmDetail, VmRow, VmStats,
 };
 use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 
@@ -58,6 +58,9 @@ impl Handler for Engine {
             Request::Reload => {
                 std::thread::spawn(|| reply.send(Response::Reload(report())));
                 return;
+            }
+            Request::Upgrade(_) | Request::Upgraded => {
+                Response::Upgrade(UpgradeReport { number: 1, error: None, version: "0.1.0".into(), process: 7 })
             }
             Request::Health => Response::Health(health()),
             Request::Engine => Response::Engine(Box::new(engine(self.restarts.load(Ordering::Relaxed)))),

@@ -1,7 +1,7 @@
 //! Flows of an engine that has died: they go on with this one, by the same sockets, so that the world's answers still find their guests.
 use super::class::Class;
 use super::table::DatagramId;
-use super::{Datagram, Far, Key, Kind};
+use super::{Datagram, Far, HEADER_LEN, Key, Kind, Quote};
 use crate::flow::records::{Records, opened};
 use crate::spec::{ForwardSocket, PortId, PortSpec};
 use crate::worker::Worker;
@@ -52,6 +52,7 @@ impl Worker {
         let mut flow = Datagram::new(key, far, record.host, opened(record));
         flow.was_stream = record.bits.has(Bits::STREAM);
         flow.record = Some(id);
+        flow.last = last(&key);
         // What became of what the dead engine sent may be told there.
         flow.failed = !flow.is_forwarded();
         let (class, fd) = (flow.class(), flow.far.own().map(AsRawFd::as_raw_fd));
@@ -63,6 +64,15 @@ impl Worker {
         }
         true
     }
+}
+
+/// What is still known of a guest's last datagram, for errors about it: of UDP its ports; of a ping the host's kernel knows all.
+fn last(key: &Key) -> Quote {
+    let mut header = [0; HEADER_LEN];
+    header[..2].copy_from_slice(&key.guest.port().to_be_bytes());
+    header[2..4].copy_from_slice(&key.remote.port().to_be_bytes());
+    header[5] = HEADER_LEN as u8;
+    Quote { header, len: HEADER_LEN as u32 }
 }
 
 /// The socket of a forward of the port's with this cookie.

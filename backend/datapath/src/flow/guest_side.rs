@@ -1,4 +1,5 @@
 //! Segments from the guest: to their connection, and their payload to its socket.
+use crate::crash::crash_point;
 use crate::flow::challenge;
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::offload::Inbound;
@@ -84,7 +85,9 @@ impl Worker {
         let unsynchronized = flow.leg.agreed().is_none();
         let effect = flow.leg.handle_segment(now, segment);
         if unsynchronized {
+            crash_point!("before-synchronized");
             self.records.synchronized(flow);
+            crash_point!("after-synchronized");
         }
         if let Some(note) = effect.note {
             challenge::count(port, &mut flow.leg, note, now);
@@ -109,6 +112,7 @@ impl Worker {
             flow.bytes_guest_to_host += u64::from(taken);
             tcp.bytes_guest_to_host.add(u64::from(taken));
             if taken < offered {
+                crash_point!("segment-half-taken");
                 tcp.short_writes.add(1);
                 flow.refused_ever = true;
                 flow.refused = true;
@@ -117,8 +121,10 @@ impl Worker {
                 && let Some(socket) = &flow.socket
             {
                 self.records.add(flow, Bits::GUEST_FIN);
+                crash_point!("guest-fin-recorded");
                 // ENOTCONN: the peer has reset meanwhile; its event says so.
                 let _ = socket.shutdown_write();
+                crash_point!("after-shutdown");
                 flow.shut = true;
             }
         }
@@ -137,6 +143,7 @@ impl Worker {
     fn established(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
+        crash_point!("before-established");
         self.records.add(flow, Bits::ESTABLISHED);
         let tcp = &port.spec.stats.tcp;
         if flow.guest_opens { &tcp.guest_opened } else { &tcp.world_opened }.add(1);
@@ -150,7 +157,12 @@ impl Worker {
 fn discard(flow: &mut Flow, acked: u32) -> bool {
     flow.bytes_host_to_guest += u64::from(acked);
     match &mut flow.socket {
-        Some(socket) if acked > 0 => socket.discard(acked).is_err(),
+        Some(socket) if acked > 0 => {
+            crash_point!("before-discard");
+            let failed = socket.discard(acked).is_err();
+            crash_point!("after-discard");
+            failed
+        }
         _ => false,
     }
 }
@@ -159,7 +171,10 @@ fn discard(flow: &mut Flow, acked: u32) -> bool {
 fn offer(flow: &Flow, effect: &Effect, burst: &mut Burst, place: Place) -> io::Result<u32> {
     let (Some(range), Some(socket)) = (&effect.payload, &flow.socket) else { return Ok(0) };
     let vecs = burst.iovecs(place.chain..place.chain + 1, place.payload + range.start, range.end - range.start);
-    socket.send(&vecs)
+    crash_point!("before-sendmsg");
+    let taken = socket.send(&vecs);
+    crash_point!("after-sendmsg");
+    taken
 }
 
 /// The addresses of a frame from `key`'s remote end to its guest.

@@ -1,4 +1,5 @@
 //! Events of host sockets, and timers.
+use crate::crash::crash_point;
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
 use crate::worker::Worker;
@@ -42,7 +43,9 @@ impl Worker {
     /// it gets a reset, and the connection ends with it (RFC 9293 §3.10.7.4).
     pub(crate) fn host_failed(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id).filter(|flow| !flow.failed) else { return };
+        crash_point!("host-failed");
         self.records.add(flow, Bits::ABORTED);
+        crash_point!("abort-recorded");
         flow.doomed = true;
         flow.leg.host_readable();
         if flow.leg.state() == State::SynSent {
@@ -88,9 +91,11 @@ impl Worker {
             flow.socket = None; // The service's: it has no record.
             flow.leg.host_gone(self.now);
         }
-        let gone = (over || flow.leg.state() == State::TimeWait) && flow.socket.take().is_some();
-        if gone {
-            self.records.end(flow);
+        let ended = over || flow.leg.state() == State::TimeWait;
+        let socket = flow.socket.take_if(|_| ended);
+        let gone = socket.is_some();
+        if let Some(socket) = socket {
+            self.records.retire(flow, socket);
         }
         // What was not reset has both FINs.
         let clean = gone && !flow.failed;
@@ -112,8 +117,10 @@ impl Worker {
 
 /// Ends a connection whose host side has failed: the guest's reset is due.
 pub fn conclude(flow: &mut Flow, port: &mut Port) {
+    crash_point!("before-conclusion");
     flow.leg.abort();
     flow.failed = true;
+    crash_point!("after-conclusion");
     flow.doomed = false;
     port.spec.stats.tcp.reset.add(1);
 }

@@ -1,5 +1,6 @@
 //! How connections begin and end.
 use crate::command::Notice;
+use crate::crash::crash_point;
 use crate::flow::guest_side::envelope;
 use crate::flow::names::{self, Asked};
 use crate::flow::policy::{self, Route, World};
@@ -78,10 +79,12 @@ impl Worker {
                 flow.guest_opens = true;
                 flow.connecting = true;
                 flow.tries = tries;
+                crash_point!("socket-opened");
                 // The far end of vonic's own service ends with the engine.
                 if route != Route::Service {
                     flow.mortal = !port.spec.failover;
                     self.records.begin(&mut flow, (port.session, timestamps));
+                    crash_point!("connect-recorded");
                 }
                 self.begin_connect(flow, state, syn);
             }
@@ -99,6 +102,7 @@ impl Worker {
             (None, Some(socket)) => socket.begin(flow.host),
             (state, _) => Ok(state.unwrap_or(Connecting::InProgress)),
         };
+        crash_point!("connect-begun");
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
         match begun {
             Ok(state) => {
@@ -148,7 +152,9 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(socket) = flow.socket.as_ref().filter(|_| flow.connecting) else { return };
         self.records.add(flow, Bits::ABORTED);
+        crash_point!("connect-error-due");
         let result = socket.take_error();
+        crash_point!("connect-error-taken");
         if result.is_ok() {
             self.records.remove(flow, Bits::ABORTED);
         }
@@ -163,6 +169,7 @@ impl Worker {
         let Some(port) = Worker::port_mut(&mut self.ports, key.port) else { return };
         match result {
             Ok(()) => {
+                crash_point!("after-connect");
                 flow.leg.host_connected(now);
                 flow.window_stale = true;
                 self.flows.make_ready(id);
@@ -212,6 +219,7 @@ impl Worker {
             self.records.accepting(Some(listener.as_raw_fd()));
             match listener.accept() {
                 Ok(Some(accepted)) => {
+                    crash_point!("after-accept");
                     if std::mem::take(&mut waited) {
                         port.spec.stats.limited(Limit::NewPerSecond);
                     }
@@ -261,6 +269,7 @@ impl Worker {
         flow.connecting = true;
         flow.mortal = !failover;
         self.records.begin(&mut flow, (port.session, timestamps));
+        crash_point!("accept-recorded");
         let id = self.register(flow);
         self.flows.make_ready(id);
     }
@@ -307,6 +316,7 @@ impl Worker {
     /// Takes a connection out of the table. What its socket has accepted is still delivered by the kernel.
     pub(crate) fn finish(&mut self, id: FlowId) -> Option<&mut crate::port::Port> {
         let mut flow = self.flows.remove(id)?;
+        crash_point!("before-close");
         drop(flow.socket.take());
         self.records.end(&mut flow);
         let port = Worker::port_mut(&mut self.ports, flow.key.port)?;

@@ -1,4 +1,5 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
+use crate::crash::crash_point;
 use crate::flow::guest_side::{envelope, fields, send_control};
 use crate::flow::host_side::conclude;
 use crate::flow::peer::{pass_on, set_question};
@@ -202,10 +203,12 @@ fn send_data(
         }
         Ok(n) => match flow.leg.sent(now, plan, n) {
             Some(header) => {
+                crash_point!("after-peek");
                 if plan.seq.lt(before_sent) {
                     port.spec.stats.tcp.retransmitted.add(1);
                 }
                 complete(flow, port, envelope, &header, n);
+                crash_point!("frame-completed");
             }
             None => port.release(),
         },

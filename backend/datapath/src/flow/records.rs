@@ -1,10 +1,14 @@
 //! What stands of each connection in the checkpoint, for the engine after this one.
+use crate::crash::crash_point;
 use crate::flow::table::Flow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Local, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
-use vonic_uplink::{Origin, Stage};
+use vonic_uplink::{HostSocket, Origin, Stage};
+
+/// Connections that end in one round, mostly.
+const RETIRED: usize = 64;
 
 /// The checkpoint, as its one writer has it.
 pub struct Records {
@@ -16,6 +20,8 @@ pub struct Records {
     pub flows: Vec<(RecordId, Record)>,
     /// What it has left of VMs, until their ports are there: listening sockets and taps.
     pub places: Vec<(RecordId, Record)>,
+    /// Sockets of connections that are over, until the guests have what they are told of that.
+    retired: Vec<(HostSocket, Option<RecordId>)>,
 }
 
 impl Records {
@@ -26,7 +32,7 @@ impl Records {
             checkpoint.records().partition(|(_, record)| record.kind.is_connection());
         let is_flow = |record: &Record| matches!(record.kind, Kind::Datagrams | Kind::Claim);
         let (flows, places) = others.into_iter().partition(|(_, record)| is_flow(record));
-        Records { inherited, flows, places, free, checkpoint }
+        Records { inherited, flows, places, retired: Vec::with_capacity(RETIRED), free, checkpoint }
     }
 
     /// Writes the record of something that is no connection; `None`: there is no room, so it ends with this engine.
@@ -109,7 +115,28 @@ impl Records {
     /// The connection's descriptor is closed: with a record it would not be swept away, and what has none is.
     pub fn end(&mut self, flow: &mut Flow) {
         if let Some(id) = flow.record.take() {
+            crash_point!("after-close");
             self.free(id);
+            crash_point!("record-freed");
+        }
+    }
+
+    /// Keeps the socket of a connection that is over, and by that its record, until the guest has what it is told of that: the next
+    /// engine would have nothing to tell it again.
+    pub fn retire(&mut self, flow: &mut Flow, socket: HostSocket) {
+        self.retired.push((socket, flow.record.take()));
+    }
+
+    /// The guests have it.
+    pub fn close_retired(&mut self) {
+        while let Some((socket, record)) = self.retired.pop() {
+            crash_point!("retired");
+            drop(socket);
+            if let Some(id) = record {
+                crash_point!("retired-closed");
+                self.free(id);
+                crash_point!("retired-freed");
+            }
         }
     }
 
@@ -139,7 +166,7 @@ pub fn agreed(options: Options) -> Agreed {
 /// Where the counters of a record's socket began.
 pub fn origin(record: &Record) -> Origin {
     if !record.bits.has(Bits::RESTORED) {
-        return Origin::fresh(record.kind == Kind::GuestOpens);
+        return Origin::default();
     }
     let stage = match (record.bits.has(Bits::PEER_GONE), record.bits.has(Bits::PEER_FIN)) {
         (false, false) => Stage::Open,
@@ -147,7 +174,7 @@ pub fn origin(record: &Record) -> Origin {
         (true, true) => Stage::Over,
         (true, false) => Stage::Reset,
     };
-    Origin { connected: false, stage, taken: record.base.0, dropped: record.base.1 }
+    Origin { stage, taken: record.base.0, dropped: record.base.1 }
 }
 
 /// The start of a record's connection.

@@ -1,4 +1,5 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
+use crate::crash::crash_point;
 use crate::flow::open::leg_config;
 use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowId, FlowKey};
@@ -49,7 +50,12 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let known = known(record);
-        let Ok(progress) = socket.progress(&known) else { return false };
+        if known.shut {
+            // The engine before may have died between record and call, after which nobody would ask for it again. A second time it
+            // changes nothing.
+            let _ = socket.shutdown_write();
+        }
+        let Ok(progress) = socket.progress(known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -81,6 +87,7 @@ impl Worker {
             self.resume_reset(flow);
         }
         self.flows.make_ready(flow);
+        crash_point!("after-resumption");
         true
     }
 
@@ -107,7 +114,13 @@ impl Worker {
 }
 
 fn known(record: &Record) -> Known {
-    Known { origin: origin(record), shut: record.bits.has(Bits::GUEST_FIN), aborted: record.bits.has(Bits::ABORTED) }
+    Known {
+        // A socket that was made again had no SYN.
+        connected: record.kind == Kind::GuestOpens && !record.bits.has(Bits::RESTORED),
+        shut: record.bits.has(Bits::GUEST_FIN),
+        aborted: record.bits.has(Bits::ABORTED),
+        origin: origin(record),
+    }
 }
 
 /// Where a connection's leg is.

@@ -1,6 +1,7 @@
 //! Connections that wait to be taken over. Each takes some microseconds, a port may have thousands, and the port's memory and rings come
 //! meanwhile: some are taken over in each round, and whichever its guest has sent a segment of, so that each that is has buffers and answers
 //! as soon as there are any.
+use crate::crash::crash_point;
 use crate::flow::table::FlowKey;
 use crate::keyed::KeyedMap;
 use crate::spec::PortId;
@@ -100,6 +101,7 @@ impl Worker {
     }
 
     fn resume(&mut self, port: PortId, id: RecordId, record: &Record) {
+        crash_point!("before-resumption");
         if !self.resume_connection(port, id, record) {
             self.records.free(id);
         }

@@ -1,6 +1,7 @@
 //! Orders from the control side, applied between two bursts.
 use crate::bridged;
 use crate::command::{Command, RingCommand};
+use crate::crash::crash_point;
 use crate::flow::table::{FlowId, FlowKey};
 use crate::port::Port;
 use crate::queues::Queues;
@@ -103,6 +104,7 @@ impl Worker {
                     return false;
                 }
             }
+            crash_point!("command-applied");
         }
         true
     }

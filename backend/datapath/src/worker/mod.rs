@@ -15,6 +15,7 @@ mod listing;
 mod signs;
 
 use crate::command::{Command, Notice};
+use crate::crash::crash_point;
 use crate::datagram::Datagram;
 use crate::datagram::fragmenter::Fragmenter;
 use crate::datagram::reassembly::Reassembly;
@@ -167,6 +168,8 @@ impl Worker {
     /// # Errors
     /// The system's.
     pub fn new(config: WorkerConfig, notify: Notify) -> std::io::Result<(Worker, WorkerHandle)> {
+        #[cfg(feature = "crash-points")]
+        crate::crash::watch();
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let (producer, commands) = RingBuffer::new(COMMANDS);
         let poller = Poller::new()?;
@@ -316,8 +319,11 @@ impl Worker {
     /// came by.
     pub(crate) fn flush(&mut self) {
         self.signs.at_none();
+        crash_point!("before-publishing");
         self.record_claims();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
+        crash_point!("published-to-guest");
+        self.records.close_retired();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
 

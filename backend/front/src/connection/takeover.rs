@@ -1,12 +1,15 @@
 //! A connection between two engines: what the dead one had not answered is asked of the next, behind the journal.
 use super::{Connection, End, InFlight, Purpose};
 use crate::carrier;
-use crate::message::{Message, Request};
+use crate::handover::{ConnectionState, Numbers};
+use crate::limit::VmLog;
+use crate::message::{Message, Reader, Request};
 use crate::request::Front;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Instant;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 impl Connection {
     /// The engine is dead. Answers that it gave still count; the connection then waits for the next engine's session.
@@ -52,6 +55,59 @@ impl Connection {
             messages.push_back((message.duplicate()?, Purpose::Replay));
         }
         Ok(messages)
+    }
+
+    /// As another master goes on with it. The engine is dead.
+    pub(crate) fn save(&self) -> ConnectionState {
+        // Without an engine nothing is in flight, and each new one has its whole patience.
+        let Connection {
+            log,
+            vmm,
+            reader,
+            session: _,
+            front,
+            journal,
+            queued,
+            in_flight: _,
+            due: _,
+            patience: _,
+            declined,
+            shared: _,
+        } = self;
+        ConnectionState {
+            name: log.name().into(),
+            vmm: vmm.as_raw_fd(),
+            partial: reader.save(),
+            front: front.save(),
+            journal: journal.save(),
+            queued: queued.iter().map(|(message, purpose)| (message.save(), *purpose == Purpose::Relay)).collect(),
+            declined: declined.clone(),
+        }
+    }
+
+    /// Goes on with what another master has saved; it has it as well until it ends.
+    pub(crate) fn restore(
+        state: ConnectionState,
+        log: VmLog,
+        patience: Duration,
+        now: Instant,
+        numbers: &mut Numbers,
+    ) -> io::Result<Connection> {
+        let ConnectionState { name: _, vmm, partial, front, journal, queued, declined } = state;
+        let vmm = UnixStream::from(numbers.take(vmm)?);
+        let mut connection = Connection::new(vmm, log, patience, now);
+        connection.shared = true;
+        connection.reader = Reader::restore(partial, numbers)?;
+        connection.front = Front::restore(front);
+        connection.declined = declined;
+        for message in journal {
+            connection.journal.note(Message::restore(message, numbers)?);
+        }
+        for (message, wanted) in queued {
+            let purpose = if wanted { Purpose::Relay } else { Purpose::Swallow };
+            connection.queued.push_back((Message::restore(message, numbers)?, purpose));
+        }
+        Ok(connection)
     }
 
     /// Every descriptor that it holds, but for the session's.

@@ -3,11 +3,13 @@ use super::{Master, PATIENCE, TURN};
 use crate::channel::{API, ToEngine};
 use crate::connection::{Connection, End};
 use crate::connector::{Attempt, Connector};
+use crate::handover::{self, EntranceState, Numbers};
 use crate::limit::VmLog;
 use crate::listener::Listener;
 use crate::sys;
 use crate::watch::Source;
 use event_manager::EventOps;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -50,6 +52,46 @@ impl Entrance {
         }
     }
 
+    pub(super) fn save(&self) -> EntranceState {
+        let Entrance { door, log: _, session } = self;
+        let door = match door {
+            Door::Listener { listener, resting: _ } => listener.save(),
+            Door::Connector(connector) => connector.save(),
+        };
+        EntranceState { door, session: *session }
+    }
+
+    /// What another master has saved; it has it as well until it ends.
+    pub(super) fn restore(
+        name: &str,
+        state: EntranceState,
+        now: Instant,
+        numbers: &mut Numbers,
+    ) -> io::Result<Entrance> {
+        let EntranceState { door, session } = state;
+        let door = match door {
+            handover::Door::Listener { path, socket, file, lent } => {
+                let listener = Listener::restore(numbers.take(socket)?, path, file, lent);
+                Door::Listener { listener, resting: None }
+            }
+            handover::Door::Connector { path, connected, delay_ms } => {
+                Door::Connector(Connector::restore(path, connected, delay_ms, now))
+            }
+        };
+        Ok(Entrance { door, log: VmLog::new(name), session })
+    }
+
+    pub(super) fn log(&self) -> VmLog {
+        self.log.clone()
+    }
+
+    /// Whether another master has it too.
+    pub(super) fn set_shared(&mut self, shared: bool) {
+        if let Door::Listener { listener, .. } = &mut self.door {
+            listener.shared = shared;
+        }
+    }
+
     fn path(&self) -> &Path {
         match &self.door {
             Door::Listener { listener, .. } => listener.path(),
@@ -68,6 +110,17 @@ impl Door {
 }
 
 impl Master<'_> {
+    /// Waits for VMMs at every listener.
+    pub(super) fn open_entrances(&mut self, ops: &mut EventOps) {
+        for (name, entrance) in &self.entrances {
+            if let Door::Listener { listener, resting: None } = &entrance.door
+                && name != API
+            {
+                self.watch.set(ops, listener.as_raw_fd(), Source::Listener(name.clone()), EventSet::IN);
+            }
+        }
+    }
+
     /// Does what is due at the entrances.
     pub(super) fn tick_entrances(&mut self, now: Instant, ops: &mut EventOps) {
         let is_due = |entrance: &Entrance| entrance.due().is_some_and(|due| due <= now);
@@ -93,9 +146,15 @@ impl Master<'_> {
             Some(other) => return Err(format!("{name} is already served at {}", other.path().display())),
             None => {}
         }
-        let listener = Listener::bind(path, mode).map_err(|e| e.to_string())?;
+        let listener = match self.service.take(path) {
+            Some(passed) => Listener::passed(passed, path).map_err(|e| e.to_string())?,
+            None => Listener::bind(path, mode).map_err(|e| e.to_string())?,
+        };
         let fd = listener.as_raw_fd();
-        if name != API {
+        if !listener.is_lent() {
+            self.service.keep(name, fd);
+        }
+        if name != API && !self.upgrades.is_provisional() {
             self.watch.set(ops, fd, Source::Listener(name.into()), EventSet::IN);
         }
         log::info!("{name}: listening at {}", path.display());
@@ -114,19 +173,31 @@ impl Master<'_> {
         log::info!("{name}: connecting to {}", path.display());
         let door = Door::Connector(Connector::new(path, now));
         self.entrances.insert(name.into(), Entrance { door, log: VmLog::new(name), session: None });
-        self.attempt(name, now, ops);
+        if !self.upgrades.is_provisional() {
+            self.attempt(name, now, ops);
+        }
     }
 
     pub(super) fn unlisten(&mut self, name: &str, ops: &mut EventOps) {
         let Some(entrance) = self.entrances.remove(name) else { return };
         if let Door::Listener { listener, .. } = &entrance.door {
             self.watch.forget(ops, listener.as_raw_fd());
+            self.service.release(name);
         }
         log::info!("{name}: no longer served at {}", entrance.path().display());
         let session = entrance.session;
         drop(entrance); // The file goes before anybody learns of the end.
         if let Some(session) = session {
             self.end(session, &End::Fault("the VM is no longer served".into()), ops);
+        }
+    }
+
+    /// vonicd ends, and with it the sockets' files: nobody is to keep the sockets.
+    pub(super) fn release_entrances(&self) {
+        for (name, entrance) in &self.entrances {
+            if let Door::Listener { .. } = entrance.door {
+                self.service.release(name);
+            }
         }
     }
 

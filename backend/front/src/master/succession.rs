@@ -62,12 +62,12 @@ struct Underway {
 }
 
 impl<'a> Process<'a> {
-    /// The first engine.
-    pub(super) fn new(engine: (i32, OwnedFd), maker: Maker<'a>, config: &MasterConfig) -> Process<'a> {
+    /// With the first engine, if there is one yet.
+    pub(super) fn new(engine: Option<(i32, OwnedFd)>, maker: Maker<'a>, config: &MasterConfig) -> Process<'a> {
         let made = Instant::now();
         Process {
             maker,
-            engine: Some(engine),
+            engine,
             next: None,
             made,
             deaths: Deaths::default(),
@@ -193,8 +193,24 @@ impl Master<'_> {
         }
     }
 
-    /// Puts away what the dead engine left. It is reaped: none of its threads can touch the table any more.
+    /// An engine has ended that was to go on.
     fn lose_engine(&mut self, ended: Ended, now: Instant, ops: &mut EventOps) {
+        self.put_away_engine(&[], now, ops);
+        let behind = self.connections.keys().copied().collect();
+        let Some(process) = &mut self.process else { return };
+        let verdict = process.verdict.take();
+        let planned = matches!(verdict, Some(Verdict::Replaced));
+        process.takeover = Some(Underway { since: now, planned, behind, serves: false });
+        let delay = if planned { process.note_replacement() } else { process.note_death(ended, verdict, now) };
+        process.next = Some(now + delay);
+        self.service.status("Between two engines");
+        if delay.is_zero() {
+            self.start_engine(now, ops);
+        }
+    }
+
+    /// Puts away what the dead engine left, but for `held`. It is reaped: none of its threads can touch the table any more.
+    pub(super) fn put_away_engine(&mut self, held: &[RawFd], now: Instant, ops: &mut EventOps) {
         // What it said before its end holds.
         while let Ok(Some(message)) = self.link.recv() {
             self.on_message(message, now, ops);
@@ -203,20 +219,11 @@ impl Master<'_> {
         for session in self.connections.keys().copied().collect::<Vec<_>>() {
             self.part_from_engine(session, now, ops);
         }
-        let behind = self.connections.keys().copied().collect();
         let Some(process) = &mut self.process else { return };
         if let Some((_, pidfd)) = process.engine.take() {
             self.watch.forget(ops, pidfd.as_raw_fd());
         }
-        let verdict = process.verdict.take();
-        let planned = matches!(verdict, Some(Verdict::Replaced));
-        process.takeover = Some(Underway { since: now, planned, behind, serves: false });
-        let delay = if planned { process.note_replacement() } else { process.note_death(ended, verdict, now) };
-        process.next = Some(now + delay);
-        self.sweep();
-        if delay.is_zero() {
-            self.start_engine(now, ops);
-        }
+        self.sweep(held);
     }
 
     /// One connection's part of it.
@@ -232,13 +239,14 @@ impl Master<'_> {
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
     }
 
-    fn sweep(&mut self) {
+    fn sweep(&mut self, held: &[RawFd]) {
         let Some(process) = &mut self.process else { return };
         let doors = self.entrances.values().filter_map(|entrance| entrance.descriptor());
         let connections = self.connections.values().flat_map(|connection| connection.descriptors());
         let kept = self.kept.values().map(AsRawFd::as_raw_fd);
+        let masters = held.iter().copied().chain(self.upgrades.descriptors()).chain(self.service.descriptors());
         let held = doors.chain(connections).chain(kept).chain(process.standby.descriptors());
-        match process.maker.sweep(held.chain([self.link.as_raw_fd()])) {
+        match process.maker.sweep(held.chain(masters).chain([self.link.as_raw_fd()])) {
             Ok(Swept { closed, left }) => {
                 let later = left.len();
                 log::info!(
@@ -274,6 +282,9 @@ impl Master<'_> {
         self.link = link;
         for (&session, connection) in &self.connections {
             self.link.send(&ToEngine::Connected { name: connection.log().name().into(), session });
+        }
+        if let Some(told) = self.upgrades.told() {
+            self.link.send(&told);
         }
         self.link.send(&ToEngine::Present);
         if reload {

@@ -2,6 +2,7 @@
 //! "Migration" and "Migrating back-end state").
 use super::{DEVICE_STATE, Front, LOG_ALL, LOG_SHMFD, Verdict};
 use crate::carrier;
+use crate::handover::LogState;
 use crate::memory::Table;
 use crate::message::{Message, Request};
 use crate::sys;
@@ -28,6 +29,22 @@ pub(super) enum Log {
 }
 
 impl Log {
+    pub(super) fn save(&self) -> LogState {
+        match self {
+            Log::Absent => LogState::Absent,
+            Log::Refused(why) => LogState::Refused(why.clone()),
+            Log::Bytes(bytes) => LogState::Bytes(*bytes),
+        }
+    }
+
+    pub(super) fn restore(state: LogState) -> Log {
+        match state {
+            LogState::Absent => Log::Absent,
+            LogState::Refused(why) => Log::Refused(why),
+            LogState::Bytes(bytes) => Log::Bytes(bytes),
+        }
+    }
+
     /// The engine has taken it.
     pub(super) fn taken(&mut self, message: &Message) {
         *self = Log::Bytes(message.u64_at(0).unwrap_or(0));
@@ -57,6 +74,13 @@ pub(super) enum Transfer {
     Begun,
     /// The engine died over it.
     Lost,
+}
+
+impl Transfer {
+    /// Whether CHECK_DEVICE_STATE has yet to ask.
+    pub(super) fn is_due(&self) -> bool {
+        !matches!(self, Transfer::None)
+    }
 }
 
 impl Front {

@@ -3,6 +3,7 @@ use super::check;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Which side of [`clone_sharing_files`] one is on.
 pub(crate) enum Cloned {
@@ -138,4 +139,38 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
         return Ok(None);
     }
     Ok(Some(if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Signalled(status) }))
+}
+
+/// Whether processes whose parents end become this one's children, so that their ends are known (PR_SET_CHILD_SUBREAPER).
+pub(crate) fn adopt_orphans(adopt: bool) -> io::Result<()> {
+    // SAFETY: the option takes an integer.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(adopt)) }).map(drop)
+}
+
+/// Kills every child, if the kernel lists them, and takes the exit status of those that have ended. True: there is none left.
+pub(crate) fn reap_all() -> io::Result<bool> {
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    for pid in children.split_ascii_whitespace().filter_map(|pid| pid.parse::<libc::pid_t>().ok()) {
+        // SAFETY: kill(2) takes integers; a child's number is its own until it is reaped.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    loop {
+        // SAFETY: no place for the status is given.
+        match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+            0 => return Ok(false),
+            -1 => {
+                let e = io::Error::last_os_error();
+                return if e.raw_os_error() == Some(libc::ECHILD) { Ok(true) } else { Err(e) };
+            }
+            _ => {}
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC.
+pub(crate) fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is live and writable; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -12,8 +12,30 @@ const MAX_FDS: usize = 32;
 /// Reads at most `buffer.len()` bytes without waiting, and adds the descriptors that came with them, close-on-exec, to
 /// `fds`. Zero: the end. ENOBUFS: more descriptors than a message may carry, or than this process may hold; all are closed.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    match receive_up_to::<{ (16 + MAX_FDS * 4) / 8 }>(socket, buffer, fds, libc::MSG_DONTWAIT)? {
+        Some(read) if fds.len() <= MAX_FDS => Ok(read),
+        _ => {
+            fds.clear();
+            Err(io::Error::from_raw_os_error(libc::ENOBUFS))
+        }
+    }
+}
+
+/// As [`receive`], but waits, and takes as many descriptors as a message can carry at all.
+pub(crate) fn receive_many(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    receive_up_to::<{ (16 + SCM_MAX_FD * 4).div_ceil(8) }>(socket, buffer, fds, 0)?
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOBUFS))
+}
+
+/// Reads with room for descriptors of so many words. None: there was no room for all, and none is left open.
+fn receive_up_to<const WORDS: usize>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    flags: libc::c_int,
+) -> io::Result<Option<usize>> {
     // u64s, for cmsghdr's alignment.
-    let mut control = [MaybeUninit::<u64>::uninit(); (16 + MAX_FDS * 4) / 8];
+    let mut control = [MaybeUninit::<u64>::uninit(); WORDS];
     let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: msghdr is plain data, for which zeros are a value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -22,8 +44,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<O
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
     // SAFETY: `message` points to live buffers of the lengths that it gives.
-    let read =
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+    let read = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | flags) };
     if read < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -42,12 +63,15 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<O
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
-    if message.msg_flags & libc::MSG_CTRUNC != 0 || fds.len() > MAX_FDS {
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
         fds.clear();
-        return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+        return Ok(None);
     }
-    Ok(read as usize)
+    Ok(Some(read as usize))
 }
+
+/// Most descriptors that one message can carry (unix(7)).
+pub(crate) const SCM_MAX_FD: usize = 253;
 
 /// Two connected sockets that keep messages apart and tell the end.
 pub(crate) fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {

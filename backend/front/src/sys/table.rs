@@ -3,7 +3,7 @@ use super::check;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::thread;
 
 /// A file in memory with these bytes.
@@ -75,6 +75,40 @@ fn table_size() -> io::Result<RawFd> {
     let status = fs::read_to_string("/proc/self/status")?;
     let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
     size.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Makes `numbers` taken, so that nothing that is opened from here on gets one of them.
+pub(crate) fn reserve(numbers: &BTreeSet<RawFd>, with: BorrowedFd<'_>) -> io::Result<()> {
+    numbers.iter().try_for_each(|&number| put(with, number))
+}
+
+/// Gives a descriptor this number, in place of what [`reserve`] has put there.
+pub(crate) fn place(fd: OwnedFd, number: RawFd) -> io::Result<()> {
+    put(fd.as_fd(), number)
+}
+
+fn put(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: dup3(2) takes integers. The caller knows that nobody owns what is open at this number.
+    check(unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) }).map(drop)
+}
+
+/// Takes standard input, and leaves /dev/null in its place.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let taken = io::stdin().as_fd().try_clone_to_owned()?;
+    let null = fs::File::open("/dev/null")?;
+    // SAFETY: dup2(2) takes integers; number 0 is standard input, which stays open for the standard library.
+    check(unsafe { libc::dup2(null.as_raw_fd(), 0) })?;
+    Ok(taken)
+}
+
+/// Moves a descriptor to a number that is none of these.
+pub(crate) fn move_off(fd: OwnedFd, numbers: &BTreeSet<RawFd>) -> io::Result<OwnedFd> {
+    let mut copies = vec![fd];
+    while let Some(last) = copies.last().filter(|fd| numbers.contains(&fd.as_raw_fd())) {
+        let next = last.try_clone()?;
+        copies.push(next);
+    }
+    copies.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// A connection that was accepted at this listener, besides those that are known.

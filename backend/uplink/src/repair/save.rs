@@ -1,6 +1,6 @@
 //! On the host that a connection leaves.
 use super::{Agreed, QUEUE_MAX, SocketState};
-use crate::progress::{Known, Origin, Peer, Progress, Stage};
+use crate::progress::{Known, Peer, Progress, Stage};
 use crate::socket::{HostSocket, PeekMode};
 use crate::sys::listener::{local_address, remote_address};
 use crate::sys::repair::{self as sys, Queue, Repair};
@@ -75,21 +75,20 @@ impl HostSocket {
 }
 
 impl Frozen {
-    /// Reads everything that another host needs. `known` is as for [`HostSocket::progress`]; `remote` is where the socket led,
-    /// for those that the kernel has forgotten it of.
+    /// Reads everything that another host needs. `known` is as for [`HostSocket::progress`]; `remote` is where the socket led, for those
+    /// that the kernel has forgotten it of.
     ///
     /// # Errors
     /// See [`SaveError`]: the connection is to be thawed, or reset.
-    pub fn save(&self, known: &Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
+    pub fn save(&self, known: Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();
         let mut before = tcp::counters(fd)?;
         // A segment may have passed the filter's place before the filter was there.
         for _ in 0..READINGS {
             let progress = Progress::of(&before, tcp::has_error(fd)?, known);
-            let state = self.read(&before, &progress, &known.origin, remote)?;
+            let state = self.read(&before, &progress, known, remote)?;
             let after = tcp::counters(fd)?;
             if before.same_place(&after) {
-                sys::select_queue(fd, Queue::None)?;
                 return Ok(state);
             }
             before = after;
@@ -101,13 +100,13 @@ impl Frozen {
         &self,
         counters: &Counters,
         progress: &Progress,
-        origin: &Origin,
+        known: Known,
         remote: SocketAddr,
     ) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();
         // A socket that is not connected any more, or not yet, names no peer.
         let remote = remote_address(fd).unwrap_or(remote);
-        let mut state = SocketState::new(local_address(fd)?, remote, stage(counters, progress, origin));
+        let mut state = SocketState::new(local_address(fd)?, remote, stage(counters, progress, known.origin.stage));
         state.taken = progress.taken as u32;
         state.dropped = progress.dropped as u32;
         if state.stage == Stage::Connecting {
@@ -156,9 +155,9 @@ impl Frozen {
     }
 }
 
-fn stage(counters: &Counters, progress: &Progress, origin: &Origin) -> Stage {
-    match (origin.stage, progress.peer) {
-        (_, Peer::Connecting | Peer::Nobody) => Stage::Connecting,
+fn stage(counters: &Counters, progress: &Progress, origin: Stage) -> Stage {
+    match (origin, progress.peer) {
+        (_, Peer::Nobody | Peer::Connecting) => Stage::Connecting,
         (_, Peer::Reset) => Stage::Reset,
         (Stage::Over, _) => Stage::Over,
         (_, Peer::Finished) if counters.state == States::CLOSE => Stage::Over,
@@ -173,6 +172,8 @@ fn read_to_send(fd: BorrowedFd<'_>, counters: &Counters, state: &mut SocketState
     let queued = matches!(counters.state, States::FIN_WAIT1 | States::LAST_ACK | States::CLOSING);
     let acknowledged = counters.state == States::FIN_WAIT2;
     state.shut = queued || acknowledged;
+    // From here on nothing new goes out by the socket's own timers: the kernel takes what it would send as sent, while this queue is
+    // selected (tcp_write_xmit, net/ipv4/tcp_output.c). Else the peer would acknowledge what the new socket has not sent.
     sys::select_queue(fd, Queue::Send)?;
     let behind = counters.outq + u32::from(acknowledged);
     state.send_from = sys::queue_sequence(fd)?.wrapping_sub(behind);
@@ -199,7 +200,14 @@ fn agreed(fd: BorrowedFd<'_>, counters: &Counters) -> io::Result<Agreed> {
         mss: sys::announced_mss(fd)?,
         scales: has(SCALED).then_some((counters.scales & 0xf, counters.scales >> 4)),
         sack: has(SACK),
-        // The lowest bit is not of the clock: it is cleared from it, which must not set the clock back.
-        timestamp: if has(TIMESTAMPS) { Some(sys::timestamp(fd)?.wrapping_add(2)) } else { None },
+        timestamp: if has(TIMESTAMPS) { Some(ahead(sys::timestamp(fd)?)) } else { None },
     })
+}
+
+/// A clock that is ahead of what the old socket still says, while it is kept: it goes on repeating what was not acknowledged, with
+/// timestamps from which the peer would take the new socket's for old ones (RFC 7323 §5).
+fn ahead(clock: u32) -> u32 {
+    // The lowest bit says whether it counts microseconds, or milliseconds.
+    let second = if clock & 1 == 1 { 1_000_000 } else { 1000 };
+    clock.wrapping_add(60 * second)
 }

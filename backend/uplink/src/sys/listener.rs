@@ -51,7 +51,7 @@ impl Accepted {
     /// Closes it by a reset.
     pub fn abort(self) {
         // Fails on no open TCP socket (socket(7)); a plain close is then all that is left.
-        let _ = set_abort_on_close(self.fd.as_fd());
+        let _ = set_abort_on_close(self.fd.as_fd(), true);
     }
 }
 

@@ -88,6 +88,12 @@ pub fn announced_mss(fd: BorrowedFd<'_>) -> io::Result<u32> {
     tcp_option(fd, libc::TCP_MAXSEG)
 }
 
+/// Bounds the MSS of a socket that is not connected yet.
+pub fn limit_mss(fd: BorrowedFd<'_>, mss: u32) -> io::Result<()> {
+    // TCP_MIN_MSS and MAX_TCP_WINDOW (include/net/tcp.h) are what the kernel takes.
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_MAXSEG, mss.clamp(88, 32767) as c_int)
+}
+
 /// The clock of the socket's timestamps (TCP_TIMESTAMP); its lowest bit says what it counts in.
 pub fn timestamp(fd: BorrowedFd<'_>) -> io::Result<u32> {
     tcp_option(fd, libc::TCP_TIMESTAMP)

@@ -55,6 +55,9 @@ pub fn name(fd: BorrowedFd<'_>) -> io::Result<String> {
 /// The tap with this number in the table that engines share, and its interface's name; `None`: the number is another thing's. Nobody
 /// else in this process owns it: its owner was another one, which is dead.
 pub fn adopt(fd: RawFd) -> Option<(OwnedFd, String)> {
+    if fd < 0 {
+        return None;
+    }
     // SAFETY: the borrow ends before this function does; a number that is not open makes the call fail.
     let name = name(unsafe { BorrowedFd::borrow_raw(fd) }).ok()?;
     // SAFETY: a tap's descriptor is kept for its record only, which is how the caller has this number.

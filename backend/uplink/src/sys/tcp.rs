@@ -172,9 +172,9 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { check(libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR)).map(drop) }
 }
 
-/// Makes the coming close a reset (SO_LINGER, socket(7)).
-pub fn set_abort_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+/// Whether a close is a reset, whoever closes (SO_LINGER, socket(7)).
+pub fn set_abort_on_close(fd: BorrowedFd<'_>, abort: bool) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: c_int::from(abort), l_linger: 0 };
     let len = size_of::<libc::linger>() as socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
     // SAFETY: the value outlives the call and `len` is its size.
@@ -184,12 +184,14 @@ pub fn set_abort_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// Options of every host socket, and of listeners, from which connections inherit them. Urgent bytes stay in the stream, since SIOCINQ
 /// and peeks would otherwise skip them (tcp(7)). A silent peer is asked now and then whether it is still there, as often as the host's
 /// administrator says (net.ipv4.tcp_keepalive_*): a guest's own probes go no further than its leg. No Nagle, since the guest's own TCP
-/// has already decided what goes now.
+/// has already decided what goes now. A close is a reset unless it was wanted: when vonicd dies the kernel closes its sockets, and a peer
+/// must not take what it has got by then for the whole stream.
 ///
 /// There is no TCP_USER_TIMEOUT: it would end connections whose peer keeps its window closed for as long, although it answers every
 /// probe (RFC 9293 §3.8.6.1; tcp_probe_timer, net/ipv4/tcp_timer.c). A peer that answers nothing is given up after net.ipv4.tcp_retries2.
 /// Nor TCP_QUICKACK: the kernel acknowledges at once while a stream begins or is long, and the guest's answer carries it elsewhere.
 pub fn prepare(fd: &OwnedFd) -> io::Result<()> {
+    set_abort_on_close(fd.as_fd(), true)?;
     set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
     set_keepalive(fd.as_fd(), true)?;
     set_option(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
@@ -265,6 +267,8 @@ pub fn counters(fd: BorrowedFd<'_>) -> io::Result<Counters> {
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place.cast::<c_void>(), &raw mut length)
     })?;
+    #[cfg(feature = "crash-points")]
+    crate::mutation::linger();
     let (inq, outq) = (queue(fd, libc::FIONREAD)?, queue(fd, libc::TIOCOUTQ)?);
     let Info { state, options, scales, acked, received, .. } = info;
     Ok(Counters { state, options, scales, acked, received, inq, outq })
@@ -300,6 +304,9 @@ pub fn cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// The socket with this number, if it still is the one with this cookie. Nobody else in this process owns it then: its owner was
 /// another process, which is dead.
 pub fn adopt(fd: RawFd, cookie: u64) -> Option<OwnedFd> {
+    if fd < 0 {
+        return None;
+    }
     // SAFETY: the borrow ends before this function does; a number that is not open makes the call fail.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     // SAFETY: by the cookie, which the kernel gives to one socket only, this is the socket that its record is about.

@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use vmm_sys_util::tempdir::TempDir;
-use vonic_front::{
-    EngineLink, History, MasterConfig, Message, Request, Start, ToEngine, ToMaster, run, run_standalone,
-};
+use vonic_front::{EngineLink, MasterConfig, Message, Request, Start, ToEngine, ToMaster, run, run_standalone};
 use vonic_session::{EventSink, PortEvent, SessionEvent, SessionSpec};
 
+mod healing;
+
 const FEATURES: u64 = 1 << 32 | 1 << 30;
+/// VHOST_F_LOG_ALL, which the front offers beside the engine's.
+const LOG_ALL: u64 = 1 << 26;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a worker is given for an answer; the control side gets five times as much.
 const HEARTBEAT: Duration = Duration::from_millis(200);
@@ -44,12 +46,12 @@ fn main() {
         ("standalone, it stops in order as well", standalone_stops_in_order),
         ("an engine's own exit code is the service's", exit_code_is_the_engines),
         ("what the engine opens is open in the master", one_descriptor_table),
-        ("who stands by takes over, costs nothing, and ends with the master", standby_takes_over),
-        ("an engine whose worker hangs is killed", hanging_worker_is_noticed),
-        ("an engine whose control side hangs is killed", deaf_control_side_is_noticed),
-        ("a stopped engine is killed, but not for the master's own standing still", stopped_engine_is_killed),
-        ("an engine that is replaced has not died", replaced_engine_has_not_died),
-        ("a VM that engines die of is named to the next", blame_is_handed_on),
+        ("who stands by takes over, costs nothing, and ends with the master", healing::standby_takes_over),
+        ("an engine whose worker hangs is killed", healing::hanging_worker_is_noticed),
+        ("an engine whose control side hangs is killed", healing::deaf_control_side_is_noticed),
+        ("a stopped engine is killed, but not for the master's own standing still", healing::stopped_engine_is_killed),
+        ("an engine that is replaced has not died", healing::replaced_engine_has_not_died),
+        ("a VM that engines die of is named to the next", healing::blame_is_handed_on),
     ];
     for (name, test) in tests {
         test();
@@ -72,7 +74,12 @@ impl EventSink for Sink {
 
 fn service(manner: &str, dir: &Path) -> i32 {
     let heartbeat = matches!(manner, "hangs" | "deaf" | "beats").then_some(HEARTBEAT);
-    let config = MasterConfig { engine_pid_file: Some(dir.join("engine.pid")), heartbeat, quarantine: true };
+    let config = MasterConfig {
+        engine_pid_file: Some(dir.join("engine.pid")),
+        heartbeat,
+        quarantine: true,
+        ..Default::default()
+    };
     let engine = |link: EngineLink, start: Start| engine(manner, dir, &link, &start);
     match if manner == "standalone" { run_standalone(config, engine) } else { run(config, engine) } {
         Ok(code) => code,
@@ -136,7 +143,8 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
                     link.send(&ToMaster::Pong { number }).unwrap();
                 }
             }
-            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Marked { .. } => {}
+            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Upgraded { .. } | ToEngine::Marked { .. } => {
+            }
         }
     }
     99 // The master cannot have gone: this process would have been killed.
@@ -185,27 +193,6 @@ impl Service {
 
     fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
-    }
-
-    /// What the engine was last told of those before it, once it is as `wanted`.
-    fn history(&self, wanted: impl Fn(&History) -> bool) -> History {
-        let read = || serde_json::from_str::<History>(&std::fs::read_to_string(self.path("history")).ok()?).ok();
-        until(|| read().is_some_and(|history| wanted(&history)), "the engine knows what came before it");
-        read().unwrap()
-    }
-
-    /// The processes that are the master's children: the engine, and who stands by.
-    fn children(&self) -> Vec<u32> {
-        let id = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-    }
-
-    /// Who waits to be the next engine.
-    fn standby(&self) -> u32 {
-        let others = || self.children().into_iter().filter(|&pid| pid != self.engine() && !is_dead(pid));
-        until(|| others().count() == 1, "somebody stands by");
-        others().next().unwrap()
     }
 
     fn engine(&self) -> u32 {
@@ -258,7 +245,7 @@ fn ask_features(mut socket: &UnixStream) {
     Message::new(Request::GetFeatures, vec![]).send(socket).unwrap();
     let mut reply = [0; 20];
     socket.read_exact(&mut reply).unwrap();
-    assert_eq!(reply[12..], FEATURES.to_ne_bytes());
+    assert_eq!(reply[12..], (FEATURES | LOG_ALL).to_ne_bytes());
 }
 
 fn ended(mut socket: &UnixStream) {
@@ -449,138 +436,4 @@ fn ended_tcp(mut connection: &TcpStream) {
         Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
         other => panic!("the connection goes on: {other:?}"),
     }
-}
-
-/// Processor time of a process so far, in clock ticks (proc_pid_stat(5), utime and stime).
-fn ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
-fn standby_takes_over() {
-    let mut service = Service::ready("serves");
-    let vmm = service.vmm();
-    for _ in 0..2 {
-        let (old, standby) = (service.engine(), service.standby());
-        let spent = ticks(standby);
-        std::thread::sleep(Duration::from_millis(300));
-        assert_eq!(ticks(standby), spent);
-        service.signal(&old.to_string(), "KILL");
-        until(|| service.engine() == standby, "who stood by is the engine");
-        ask_features(&vmm);
-    }
-    // One that dies while it waits is followed too, and nobody else notices.
-    let (engine, standby, table) = (service.engine(), service.standby(), service.descriptors());
-    service.signal(&standby.to_string(), "KILL");
-    until(|| is_dead(standby), "who stood by is dead");
-    let next = service.standby();
-    assert_ne!(next, standby);
-    assert_eq!((service.engine(), service.descriptors()), (engine, table));
-    ask_features(&vmm);
-    // Dead, and not noticed yet: whoever is needed at once is made at once.
-    service.signal(&format!("{}", service.child.id()), "STOP");
-    service.signal(&next.to_string(), "KILL");
-    service.signal(&engine.to_string(), "KILL");
-    service.signal(&format!("{}", service.child.id()), "CONT");
-    until(|| ![engine, next].contains(&service.engine()), "another engine");
-    ask_features(&vmm);
-    let left = [service.engine(), service.standby()];
-    service.signal_master("TERM");
-    assert_eq!(service.wait().code(), Some(0));
-    assert!(left.into_iter().all(is_dead));
-    assert_eq!(service.left_behind(), Vec::<String>::new());
-    let mut service = Service::ready("serves");
-    let standby = service.standby();
-    service.signal_master("KILL");
-    service.wait();
-    until(|| is_dead(standby), "who stood by is dead");
-}
-
-/// The engine falls silent by itself, and is followed within `most`.
-fn hang_is_noticed(manner: &str, reason: &str, [least, most]: [Duration; 2]) {
-    let start = Instant::now();
-    let service = Service::ready(manner);
-    let (vmm, old) = (service.vmm(), service.engine());
-    until(|| service.engine() != old, "another engine");
-    let took = start.elapsed();
-    // The fourth question is the first without an answer.
-    assert!(took > 2 * HEARTBEAT + least && took < 2 * HEARTBEAT + most, "{took:?}");
-    ask_features(&vmm);
-    let history = service.history(|history| history.last_takeover.is_some());
-    assert_eq!(history.deaths, 1);
-    assert!(history.last_death.unwrap().reason.contains(reason));
-    let engine = service.engine();
-    std::thread::sleep(4 * HEARTBEAT);
-    assert_eq!(service.engine(), engine, "the next one is well");
-}
-
-fn hanging_worker_is_noticed() {
-    hang_is_noticed("hangs", "its worker does not answer for 200ms", [HEARTBEAT, 8 * HEARTBEAT]);
-}
-
-fn deaf_control_side_is_noticed() {
-    hang_is_noticed("deaf", "its control thread does not answer for 1s", [5 * HEARTBEAT, 12 * HEARTBEAT]);
-}
-
-fn stopped_engine_is_killed() {
-    let service = Service::ready("beats");
-    let (vmm, old) = (service.vmm(), service.engine());
-    std::thread::sleep(3 * HEARTBEAT);
-    service.signal_master("STOP");
-    std::thread::sleep(4 * HEARTBEAT);
-    service.signal_master("CONT");
-    std::thread::sleep(3 * HEARTBEAT);
-    assert_eq!(service.engine(), old);
-    service.signal(&old.to_string(), "STOP");
-    until(|| service.engine() != old, "another engine");
-    ask_features(&vmm);
-    let history = service.history(|history| history.last_takeover.is_some());
-    assert!(history.last_death.unwrap().reason.contains("somebody has stopped the process"));
-    // Nobody's fault.
-    assert_eq!(std::fs::read_to_string(service.path("blamed")).unwrap(), "0 false");
-}
-
-fn replaced_engine_has_not_died() {
-    let service = Service::ready("replaces");
-    let vmm = service.vmm();
-    for replaced in 1..=5 {
-        let (old, standby) = (service.engine(), service.standby());
-        service.signal_master("HUP");
-        until(|| service.engine() == standby, "who stood by is the engine");
-        ask_features(&vmm);
-        assert!(is_dead(old));
-        let history = service.history(|history| history.replaced == replaced && history.last_takeover.is_some());
-        assert_eq!((history.deaths, history.storm.delay), (0, 0));
-        assert!(history.last_takeover.unwrap().planned);
-    }
-}
-
-fn blame_is_handed_on() {
-    let service = Service::ready("faults");
-    let mut vmm = service.vmm();
-    let blamed = || std::fs::read_to_string(service.path("blamed")).unwrap();
-    let end = |signal: &str| {
-        let old = service.engine();
-        match signal {
-            "KILL" => service.signal(&old.to_string(), "KILL"),
-            signal => service.signal_master(signal),
-        }
-        until(|| service.engine() != old && is_dead(old), "another engine");
-    };
-    end("HUP");
-    ask_features(&vmm);
-    assert_eq!(blamed(), "1 false");
-    // What comes from outside is nobody's fault.
-    end("KILL");
-    ask_features(&vmm);
-    assert_eq!(blamed(), "1 false");
-    end("HUP");
-    ask_features(&vmm);
-    assert_eq!(blamed(), "2 true");
-    drop(std::mem::replace(&mut vmm, UnixStream::pair().unwrap().0));
-    let again = service.vmm();
-    end("KILL");
-    ask_features(&again);
-    assert_eq!(blamed(), "2 false");
 }
