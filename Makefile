@@ -14,7 +14,7 @@ NEXT_BUILD := cargo build --quiet -p vonic-daemon --features next-format --targe
 # An engine that dies on demand, for tests alone: its own folder, so that nobody takes it for the other.
 CRASH_BUILD := cargo build --quiet -p vonic-daemon --features crash-points --target-dir $(TARGET)/crash
 
-.PHONY: build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-micro
+.PHONY: build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -74,6 +74,11 @@ demo: testbed build
 bench: testbed build
 	cargo build --quiet --release -p vonic-bench
 	sh tests/support/root.sh $(TARGET)/release/vonic-bench
+
+# How long connections wait when their engine dies.
+bench-takeover: build
+	cargo build --quiet --release -p vonic-bench
+	sh tests/support/root.sh $(TARGET)/release/vonic-bench takeover
 
 # Instructions per frame and per segment, by callgrind; fails if one is more than 10 % above bench/results/micro.md, RECORD=1 writes them there.
 bench-micro:

@@ -1,14 +1,17 @@
 //! vonic beside passt: TCP streams each way, transactions, and guest to guest, on user-mode Linux guests with small and with the largest
 //! packets. Each round measures vonic and passt in turn; what counts is the median and the ratio, since machines drift. `make bench` runs
-//! it; `VONIC_BENCH_ROUNDS` is for a first look.
+//! it; `VONIC_BENCH_ROUNDS` is for a first look. `vonic-bench takeover` (`make bench-takeover`) measures something else: how long guests wait when an
+//! engine dies.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+mod takeover;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use serde_json::Value;
 use vonic_tests::{
-    Bed, Context, Guest, GuestConfig, Lab, Netns, Process, Result, TempDir, TestConfig, Vmm, isolate, seconds,
+    Bed, Context, Error, Guest, GuestConfig, Lab, Netns, Process, Result, TempDir, TestConfig, Vmm, isolate, seconds,
     wait_until,
 };
 
@@ -18,7 +21,12 @@ const ROUNDS: usize = 5;
 const LENGTH: u32 = 3;
 
 fn main() -> ExitCode {
-    match [1500, 65520].into_iter().try_for_each(bench) {
+    let result = match std::env::args().nth(1).as_deref() {
+        None => [1500, 65520].into_iter().try_for_each(bench),
+        Some("takeover") => takeover::bench(),
+        Some(other) => Err(Error::msg(format!("unknown bench {other}: none, or takeover"))),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("FAILED: {error:#}");

@@ -7,6 +7,7 @@ mod bed;
 pub mod churn;
 mod console;
 pub mod crash;
+pub mod crowd;
 pub mod datagram;
 mod directory;
 mod dns;

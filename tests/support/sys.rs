@@ -193,6 +193,32 @@ pub(crate) fn wait_readable(fd: RawFd, limit: Duration) -> io::Result<bool> {
     check(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
 }
 
+/// As [`wait_readable`], of any of several.
+pub(crate) fn wait_any_readable(fds: &[RawFd], limit: Duration) -> io::Result<bool> {
+    let mut entries: Vec<_> = fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    let ms = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    // SAFETY: the entries outlive the call, and their number is given.
+    check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, ms) }).map(|ready| ready > 0)
+}
+
+/// A descriptor that becomes readable when the process ends (pidfd_open(2)).
+pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and returns a new descriptor.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int)?;
+    // SAFETY: `fd` was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// As many descriptors as the hard limit allows, for tests with thousands of sockets.
+pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the place for the answer is valid.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` outlives the call, which only reads it.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// Whether this kernel has SO_PEEK_OFF on TCP sockets; vonic peeks over scratch memory where it has not.
 pub(crate) fn tcp_peek_offset_works() -> io::Result<bool> {
     // SAFETY: no memory is passed.

@@ -34,7 +34,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).format_target(false).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_target(false)
+        .format_timestamp_micros()
+        .init();
     let engine_config =
         EngineConfig { config_dir: arguments.config_dir.clone(), peek_mode: engine::peek_mode(&arguments.peek) };
     let body = move |link: EngineLink, start: Start| engine::run(engine_config.clone(), link, &start);

@@ -146,6 +146,8 @@ pub(crate) struct Begin {
     pub(crate) takes_over: bool,
     pub(crate) kept: BTreeMap<String, RawFd>,
     pub(crate) blamed: BTreeMap<u64, Blame>,
+    /// Descriptors of the engine before, which this one has time to close.
+    pub(crate) left: Vec<RawFd>,
 }
 
 /// The engine's own duplicate of the listener that [`ToEngine::Listening`] names. It is non-blocking.

@@ -258,6 +258,9 @@ impl Connection {
         if purpose == Purpose::Relay {
             self.answer(&reply)?;
         }
+        if purpose == Purpose::Replay && !self.queued.iter().any(|(_, purpose)| *purpose == Purpose::Replay) {
+            log::info!("{}: goes on with the next engine", self.log.name());
+        }
         self.send_queued(now)
     }
 

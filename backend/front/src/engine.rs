@@ -2,7 +2,7 @@
 use crate::channel::{Begin, EngineLink, MasterLink};
 use crate::history::Blame;
 use crate::run::{MasterError, system};
-use crate::sys::{self, Cloned, Ended};
+use crate::sys::{self, Cloned, Ended, Swept};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
@@ -179,13 +179,16 @@ impl<'a> Maker<'a> {
                 return 1;
             }
         };
-        let Begin { takes_over, kept, blamed } = begin;
+        let Begin { takes_over, kept, blamed, left } = begin;
+        if let Err(e) = sys::close_later(left) {
+            log::error!("descriptors of the engine before stay open: {e}");
+        }
         (self.body)(link, Start { takes_over, checkpoint: Arc::clone(&self.checkpoint), kept, blamed })
     }
 
     /// Closes what a dead engine had open, but for the sockets of connections that have a record. `held` is what the master has
     /// beside its own.
-    pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<usize> {
+    pub(crate) fn sweep(&self, held: impl Iterator<Item = RawFd>) -> io::Result<Swept> {
         let recorded = self.checkpoint.records().map(|(_, record)| record.descriptor);
         let mut keep: BTreeSet<RawFd> = self.own.iter().copied().chain(held).chain(recorded).collect();
         let header = self.checkpoint.header();
@@ -198,7 +201,7 @@ impl<'a> Maker<'a> {
             header.leave_accepted(accepted.or(before));
             keep.extend(accepted);
         }
-        sys::close_all_but(&keep)
+        sys::sweep(&keep)
     }
 }
 

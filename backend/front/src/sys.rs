@@ -17,7 +17,7 @@ pub(crate) use socket::{
 };
 
 pub(crate) use table::{
-    accepted_at, close_all_but, memory_file, move_off, open_descriptors, place, reserve, take_stdin,
+    Swept, accepted_at, close_later, memory_file, move_off, open_descriptors, place, reserve, sweep, take_stdin,
 };
 
 use std::io;

@@ -5,11 +5,39 @@ use crate::record::{Bits, Local, Options, Record, Words};
 use crate::sys::{self, Mapping};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 /// A record's number.
 pub type RecordId = u32;
+
+/// Numbers of records that are free. Those that were used before come first: so many pages are in memory as are needed.
+#[derive(Debug)]
+pub struct FreeNumbers {
+    freed: Vec<RecordId>,
+    fresh: Range<RecordId>,
+}
+
+impl FreeNumbers {
+    /// Takes one; `None` if every record is in use.
+    pub fn pop(&mut self) -> Option<RecordId> {
+        self.freed.pop().or_else(|| self.fresh.next())
+    }
+
+    /// One more is free.
+    pub fn push(&mut self, id: RecordId) {
+        self.freed.push(id);
+    }
+}
+
+impl Iterator for FreeNumbers {
+    type Item = RecordId;
+
+    fn next(&mut self) -> Option<RecordId> {
+        self.pop()
+    }
+}
 
 /// A mapped checkpoint. It stays as long as its descriptor is open anywhere.
 #[derive(Debug)]
@@ -64,14 +92,26 @@ impl Checkpoint {
         self.capacity
     }
 
-    /// Every record that is not free, in the order of their numbers.
+    /// Every record that is not free, in the order of their numbers. What was never used is not looked at: a look would take memory.
     pub fn records(&self) -> impl Iterator<Item = (RecordId, Record)> {
-        self.all().enumerate().filter_map(|(id, words)| Some((id as RecordId, Words(words).read()?)))
+        self.used().filter_map(|(id, words)| Some((id, words.read()?)))
     }
 
     /// The numbers that are free.
-    pub fn free_numbers(&self) -> impl Iterator<Item = RecordId> {
-        self.all().enumerate().filter(|(_, words)| Words(words).is_free()).map(|(id, _)| id as RecordId)
+    pub fn free_numbers(&self) -> FreeNumbers {
+        let freed: Vec<RecordId> = self.used().filter(|(_, words)| words.is_free()).map(|(id, _)| id).collect();
+        FreeNumbers {
+            freed: freed.into_iter().rev().collect(),
+            fresh: self.mark() as RecordId..self.capacity as RecordId,
+        }
+    }
+
+    fn mark(&self) -> usize {
+        self.header().used().min(self.capacity)
+    }
+
+    fn used(&self) -> impl Iterator<Item = (RecordId, Words<'_>)> {
+        self.all().take(self.mark()).enumerate().map(|(id, words)| (id as RecordId, Words(words)))
     }
 
     /// What stands under a number; `None` if nothing does.
@@ -135,7 +175,12 @@ impl Checkpoint {
         self.memory.words()[HEADER..HEADER + self.capacity * RECORD].chunks_exact(RECORD)
     }
 
+    /// The words of a record, which counts as used from now on.
     fn words(&self, id: RecordId) -> Option<Words<'_>> {
+        let (header, used) = (self.header(), id as usize + 1);
+        if used > header.used() && used <= self.capacity {
+            header.raise_used(used);
+        }
         self.all().nth(id as usize).map(Words)
     }
 }

@@ -94,6 +94,16 @@ impl Header<'_> {
         Duration::from_nanos(sys::monotonic().saturating_sub(self.get(word::CLOCK)))
     }
 
+    /// How many of the first records have ever been used.
+    pub(crate) fn used(&self) -> usize {
+        usize::try_from(self.get(word::USED)).unwrap_or(usize::MAX)
+    }
+
+    /// So many have been used from now on. One thread makes records at a time.
+    pub(crate) fn raise_used(&self, used: usize) {
+        self.set(word::USED, used as u64);
+    }
+
     /// Asks every worker for a sign of life: each is to [answer](Header::answer) with this number.
     pub fn ask(&self, number: u64) {
         self.set(word::ASKED, number);

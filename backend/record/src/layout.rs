@@ -15,6 +15,8 @@ pub(crate) mod header {
     /// Four words.
     pub(crate) const SECRETS: usize = 4;
     pub(crate) const CLOCK: usize = 8;
+    /// How many of the first records have ever been used: behind them all is free, and no memory.
+    pub(crate) const USED: usize = 64;
     /// A descriptor's number and one; 0: none.
     pub(crate) const ACCEPTING: usize = 9;
     /// The same.

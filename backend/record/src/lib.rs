@@ -17,7 +17,7 @@ mod ledger;
 mod record;
 mod sys;
 
-pub use checkpoint::{Checkpoint, RecordId};
+pub use checkpoint::{Checkpoint, FreeNumbers, RecordId};
 pub use header::{CheckpointError, Header, OLDEST, Secrets, VERSION, WORKERS_MAX};
 pub use ledger::{Counters, Ledger, name};
 pub use record::{Bits, Kind, Local, Options, Record};

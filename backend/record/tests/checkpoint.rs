@@ -148,3 +148,20 @@ fn every_option_comes_back() {
         assert_eq!(checkpoint.read(0).unwrap().options, options);
     }
 }
+
+/// A look at every record takes the time and the memory of those that were used, not of all that there could be.
+#[test]
+fn records_that_were_never_used_take_no_memory() {
+    let checkpoint = Checkpoint::create(1 << 20).unwrap();
+    (0..100).for_each(|id| checkpoint.write(id, &record(id as u16)));
+    checkpoint.free(50);
+    let second = again(&checkpoint);
+    let mut free = second.free_numbers();
+    assert_eq!((second.records().count(), [(); 3].map(|()| free.pop())), (99, [Some(50), Some(100), Some(101)]));
+    free.push(7);
+    assert_eq!((free.pop(), free.pop()), (Some(7), Some(102)));
+    assert_eq!(second.read(100), None);
+    let file = std::fs::File::from(second.as_fd().try_clone_to_owned().unwrap());
+    // In units of 512 bytes: the header, and four pages of records.
+    assert!(std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) <= 5 * 8);
+}

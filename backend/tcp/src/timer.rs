@@ -131,9 +131,10 @@ impl Leg {
         None
     }
 
-    /// SEG.SEQ = SND.NXT - 1 and no payload (RFC 9293 §3.8.4, SHLD-12): the guest answers by an ACK.
+    /// SEG.SEQ = SND.NXT - 1 and no payload (RFC 9293 §3.8.4, SHLD-12): the guest answers by an ACK. Nothing is on its way then, or it is not
+    /// known (see [`Leg::restore`]): SND.UNA is as far as the guest has come for certain.
     pub(crate) fn keepalive_probe(&mut self, now: Instant) -> Transmit {
-        let seq = self.ack_seq() - 1;
+        let seq = self.snd.una - 1;
         Transmit::Control(self.header(now, seq, Flags::ACK, false))
     }
 

@@ -50,9 +50,9 @@ impl Region {
     }
 }
 
-/// For so many rings: their areas, and 256 buffers for each.
-pub(super) fn create(rings: u64) -> Result<(GuestMemoryMmap, [Region; 2])> {
-    let (rings_size, buffers_size) = (rings * RING_SPACE, rings * 256 * SLOT);
+/// For so many rings: their areas, and 256 buffers for each; behind them so much more for buffers to roam over.
+pub(super) fn create(rings: u64, more: u64) -> Result<(GuestMemoryMmap, [Region; 2])> {
+    let (rings_size, buffers_size) = (rings * RING_SPACE, rings * 256 * SLOT + more);
     let file: File = sys::memfd(c"mock-guest").context("a memfd")?.into();
     file.set_len(rings_size + buffers_size)?;
     let second = FileOffset::new(file.try_clone()?, rings_size);

@@ -89,12 +89,15 @@ pub struct MockConfig {
     pub posted: u16,
     /// Pairs of rings. Behind them is the control queue if the features have CTRL_VQ.
     pub queue_pairs: usize,
+    /// Bytes of guest memory over which the first pair's receive buffers roam, as those of a guest with so much memory do; 0: each head
+    /// has its place.
+    pub roam: u64,
 }
 
 impl Default for MockConfig {
     /// All features, rings of 256, buffers of 64 KiB.
     fn default() -> MockConfig {
-        MockConfig { features: feature::ALL, ring_size: 256, buffer: vec![65_562], posted: 64, queue_pairs: 1 }
+        MockConfig { features: feature::ALL, ring_size: 256, buffer: vec![65_562], posted: 64, queue_pairs: 1, roam: 0 }
     }
 }
 
@@ -142,9 +145,11 @@ impl MockFrontend {
         stream.set_write_timeout(limit)?;
         let raw = RawConnection::new(stream.try_clone()?);
         let count = 2 * config.queue_pairs as u64 + u64::from(config.features & feature::CTRL_VQ != 0);
-        let (memory, regions) = memory::create(count)?;
+        let (memory, regions) = memory::create(count, config.roam)?;
         let rings = (0..count).map(|index| DriverRing::new(&memory, index, config.ring_size));
-        let rings = rings.collect::<Result<_>>()?;
+        let mut rings = rings.collect::<Result<Vec<_>>>()?;
+        let end = regions[1].guest + regions[1].size;
+        rings[HOST_TO_GUEST].roam(end - config.roam..end);
         Ok(MockFrontend {
             frontend: Frontend::from_stream(stream, count),
             raw,
@@ -416,6 +421,20 @@ impl MockFrontend {
             bail!("chain {} was returned, {head} was sent", used.head);
         }
         Ok(used.length)
+    }
+
+    /// The next used entry of a ring with what lies in its buffer, without waiting. The device is asked for an interrupt if there is none.
+    ///
+    /// # Errors
+    /// If guest memory cannot be read, or the device returned what it was never given.
+    pub fn take_used(&mut self, index: usize) -> Result<Option<(Used, Vec<u8>)>> {
+        let ring = &mut self.rings[index];
+        let mut used = ring.take_used(&self.memory)?;
+        if used.is_none() {
+            ring.arm(&self.memory)?;
+            used = ring.take_used(&self.memory)?;
+        }
+        used.map(|used| Ok((used, ring.content(&self.memory, &used)?))).transpose()
     }
 
     /// The next used entry of a ring, waiting for the call eventfd as a driver does: a forgotten interrupt shows as a timeout.

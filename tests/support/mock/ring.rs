@@ -1,6 +1,7 @@
 //! The driver's side of a split ring (virtio 1.3 §2.7), with raw access to all of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{Ordering, fence};
 
 use anyhow::{Context, Result, bail};
@@ -59,6 +60,8 @@ pub struct Used {
     pub head: u16,
     /// Bytes that the device says it wrote.
     pub length: u32,
+    /// Where the chain's buffer lies.
+    pub address: u64,
 }
 
 /// What the driver knows of a chain that the device has.
@@ -90,6 +93,9 @@ pub struct DriverRing {
     pub(super) event_idx: bool,
     notified: u16,
     buffers: u64,
+    /// Where buffers roam instead, one behind the other, and how far the last one has come.
+    roam: Range<u64>,
+    roamed: u64,
     free: Vec<u16>,
     outstanding: BTreeMap<u16, Outstanding>,
     /// Heads in the order in which they were made available: the device returns them so, negotiated (IN_ORDER) or not.
@@ -115,10 +121,28 @@ impl DriverRing {
             event_idx: false,
             notified: 0,
             buffers: BUFFERS + index * 256 * SLOT,
+            roam: 0..0,
+            roamed: 0,
             free: (0..size).rev().collect(),
             outstanding: BTreeMap::new(),
             order: VecDeque::new(),
         })
+    }
+
+    /// Has its buffers roam over so much of guest memory from now on.
+    pub(super) fn roam(&mut self, over: Range<u64>) {
+        self.roamed = over.start;
+        self.roam = over;
+    }
+
+    /// Where the next buffer with that head lies.
+    fn place(&mut self, head: u16) -> u64 {
+        if self.roam.is_empty() {
+            return self.buffer(head);
+        }
+        let place = if self.roamed + SLOT > self.roam.end { self.roam.start } else { self.roamed };
+        self.roamed = place + SLOT;
+        place
     }
 
     /// Chains that the device has.
@@ -126,7 +150,7 @@ impl DriverRing {
         self.outstanding.len() as u16
     }
 
-    /// The buffer that belongs to head `head`.
+    /// The buffer that belongs to head `head`, in a ring whose buffers do not roam.
     pub fn buffer(&self, head: u16) -> u64 {
         self.buffers + u64::from(head) * SLOT
     }
@@ -142,7 +166,7 @@ impl DriverRing {
         }
         let descriptors = self.free.split_off(self.free.len() - entries);
         let head = *descriptors.first().context("a chain without descriptors")?;
-        let address = self.buffer(head);
+        let address = self.place(head);
         memory.write_slice(content, GuestAddress(address))?;
         let table = self.descriptors + INDIRECT_TABLES + u64::from(head) * INDIRECT_ENTRIES * 16;
         let mut at = address;
@@ -265,8 +289,7 @@ impl DriverRing {
         }
         // The chain's buffer is read before its descriptors are used again: see content().
         self.free.extend(entry.descriptors.iter().rev());
-        debug_assert_eq!(entry.address, self.buffer(head));
-        Ok(Some(Used { head, length }))
+        Ok(Some(Used { head, length, address: entry.address }))
     }
 
     /// What the device wrote into a returned chain; valid until the next [`DriverRing::add`].
@@ -275,7 +298,7 @@ impl DriverRing {
     /// If guest memory cannot be read.
     pub fn content(&self, memory: &GuestMemoryMmap, used: &Used) -> Result<Vec<u8>> {
         let mut bytes = vec![0; used.length as usize];
-        memory.read_slice(&mut bytes, GuestAddress(self.buffer(used.head)))?;
+        memory.read_slice(&mut bytes, GuestAddress(used.address))?;
         Ok(bytes)
     }
 }

@@ -95,6 +95,7 @@ impl Worker {
     /// Ends the guests' connections, of one port or of all, that could not be opened any more as they are: rules, networks or the
     /// host's addresses have changed. Both ends get a reset.
     pub(crate) fn check_connections(&mut self, port: Option<PortId>) {
+        self.recheck_resuming();
         let wanted =
             |flow: &Flow| flow.guest_opens && flow.socket.is_some() && port.is_none_or(|id| id == flow.key.port);
         let flows = self.flows.iter().filter(|(_, flow)| wanted(flow) && !self.may_go_on(flow));

@@ -32,6 +32,7 @@ impl Worker {
         place: Place,
     ) -> Result<(), DropReason> {
         let opens = segment.flags.contains(Flags::SYN) && !segment.flags.contains(Flags::ACK);
+        self.resume_now(&key);
         if opens {
             self.asks_again(&key);
         }

@@ -17,5 +17,6 @@ pub mod ready;
 pub mod records;
 pub mod refusal;
 pub mod resume;
+pub mod resuming;
 pub mod table;
 pub mod usage;

@@ -3,7 +3,7 @@ use crate::crash::crash_point;
 use crate::flow::table::Flow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use vonic_record::{Bits, Checkpoint, Kind, Local, Options, Record, RecordId};
+use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Local, Options, Record, RecordId};
 use vonic_tcp::{Agreed, Instant, Leg};
 use vonic_uplink::{HostSocket, Origin, Stage};
 
@@ -13,7 +13,7 @@ const RETIRED: usize = 64;
 /// The checkpoint, as its one writer has it.
 pub struct Records {
     checkpoint: Arc<Checkpoint>,
-    free: Vec<RecordId>,
+    free: FreeNumbers,
     /// What an engine before this one has left, until the VMM connection's number is known.
     pub inherited: Vec<(RecordId, Record)>,
     /// The same of flows of datagrams, and of claimed addresses.
@@ -27,9 +27,7 @@ pub struct Records {
 impl Records {
     /// With all that stands there.
     pub fn new(checkpoint: Arc<Checkpoint>) -> Records {
-        let mut free: Vec<RecordId> = checkpoint.free_numbers().collect();
-        // The lowest are used first, and again: so many pages are in memory as are needed.
-        free.reverse();
+        let free = checkpoint.free_numbers();
         let (inherited, others): (Vec<_>, Vec<_>) =
             checkpoint.records().partition(|(_, record)| record.kind.is_connection());
         let is_flow = |record: &Record| matches!(record.kind, Kind::Datagrams | Kind::Claim);

@@ -25,12 +25,7 @@ impl Worker {
         let inherited = std::mem::take(&mut self.records.inherited);
         let (own, others): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(_, record)| record.session == session);
         self.records.inherited = others;
-        for (id, record) in own {
-            crash_point!("before-resumption");
-            if !self.resume_connection(port_id, id, &record) {
-                self.records.free(id);
-            }
-        }
+        self.resume_later(port_id, own);
     }
 
     /// Every VMM that is connected has had its own: what nobody has taken over is reset.
@@ -50,7 +45,7 @@ impl Worker {
     }
 
     /// Takes over one connection; false: there is nothing that could go on.
-    fn resume_connection(&mut self, port_id: PortId, id: RecordId, record: &Record) -> bool {
+    pub(crate) fn resume_connection(&mut self, port_id: PortId, id: RecordId, record: &Record) -> bool {
         let (now, mode) = (self.now, self.peek_mode(record.host));
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };

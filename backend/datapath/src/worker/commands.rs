@@ -264,6 +264,7 @@ impl Worker {
     }
 
     fn reset_connections(&mut self, id: PortId) {
+        self.finish_resuming(Some(id));
         for flow in self.flows_of(|key| key.port == id) {
             self.abort(flow);
         }
@@ -300,6 +301,7 @@ impl Worker {
 
     /// Every guest gets resets for its connections, and so does every peer.
     fn stop(&mut self) {
+        self.finish_resuming(None);
         for id in self.flows_of(|_| true) {
             if let Some(flow) = self.flows.get_mut(id) {
                 flow.leg.abort();

@@ -24,6 +24,7 @@ use crate::flow::admission::AcceptLater;
 use crate::flow::adoption::Adopted;
 use crate::flow::peer::Questions;
 use crate::flow::records::Records;
+use crate::flow::resuming::Resuming;
 use crate::flow::table::FlowTable;
 use crate::keyed::Secret;
 use crate::port::Port;
@@ -148,6 +149,8 @@ pub struct Worker {
     pub(crate) fragmenter: Fragmenter,
     /// An engine has died, and VMMs that were connected may still come back.
     pub(crate) taking_over: bool,
+    /// Connections that wait to be taken over.
+    pub(crate) resuming: Vec<Resuming>,
     pub(crate) signs: Signs,
     /// Another engine goes on with what this worker has: nothing of it is closed.
     pub(crate) rests: bool,
@@ -201,6 +204,7 @@ impl Worker {
             reassembly: Some(Box::new(Reassembly::new())),
             fragmenter: Fragmenter::new(),
             taking_over: config.takes_over,
+            resuming: Vec::new(),
             signs: Signs::new(Arc::clone(&config.checkpoint)),
             rests: false,
             woken: false,
@@ -283,7 +287,7 @@ impl Worker {
 
     /// One turn for everybody; true if there was work.
     fn round(&mut self) -> bool {
-        let mut worked = std::mem::take(&mut self.woken);
+        let mut worked = std::mem::take(&mut self.woken) | self.resume_some();
         for id in 0..self.ports.len() as PortId {
             worked |= self.guest_burst(id);
             worked |= self.answer_control(id);

@@ -6,7 +6,7 @@ use crate::channel::{Begin, ToEngine};
 use crate::engine::{Deaths, Engine, Maker};
 use crate::history::{self, Blames, Death, History, Storm, Takeover};
 use crate::run::{MasterConfig, MasterError};
-use crate::sys::{self, Ended};
+use crate::sys::{self, Ended, Swept};
 use crate::watch::Source;
 use event_manager::EventOps;
 use std::collections::BTreeSet;
@@ -30,6 +30,8 @@ pub(super) struct Process<'a> {
     pub(super) served: bool,
     /// The operator asked for a reload while there was no engine.
     reload: bool,
+    /// Descriptors of the dead engine, which the next one has time to close.
+    left: Vec<RawFd>,
     /// Why the master itself ends the engine.
     pub(super) verdict: Option<Verdict>,
     pub(super) history: History,
@@ -71,6 +73,7 @@ impl<'a> Process<'a> {
             deaths: Deaths::default(),
             served: false,
             reload: false,
+            left: Vec::new(),
             verdict: None,
             history: History::default(),
             blames: Blames::default(),
@@ -236,15 +239,21 @@ impl Master<'_> {
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
     }
 
-    fn sweep(&self, held: &[RawFd]) {
-        let Some(process) = &self.process else { return };
+    fn sweep(&mut self, held: &[RawFd]) {
+        let Some(process) = &mut self.process else { return };
         let doors = self.entrances.values().filter_map(|entrance| entrance.descriptor());
         let connections = self.connections.values().flat_map(|connection| connection.descriptors());
         let kept = self.kept.values().map(AsRawFd::as_raw_fd);
         let masters = held.iter().copied().chain(self.upgrades.descriptors()).chain(self.service.descriptors());
         let held = doors.chain(connections).chain(kept).chain(process.standby.descriptors());
         match process.maker.sweep(held.chain(masters).chain([self.link.as_raw_fd()])) {
-            Ok(closed) => log::info!("{closed} descriptors of the dead engine are closed"),
+            Ok(Swept { closed, left }) => {
+                let later = left.len();
+                log::info!(
+                    "{closed} descriptors of the dead engine are closed, {later} are left to the next one to close"
+                );
+                process.left = left;
+            }
             Err(e) => log::error!("the dead engine's descriptors stay open: {e}"),
         }
     }
@@ -253,7 +262,7 @@ impl Master<'_> {
     pub(super) fn start_engine(&mut self, now: Instant, ops: &mut EventOps) {
         let Some(process) = &mut self.process else { return };
         let kept = self.kept.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect();
-        let begin = Begin { takes_over: true, kept, blamed: process.blames.all() };
+        let begin = Begin { takes_over: true, kept, blamed: process.blames.all(), left: process.left.clone() };
         let standby = process.standby.take(&mut self.watch, ops);
         let Engine { pid, pidfd, link } = match process.maker.start(standby, &begin) {
             Ok(engine) => engine,
@@ -265,6 +274,7 @@ impl Master<'_> {
         };
         self.watch.set(ops, pidfd.as_raw_fd(), Source::Engine, EventSet::IN);
         process.engine = Some((pid, pidfd));
+        process.left.clear();
         process.next = None;
         process.made = now;
         process.vigil.begin(now);

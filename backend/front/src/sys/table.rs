@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::thread;
 
 /// A file in memory with these bytes.
 pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -26,12 +27,54 @@ pub(crate) fn open_descriptors() -> io::Result<BTreeSet<RawFd>> {
     Ok(open)
 }
 
-/// Closes every descriptor but these. TCP connections are reset: whoever is at their other ends is to know that they were cut
-/// off. Returns how many were closed. The caller owns what it names, and no other thread opens or closes anything meanwhile.
-pub(crate) fn close_all_but(keep: &BTreeSet<RawFd>) -> io::Result<usize> {
-    let doomed = open_descriptors()?;
-    let doomed = doomed.difference(keep);
-    Ok(doomed.filter(|&&fd| reset_and_close(fd).is_ok()).count())
+/// What [`sweep`] has done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// How many descriptors were closed.
+    pub(crate) closed: usize,
+    /// Those that nobody waits for, and that may take long: the end of an inotify(7) instance waits for a grace period of the kernel's, 20 ms
+    /// and more. They are open, for [`close_later`].
+    pub(crate) left: Vec<RawFd>,
+}
+
+/// Closes every socket and device but these, which nobody else could have at the same address otherwise; what else is not to be kept is
+/// left. TCP connections are reset: whoever is at their other ends is to know that they were cut off. The caller owns what it does
+/// not name, and no other thread opens or closes anything meanwhile.
+pub(crate) fn sweep(keep: &BTreeSet<RawFd>) -> io::Result<Swept> {
+    let mut swept = Swept::default();
+    for fd in open_but(keep)? {
+        if reset_on_close(fd) || is_device(fd) {
+            swept.closed += usize::from(close(fd).is_ok());
+        } else {
+            swept.left.push(fd);
+        }
+    }
+    Ok(swept)
+}
+
+/// Closes these, however long it takes, on a thread of its own.
+pub(crate) fn close_later(left: Vec<RawFd>) -> io::Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    let body = move || left.into_iter().for_each(|fd| drop(close(fd)));
+    thread::Builder::new().name("sweep".into()).spawn(body).map(drop)
+}
+
+/// Every open descriptor that is not in `keep`. The time that it takes is that of the others: thousands of connections are kept.
+fn open_but(keep: &BTreeSet<RawFd>) -> io::Result<Vec<RawFd>> {
+    let others = (0..table_size()?).filter(|fd| !keep.contains(fd));
+    let mut polls: Vec<_> = others.map(|fd| libc::pollfd { fd, events: 0, revents: 0 }).collect();
+    // SAFETY: the entries are live and as many as said; no waiting.
+    check(unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) })?;
+    Ok(polls.iter().filter(|poll| poll.revents & libc::POLLNVAL == 0).map(|poll| poll.fd).collect())
+}
+
+/// No descriptor is as large (proc_pid_status(5), FDSize).
+fn table_size() -> io::Result<RawFd> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
+    size.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Makes `numbers` taken, so that nothing that is opened from here on gets one of them.
@@ -71,13 +114,12 @@ pub(crate) fn move_off(fd: OwnedFd, numbers: &BTreeSet<RawFd>) -> io::Result<Own
 /// A connection that was accepted at this listener, besides those that are known.
 pub(crate) fn accepted_at(listener: RawFd, known: &BTreeSet<RawFd>) -> io::Result<Option<RawFd>> {
     let Ok(own) = end(listener, libc::getsockname) else { return Ok(None) };
-    let open = open_descriptors()?;
     let is_of = |fd: RawFd| {
         fd != listener
             && end(fd, libc::getpeername).is_ok()
             && end(fd, libc::getsockname).is_ok_and(|local| local == own)
     };
-    Ok(open.difference(known).copied().find(|&fd| is_of(fd)))
+    Ok(open_but(known)?.into_iter().find(|&fd| is_of(fd)))
 }
 
 /// Family and port of one end of an IP socket: where a connection's own end is like its listener's, though that may have no address.
@@ -102,11 +144,24 @@ fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
-fn reset_and_close(fd: RawFd) -> io::Result<()> {
+/// Has a TCP connection end by a reset; false for what is no socket.
+fn reset_on_close(fd: RawFd) -> bool {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     let length = size_of_val(&at_once) as libc::socklen_t;
     // SAFETY: `at_once` outlives the call, which only reads it; what is no such socket takes no harm, and refuses.
-    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const at_once).cast(), length) };
-    // SAFETY: by the caller's word the descriptor belongs to nobody in this process: its owner was another one, which is dead.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const at_once).cast(), length) };
+    set >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSOCK)
+}
+
+/// A tap, for one.
+fn is_device(fd: RawFd) -> bool {
+    // SAFETY: a stat of zeros is a value; the call writes a whole one, or fails.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the place is valid.
+    unsafe { libc::fstat(fd, &raw mut stat) >= 0 && stat.st_mode & libc::S_IFMT == libc::S_IFCHR }
+}
+
+fn close(fd: RawFd) -> io::Result<()> {
+    // SAFETY: by the word of the callers' callers the descriptor belongs to nobody: its owner was another process, which is dead.
     check(unsafe { libc::close(fd) }).map(drop)
 }

@@ -49,6 +49,18 @@ fn a_restored_leg_asks_and_goes_on_where_the_guest_is() {
     assert_eq!((rig.leg.state(), rig.queued), (State::Established, 0));
 }
 
+/// What the guest sent before it is asked tells its window. The question stays behind what it has: further on it would be taken for new,
+/// and not be answered (RFC 9293 §3.10.7.4).
+#[test]
+fn a_restored_leg_asks_below_what_the_guest_has_told_meanwhile() {
+    let mut rig = rig(&CONFIG, &found(5000, 3000, 700), 6000);
+    assert_eq!(rig.ack(5000).acked, 0);
+    assert_eq!(rig.ack(5500).acked, 500);
+    let sent = rig.drain();
+    assert!(sent[0].is(Flags::ACK) && sent[0].header.seq == ISS + 5500 && sent[0].len == 0, "{sent:?}");
+    assert_eq!((sent.len(), sent[1].len), (2, 2500));
+}
+
 #[test]
 fn a_restored_leg_asks_again_when_its_question_is_lost() {
     let mut rig = rig(&CONFIG, &found(0, 1000, 1), 0);
