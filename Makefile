@@ -39,9 +39,11 @@ long-test: testbed build
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
 		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps -- --test-threads=1 --nocapture
 
-# Operation lists against a TCP leg, for SECONDS (600). Needs a nightly compiler and cargo-fuzz (`cargo install cargo-fuzz`).
+# Operation lists against a TCP leg, and migration streams, each for SECONDS (600). Needs a nightly compiler and cargo-fuzz
+# (`cargo install cargo-fuzz`).
 fuzz:
 	cd backend/tcp/fuzz && cargo +nightly fuzz run leg --fuzz-dir . -- -max_len=2000 -max_total_time=$(or $(SECONDS),600)
+	cd backend/migration/fuzz && cargo +nightly fuzz run stream --fuzz-dir . -- -max_len=4000 -max_total_time=$(or $(SECONDS),600)
 
 # Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
 demo: testbed build

@@ -12,15 +12,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tcp", &["frame"]),
     ("queue", &["frame"]),
     ("uplink", &["frame", "queue"]),
-    ("datapath", &["frame", "queue", "tcp", "uplink", "record"]),
+    ("migration", &["record", "uplink"]),
+    ("datapath", &["frame", "queue", "tcp", "uplink", "record", "migration"]),
     ("session", &["frame", "queue", "record"]),
     ("front", &["frame", "record"]),
-    ("control", &["frame", "queue", "tcp", "uplink", "record", "datapath", "session", "front", "agent"]),
+    ("control", &["frame", "queue", "tcp", "uplink", "record", "migration", "datapath", "session", "front", "agent"]),
     ("daemon", &["control", "front"]),
 ];
 
 /// Crates that never hold unsafe code. (A crate without a `sys` says so to the compiler; these may have none.)
-const NO_SYS: &[&str] = &["frame", "tcp", "datapath"];
+const NO_SYS: &[&str] = &["frame", "tcp", "migration", "datapath"];
 
 /// Crates in which nothing is logged: they run per frame.
 const SILENT: &[&str] = &["frame", "tcp", "queue", "datapath"];

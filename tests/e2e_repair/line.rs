@@ -87,8 +87,7 @@ impl End {
 pub struct Host {
     pub socket: HostSocket,
     pub end: End,
-    origin: Origin,
-    shut: bool,
+    known: Known,
     remote: SocketAddr,
 }
 
@@ -115,7 +114,11 @@ pub fn open(hosts: &Hosts, v6: bool, world_opens: bool) -> Result<(Host, End)> {
         let socket = hosts.here().run(|| Ok(HostSocket::connect(to, PeekMode::Offset)?.0))?;
         (socket, listener.accept()?.0, to)
     };
-    let host = Host::new(socket, Origin::fresh(!world_opens), remote);
+    let host = Host::new(
+        socket,
+        Known { connected: !world_opens, shut: false, aborted: false, origin: Origin::default() },
+        remote,
+    );
     wait("no connection", || host.progress().peer == Peer::Open);
     Ok((host, End::new(stream)))
 }
@@ -132,32 +135,32 @@ fn accept(listener: &Listener) -> Accepted {
 }
 
 impl Host {
-    pub fn new(socket: HostSocket, origin: Origin, remote: SocketAddr) -> Host {
+    pub fn new(socket: HostSocket, known: Known, remote: SocketAddr) -> Host {
         let end = End::new(TcpStream::from(socket.as_fd().try_clone_to_owned().unwrap()));
-        Host { socket, end, origin, shut: false, remote }
+        Host { socket, end, known, remote }
     }
 
     /// Passes a guest's FIN on.
     pub fn shut(&mut self) {
-        self.shut = true;
+        self.known.shut = true;
         self.socket.shutdown_write().unwrap();
     }
 
     pub fn progress(&self) -> Progress {
-        self.socket.progress(&known(self.origin, self.shut)).unwrap()
+        self.socket.progress(self.known).unwrap()
     }
 
     /// By the kernel's counters and where they began, both streams are where they are.
     pub fn check(&self) {
         let progress = self.progress();
-        assert_eq!(progress.taken as u32, (self.end.wrote + u64::from(self.shut)) as u32, "{progress:?}");
+        assert_eq!(progress.taken as u32, (self.end.wrote + u64::from(self.known.shut)) as u32, "{progress:?}");
         assert_eq!(progress.dropped as u32, self.end.read as u32, "{progress:?}");
     }
 
     fn freeze(self) -> (Frozen, Rest) {
-        let Host { socket, end, origin, shut, remote } = self;
+        let Host { socket, end, known, remote } = self;
         let End { wrote, read, ended, .. } = end;
-        (socket.freeze().unwrap(), Rest { wrote, read, ended, origin, shut, remote })
+        (socket.freeze().unwrap(), Rest { wrote, read, ended, known, remote })
     }
 }
 
@@ -166,15 +169,13 @@ struct Rest {
     wrote: u64,
     read: u64,
     ended: bool,
-    origin: Origin,
-    shut: bool,
+    known: Known,
     remote: SocketAddr,
 }
 
 impl Rest {
-    fn go_on(&self, socket: HostSocket, origin: Origin) -> Host {
-        let mut host = Host::new(socket, origin, self.remote);
-        host.shut = self.shut;
+    fn go_on(&self, socket: HostSocket, known: Known) -> Host {
+        let mut host = Host::new(socket, known, self.remote);
         (host.end.wrote, host.end.read, host.end.ended) = (self.wrote, self.read, self.ended);
         host
     }
@@ -183,24 +184,24 @@ impl Rest {
 /// All of them move to the other host, together with the address.
 pub fn cross(hosts: &mut Hosts, lines: Vec<Host>) -> Result<Vec<Host>> {
     let (frozen, rest): (Vec<Frozen>, Vec<Rest>) = lines.into_iter().map(Host::freeze).unzip();
-    let save = |(frozen, rest): (&Frozen, &Rest)| frozen.save(&known(rest.origin, rest.shut), rest.remote).unwrap();
+    let save = |(frozen, rest): (&Frozen, &Rest)| frozen.save(rest.known, rest.remote).unwrap();
     let states: Vec<SocketState> = frozen.iter().zip(&rest).map(save).collect();
     let restore = |states: Vec<SocketState>| states.into_iter().map(|state| Ok(state.restore()?)).collect();
     // Before the address is there: the kernel would answer the peer's next segment by a reset.
     let parked: Vec<Parked> = hosts.there().run(|| restore(states))?;
     hosts.swap()?;
     let release = || parked.into_iter().map(|parked| Ok(parked.release(PeekMode::Offset)?)).collect();
-    let sockets: Vec<(HostSocket, Origin)> = hosts.here().run(release)?;
+    let sockets: Vec<(HostSocket, Known)> = hosts.here().run(release)?;
     drop(frozen);
-    Ok(sockets.into_iter().zip(rest).map(|((socket, origin), rest)| rest.go_on(socket, origin)).collect())
+    Ok(sockets.into_iter().zip(rest).map(|((socket, known), rest)| rest.go_on(socket, known)).collect())
 }
 
 /// They are frozen and saved, and then stay.
 pub fn stay(lines: Vec<Host>) -> Vec<Host> {
     let stay = |host: Host| {
         let (frozen, rest) = host.freeze();
-        frozen.save(&known(rest.origin, rest.shut), rest.remote).unwrap();
-        rest.go_on(frozen.thaw().unwrap(), rest.origin)
+        frozen.save(rest.known, rest.remote).unwrap();
+        rest.go_on(frozen.thaw().unwrap(), rest.known)
     };
     lines.into_iter().map(stay).collect()
 }
@@ -208,8 +209,4 @@ pub fn stay(lines: Vec<Host>) -> Vec<Host> {
 /// Ends the peer's own stream.
 pub fn finish(end: &End) {
     end.stream.shutdown(Shutdown::Write).unwrap();
-}
-
-fn known(origin: Origin, shut: bool) -> Known {
-    Known { origin, shut, aborted: false }
 }

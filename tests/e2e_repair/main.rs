@@ -3,12 +3,13 @@
 
 mod hosts;
 mod line;
+mod states;
 
 use hosts::Hosts;
-use line::{End, Host, cross, finish, open, stay, wait};
+use line::{Host, cross, finish, open, stay};
+use states::STATES;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vonic_uplink::Peer;
 
 /// What the peer's kernel does not agree to.
 const WITHOUT: [Option<&str>; 4] = [None, Some("tcp_timestamps"), Some("tcp_sack"), Some("tcp_window_scaling")];
@@ -60,5 +61,33 @@ fn streams_go_on_at_another_host_and_back_while_the_peer_sends_and_receives() {
         line.end.read_all(peer.wrote);
         line.check();
         assert!(peer.wrote > 100_000 && peer.read > 100_000, "{} and {} bytes", peer.wrote, peer.read);
+    }
+}
+
+#[test]
+fn a_connection_in_any_state_ends_as_if_it_had_not_moved() {
+    let mut hosts = Hosts::new().unwrap();
+    // Once there, twice (there and back), and not at all: frozen, saved and thawed.
+    for crossings in [1, 2, 0] {
+        let (mut lines, mut peers) = (Vec::new(), Vec::new());
+        for (number, state) in STATES.iter().flat_map(|state| [state; 2]).enumerate() {
+            let (mut host, peer) = open(&hosts, number & 1 == 0, (number + crossings) & 2 == 0).unwrap();
+            peers.push((state, (state.begin)(&mut host, peer)));
+            lines.push(host);
+        }
+        lines.iter().for_each(Host::check);
+        for _ in 0..crossings {
+            lines = cross(&mut hosts, lines).unwrap();
+            lines.iter().for_each(Host::check);
+        }
+        if crossings == 0 {
+            lines = stay(lines);
+        }
+        for (mut host, (state, peer)) in lines.into_iter().zip(peers) {
+            println!("{crossings} crossings: {}", state.name);
+            host.check();
+            (state.end)(&mut host, peer);
+            host.check();
+        }
     }
 }

@@ -20,11 +20,12 @@ pub enum Peer {
 }
 
 /// How far a connection had come when its socket was made again on this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stage {
     /// The connect is in progress.
     Connecting,
     /// The peer may send on.
+    #[default]
     Open,
     /// The peer's end had come before, and does not come again.
     PeerFinished,
@@ -35,11 +36,9 @@ pub enum Stage {
 }
 
 /// Where a socket's counters begin. They count one socket's bytes, not a connection's: what moved before the socket was made again on
-/// this host stands here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// this host stands here. The default is that of a socket that has had its connection from the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// This side opened the connection with this socket, by a SYN that counts among what the peer has acknowledged.
-    pub connected: bool,
     /// How far the connection had come.
     pub stage: Stage,
     /// What [`Progress::taken`] was, less what the new socket has taken again; modulo 2³².
@@ -48,22 +47,17 @@ pub struct Origin {
     pub dropped: u32,
 }
 
-impl Origin {
-    /// Of a socket that has had its connection from the beginning.
-    pub const fn fresh(connected: bool) -> Origin {
-        Origin { connected, stage: Stage::Open, taken: 0, dropped: 0 }
-    }
-}
-
 /// What whoever had the socket has put down of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// Where its counters begin.
-    pub origin: Origin,
+    /// This side opened the connection with this socket, by a SYN that counts among what the peer has acknowledged.
+    pub connected: bool,
     /// An end of our own was passed on, or was about to be.
     pub shut: bool,
     /// A reset was noticed, or may have been: the socket's error may be taken.
     pub aborted: bool,
+    /// Where its counters begin.
+    pub origin: Origin,
 }
 
 /// Where both streams are. Of a socket that was made again the totals hold modulo 2³², as sequence numbers do.
@@ -83,36 +77,35 @@ pub struct Progress {
 
 impl Progress {
     /// Of what the kernel says.
-    pub(crate) fn of(counters: &Counters, pending_error: bool, known: &Known) -> Progress {
-        let Known { origin, shut, aborted } = known;
+    pub(crate) fn of(counters: &Counters, pending_error: bool, known: Known) -> Progress {
+        let Known { connected, shut, aborted, origin } = known;
         let Counters { state, acked, received, inq, outq, .. } = *counters;
-        let failed = pending_error || *aborted;
-        // A handshake would be counted.
-        let nobody = state == States::CLOSE && origin.connected && acked == 0 && !failed;
-        // Whether the peer's end has come to this socket: then it has a place among what was received, and none in the queue.
-        let end = match state {
-            States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => true,
+        let of_socket = match state {
+            States::SYN_SENT => Peer::Connecting,
+            States::CLOSE_WAIT | States::LAST_ACK | States::CLOSING => Peer::Finished,
+            States::CLOSE if aborted || pending_error => Peer::Reset,
+            // A handshake would be counted.
+            States::CLOSE if connected && acked == 0 => Peer::Nobody,
             // Both streams have ended in order, or else everything has ended at once.
-            States::CLOSE => *shut && outq == 0 && !failed && !nobody,
-            _ => false,
-        };
-        let peer = match (state, origin.stage) {
-            (_, Stage::Reset) => Peer::Reset,
-            (_, Stage::Over) => Peer::Finished,
-            (States::SYN_SENT, _) => Peer::Connecting,
-            _ if nobody => Peer::Nobody,
-            (States::CLOSE, _) if !end => Peer::Reset,
-            (_, Stage::PeerFinished) => Peer::Finished,
-            _ if end => Peer::Finished,
+            States::CLOSE if shut && outq == 0 => Peer::Finished,
+            States::CLOSE => Peer::Reset,
             _ => Peer::Open,
         };
-        let taken = u64::from(origin.taken) + acked + u64::from(outq);
-        let received = u64::from(origin.dropped) + received;
+        let peer = match (origin.stage, of_socket) {
+            (Stage::Reset, _) => Peer::Reset,
+            (Stage::Over, _) | (Stage::PeerFinished, Peer::Open) => Peer::Finished,
+            _ => of_socket,
+        };
+        // The peer's end has a place among what this socket received, and none in the queue.
+        let end = u64::from(of_socket == Peer::Finished);
+        let taken = (acked + u64::from(outq)).saturating_sub(u64::from(connected));
+        let dropped = received.saturating_sub(end + u64::from(inq));
+        let since = |base: u32, moved: u64| if base == 0 { moved } else { u64::from(base.wrapping_add(moved as u32)) };
         Progress {
             peer,
-            taken: taken.saturating_sub(u64::from(origin.connected)),
+            taken: since(origin.taken, taken),
             unacknowledged: outq,
-            dropped: received.saturating_sub(u64::from(end) + u64::from(inq)),
+            dropped: since(origin.dropped, dropped),
             queued: inq,
         }
     }
@@ -136,12 +129,12 @@ impl HostSocket {
         tcp::cookie(self.as_fd())
     }
 
-    /// Where both streams are. `shut`: an end of our own was passed on, or was about to be. Nothing may be sent or taken meanwhile;
-    /// acknowledgments and data of the peer's may come. No pending error is taken by this.
+    /// Where both streams are. Nothing may be sent or taken meanwhile; acknowledgments and data of the peer's may come. No pending
+    /// error is taken by this.
     ///
     /// # Errors
     /// The system's.
-    pub fn progress(&self, known: &Known) -> io::Result<Progress> {
+    pub fn progress(&self, known: Known) -> io::Result<Progress> {
         // The counters and the queues' lengths are read by several calls. What was read between two equal readings belongs together.
         let mut before = tcp::counters(self.as_fd())?;
         loop {

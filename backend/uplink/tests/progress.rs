@@ -31,8 +31,9 @@ impl Line {
     }
 
     fn progress(&self) -> Progress {
-        let origin = Origin::fresh(self.connected);
-        self.socket.progress(&Known { origin, shut: self.shut, aborted: false }).unwrap()
+        self.socket
+            .progress(Known { connected: self.connected, shut: self.shut, aborted: false, origin: Origin::default() })
+            .unwrap()
     }
 
     /// The counters reach this; acknowledgments take a moment.

@@ -141,7 +141,7 @@ pub fn agreed(options: Options) -> Agreed {
 /// Where the counters of a record's socket began.
 pub fn origin(record: &Record) -> Origin {
     if !record.bits.has(Bits::RESTORED) {
-        return Origin::fresh(record.kind == Kind::GuestOpens);
+        return Origin::default();
     }
     let stage = match (record.bits.has(Bits::PEER_GONE), record.bits.has(Bits::PEER_FIN)) {
         (false, false) => Stage::Open,
@@ -149,7 +149,7 @@ pub fn origin(record: &Record) -> Origin {
         (true, true) => Stage::Over,
         (true, false) => Stage::Reset,
     };
-    Origin { connected: false, stage, taken: record.base.0, dropped: record.base.1 }
+    Origin { stage, taken: record.base.0, dropped: record.base.1 }
 }
 
 /// The start of a record's connection.

@@ -53,7 +53,7 @@ impl Worker {
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
         let known = known(record);
-        let Ok(progress) = socket.progress(&known) else { return false };
+        let Ok(progress) = socket.progress(known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -111,7 +111,13 @@ impl Worker {
 }
 
 fn known(record: &Record) -> Known {
-    Known { origin: origin(record), shut: record.bits.has(Bits::GUEST_FIN), aborted: record.bits.has(Bits::ABORTED) }
+    Known {
+        // A socket that was made again had no SYN.
+        connected: record.kind == Kind::GuestOpens && !record.bits.has(Bits::RESTORED),
+        shut: record.bits.has(Bits::GUEST_FIN),
+        aborted: record.bits.has(Bits::ABORTED),
+        origin: origin(record),
+    }
 }
 
 /// Where a connection's leg is.

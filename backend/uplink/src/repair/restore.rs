@@ -1,6 +1,6 @@
 //! On the host that a connection comes to.
 use super::SocketState;
-use crate::progress::{Origin, Stage};
+use crate::progress::{Known, Origin, Stage};
 use crate::socket::{HostSocket, PeekMode};
 use crate::sys::listener::bind;
 use crate::sys::repair::{self as sys, OptionKind, Queue, Repair, RepairOption, RepairWindow};
@@ -20,8 +20,7 @@ pub struct Parked {
     /// `None`: it is still to connect.
     socket: Option<OwnedFd>,
     remote: SocketAddr,
-    origin: Origin,
-    shut: bool,
+    known: Known,
     /// What was not sent yet, from this place on.
     unsent: (Vec<u8>, usize),
 }
@@ -38,37 +37,38 @@ impl SocketState {
             Stage::Open | Stage::PeerFinished => Some(make(&self)?),
             Stage::Over | Stage::Reset => Some(make_place(&self)?),
         };
-        let origin = self.origin();
+        let known = self.known();
         let sent = self.send.len().saturating_sub(self.unsent as usize);
-        Ok(Parked { socket, remote: self.remote, origin, shut: self.shut, unsent: (self.send, sent) })
+        Ok(Parked { socket, remote: self.remote, known, unsent: (self.send, sent) })
     }
 
-    /// Where the new socket's counters begin. What is put into its queue to send is counted when the peer acknowledges it, an end too; what
-    /// is put into its queue of bytes received counts as received there.
-    fn origin(&self) -> Origin {
-        let again = self.send.len() as u32 + u32::from(self.shut);
+    /// What is to be put down of the new socket. What is put into its queue to send is counted when the peer acknowledges it, an end too;
+    /// what is put into its queue of bytes received counts as received there.
+    fn known(&self) -> Known {
         let connecting = self.stage == Stage::Connecting;
-        Origin {
+        let again = self.send.len() as u32 + u32::from(self.shut);
+        let origin = Origin { stage: self.stage, taken: self.taken.wrapping_sub(again), dropped: self.dropped };
+        Known {
             connected: connecting,
-            stage: if connecting { Stage::Open } else { self.stage },
-            taken: self.taken.wrapping_sub(again),
-            dropped: self.dropped,
+            shut: self.shut || self.stage == Stage::Over,
+            aborted: self.stage == Stage::Reset,
+            origin: if connecting { Origin::default() } else { origin },
         }
     }
 }
 
 impl Parked {
-    /// Speaks: the peer is asked where it is, and everything goes on. By the origin, the socket's
-    /// [progress](HostSocket::progress) can be told.
+    /// Speaks: the peer is asked where it is, and everything goes on. By what is known of it, the
+    /// socket's [progress](HostSocket::progress) can be told.
     ///
     /// # Errors
     /// The system's. The connection cannot go on.
-    pub fn release(self, mode: PeekMode) -> io::Result<(HostSocket, Origin)> {
+    pub fn release(self, mode: PeekMode) -> io::Result<(HostSocket, Known)> {
         let Some(socket) = self.socket else {
-            return HostSocket::connect(self.remote, mode).map(|(socket, _)| (socket, self.origin));
+            return HostSocket::connect(self.remote, mode).map(|(socket, _)| (socket, self.known));
         };
         let fd = socket.as_fd();
-        let speaks = matches!(self.origin.stage, Stage::Open | Stage::PeerFinished);
+        let speaks = matches!(self.known.origin.stage, Stage::Open | Stage::PeerFinished);
         if speaks {
             sys::allow_foreign_address(fd, self.remote.is_ipv4(), false)?;
         }
@@ -77,15 +77,15 @@ impl Parked {
         tcp::share_address(fd)?;
         let (bytes, sent) = &self.unsent;
         fill(fd, &bytes[*sent..], usize::MAX)?;
-        if speaks && self.shut {
+        if speaks && self.known.shut {
             tcp::shutdown_write(fd)?;
         }
-        if self.origin.stage != Stage::Open {
+        if self.known.origin.stage != Stage::Open {
             // The end that does not come again.
             sys::shutdown_read(fd)?;
         }
         sys::unlock_buffers(fd);
-        HostSocket::of_world(socket, mode).map(|socket| (socket, self.origin))
+        HostSocket::of_world(socket, mode).map(|socket| (socket, self.known))
     }
 }
 

@@ -1,6 +1,6 @@
 //! On the host that a connection leaves.
 use super::{Agreed, QUEUE_MAX, SocketState};
-use crate::progress::{Known, Origin, Peer, Progress, Stage};
+use crate::progress::{Known, Peer, Progress, Stage};
 use crate::socket::{HostSocket, PeekMode};
 use crate::sys::listener::{local_address, remote_address};
 use crate::sys::repair::{self as sys, Queue, Repair};
@@ -75,18 +75,18 @@ impl HostSocket {
 }
 
 impl Frozen {
-    /// Reads everything that another host needs. `known` is as for [`HostSocket::progress`]; `remote` is where the socket led,
-    /// for those that the kernel has forgotten it of.
+    /// Reads everything that another host needs. `known` is as for [`HostSocket::progress`]; `remote` is where the socket led, for those
+    /// that the kernel has forgotten it of.
     ///
     /// # Errors
     /// See [`SaveError`]: the connection is to be thawed, or reset.
-    pub fn save(&self, known: &Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
+    pub fn save(&self, known: Known, remote: SocketAddr) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();
         let mut before = tcp::counters(fd)?;
         // A segment may have passed the filter's place before the filter was there.
         for _ in 0..READINGS {
             let progress = Progress::of(&before, tcp::has_error(fd)?, known);
-            let state = self.read(&before, &progress, &known.origin, remote)?;
+            let state = self.read(&before, &progress, known, remote)?;
             let after = tcp::counters(fd)?;
             if before.same_place(&after) {
                 sys::select_queue(fd, Queue::None)?;
@@ -101,13 +101,13 @@ impl Frozen {
         &self,
         counters: &Counters,
         progress: &Progress,
-        origin: &Origin,
+        known: Known,
         remote: SocketAddr,
     ) -> Result<SocketState, SaveError> {
         let fd = self.0.as_fd();
         // A socket that is not connected any more, or not yet, names no peer.
         let remote = remote_address(fd).unwrap_or(remote);
-        let mut state = SocketState::new(local_address(fd)?, remote, stage(counters, progress, origin));
+        let mut state = SocketState::new(local_address(fd)?, remote, stage(counters, progress, known.origin.stage));
         state.taken = progress.taken as u32;
         state.dropped = progress.dropped as u32;
         if state.stage == Stage::Connecting {
@@ -156,9 +156,9 @@ impl Frozen {
     }
 }
 
-fn stage(counters: &Counters, progress: &Progress, origin: &Origin) -> Stage {
-    match (origin.stage, progress.peer) {
-        (_, Peer::Connecting | Peer::Nobody) => Stage::Connecting,
+fn stage(counters: &Counters, progress: &Progress, origin: Stage) -> Stage {
+    match (origin, progress.peer) {
+        (_, Peer::Nobody | Peer::Connecting) => Stage::Connecting,
         (_, Peer::Reset) => Stage::Reset,
         (Stage::Over, _) => Stage::Over,
         (_, Peer::Finished) if counters.state == States::CLOSE => Stage::Over,
