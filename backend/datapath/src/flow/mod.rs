@@ -18,4 +18,5 @@ pub mod records;
 pub mod refusal;
 pub mod resume;
 pub mod table;
+pub mod travel;
 pub mod usage;

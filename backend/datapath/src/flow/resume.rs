@@ -49,9 +49,24 @@ impl Worker {
 
     /// Takes over one connection; false: there is nothing that could go on.
     fn resume_connection(&mut self, port_id: PortId, id: RecordId, record: &Record) -> bool {
-        let (now, mode) = (self.now, self.peek_mode(record.host));
+        let mode = self.peek_mode(record.host);
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
+        if socket.is_frozen() {
+            return self.resume_leaving(port_id, id, record, socket);
+        }
+        self.go_on(port_id, Some(id), record, socket)
+    }
+
+    /// Goes on with a connection by its record and its socket; false: there is nothing that could go on.
+    pub(super) fn go_on(
+        &mut self,
+        port_id: PortId,
+        id: Option<RecordId>,
+        record: &Record,
+        socket: HostSocket,
+    ) -> bool {
+        let now = self.now;
         let known = known(record);
         let Ok(progress) = socket.progress(known) else { return false };
         if progress.peer == Peer::Nobody {
@@ -69,7 +84,7 @@ impl Worker {
         let mut flow = Flow::new(key, leg, socket, record.host, opened(record));
         flow.guest_opens = record.kind == Kind::GuestOpens;
         flow.shut = known.shut;
-        flow.record = Some(id);
+        flow.record = id;
         flow.connecting = progress.peer == Peer::Connecting || !record.bits.has(Bits::ESTABLISHED);
         flow.bytes_guest_to_host = progress.taken - u64::from(known.shut && progress.taken > 0);
         flow.bytes_host_to_guest = progress.dropped;
@@ -96,7 +111,7 @@ impl Worker {
     }
 
     /// Ends a connection that is not to outlive its engine: its peer gets a reset now, its guest as soon as it has buffers.
-    fn end_mortal(&mut self, mut flow: Flow) {
+    pub(super) fn end_mortal(&mut self, mut flow: Flow) {
         if let Some(socket) = flow.socket.take() {
             socket.abort();
         }
@@ -110,7 +125,7 @@ impl Worker {
     }
 }
 
-fn known(record: &Record) -> Known {
+pub(super) fn known(record: &Record) -> Known {
     Known {
         // A socket that was made again had no SYN.
         connected: record.kind == Kind::GuestOpens && !record.bits.has(Bits::RESTORED),
@@ -121,7 +136,7 @@ fn known(record: &Record) -> Known {
 }
 
 /// Where a connection's leg is.
-fn restored(record: &Record, progress: &Progress) -> Restored {
+pub(super) fn restored(record: &Record, progress: &Progress) -> Restored {
     let (iss, irs) = (Seq(record.iss), Seq(record.irs));
     Restored {
         iss,
