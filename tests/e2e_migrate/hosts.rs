@@ -13,9 +13,9 @@ pub const FORWARD: &str = "[[forward]]\nproto = \"tcp\"\nlisten = \"*:7007\"\npo
 
 pub struct Hosts {
     pub beds: [Bed; 2],
+    pub netns: [Netns; 2],
     pub at: usize,
     started: u32,
-    /// What was shown of each guest's end.
     limit: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Hosts {
         ip("link add br0 type bridge")?;
         ip(&format!("addr add {WORLD}/24 dev br0"))?;
         ip("link set br0 up")?;
-        let host = |n: usize| {
+        let host = |n: usize| -> Result<(Bed, Netns)> {
             let netns = Netns::new()?;
             netns.plug(&format!("h{n}"), "eth0")?;
             ip(&format!("link set h{n} master br0"))?;
@@ -55,11 +55,11 @@ impl Hosts {
                 netns.ip(&format!("addr add {SERVICE}/32 dev eth0"))?;
                 netns.ip(&format!("route replace 198.51.100.0/24 dev eth0 src {SERVICE}"))?;
             }
-            Ok(Bed { vonicd, lab: Lab::open()?, directory })
+            Ok((Bed { vonicd, lab: Lab::open()?, directory }, netns))
         };
-        let beds: Result<Vec<Bed>> = (0..2).map(host).collect();
-        let beds = beds?.try_into().map_err(|_| anyhow::anyhow!("two hosts"))?;
-        Ok(Hosts { beds, at: 0, started: 0, limit: Duration::from_secs(60) })
+        let ((here, first), (there, second)) = (host(0)?, host(1)?);
+        let (beds, netns) = ([here, there], [first, second]);
+        Ok(Hosts { beds, netns, at: 0, started: 0, limit: Duration::from_secs(60) })
     }
 
     pub fn here(&self) -> &Bed {

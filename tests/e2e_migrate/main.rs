@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod hosts;
+mod state;
 
 use hosts::{FORWARD, Hosts, SERVICE, WORLD};
 use vonic_tests::*;

@@ -249,6 +249,11 @@ pub enum Notice {
         /// Why.
         error: std::io::Error,
     },
+    /// Connections of a port were taken out for another host when an engine died: the guest has left, or will turn out to stay.
+    Left {
+        /// Which port.
+        port: PortId,
+    },
     /// A guest has connected to vonic's own service.
     Service {
         /// Counters of the port by which it came, which are its VM's for good: a port's number may have changed hands meanwhile.

@@ -383,6 +383,7 @@ impl Registry {
             Notice::AcceptFailed { port, error } => {
                 self.complain(port, format!("a forward cannot accept connections: {error}"));
             }
+            Notice::Left { port } => self.resume_departure(port),
             Notice::PingSockets { permitted } => self.hints.set(Cause::PingSockets, !permitted),
             Notice::WatchFailed { port, error } => {
                 self.complain(port, format!("a descriptor cannot be watched: {error}"));

@@ -3,6 +3,7 @@
 //! One that leaves is taken out of the table with its socket frozen; its record stays, so that the next engine finds it so. If the guest's
 //! rings start again on this host, it goes on from its record and the kernel's counters, as behind an engine's death; and so does
 //! one that has come here.
+use crate::command::Notice;
 use crate::flow::open::leg_config;
 use crate::flow::records::{describe, opened};
 use crate::flow::resume::{known, restored};
@@ -161,6 +162,9 @@ impl Worker {
     pub(super) fn resume_leaving(&mut self, port: PortId, id: RecordId, record: &Record, socket: HostSocket) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, port) else { return false };
         let Ok(frozen) = socket.freeze() else { return false };
+        if port.leaving.is_empty() {
+            (self.notify)(Notice::Left { port: port.spec.port });
+        }
         port.leaving.push(Leaving { id, record: *record, known: known(record), frozen });
         true
     }

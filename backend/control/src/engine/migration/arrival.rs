@@ -5,7 +5,6 @@ use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{ROUND_LIMIT, Registry};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
@@ -50,6 +49,8 @@ pub(in crate::engine) struct Arrived {
     flows: Vec<(FlowState, Option<(HostSocket, Known)>)>,
     lost: BTreeMap<String, usize>,
     begun: Instant,
+    /// How long the operator's hook took.
+    hook: Duration,
 }
 
 impl Registry {
@@ -128,6 +129,7 @@ impl Registry {
                 flows: Vec::new(),
                 lost: BTreeMap::new(),
                 begun: Instant::now(),
+                hook: Duration::ZERO,
             };
             self.arrived(&name, session, nothing);
         }
@@ -135,7 +137,7 @@ impl Registry {
 
     /// What has come has its sockets: the worker goes on with it, then the guest's rings start.
     pub(super) fn arrived(&mut self, name: &str, session: u64, arrived: Arrived) {
-        let Arrived { clock, claims, flows, lost, begun } = arrived;
+        let Arrived { clock, claims, flows, lost, begun, hook } = arrived;
         let entry = self.vms.get_mut(name);
         let found = entry.and_then(|e| Some((e.port, e.session.as_mut().filter(|s| s.id() == session)?)));
         let Some((port, state)) = found else {
@@ -161,7 +163,8 @@ impl Registry {
             log::warn!("{name}: {lost_count} connections have not come along: {}", reasons(&lost));
         }
         let come = all - lost_count;
-        log::info!("{name}: its guest is here with {come} connections, {:.1?} after its first ring", begun.elapsed());
+        let took = begun.elapsed().saturating_sub(hook);
+        log::info!("{name}: its guest is here with {come} connections: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook");
         for event in waiting {
             self.session_event(SessionEvent { port, session, event });
         }
@@ -206,23 +209,28 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
     let age = Duration::from_millis(now.saturating_sub(port.saved));
     hooks::run(hooks, Moment::Arrival, vm, &Arc::default());
+    let hook = begun.elapsed();
     let (mut flows, mut lost) = (Vec::with_capacity(port.flows.len()), BTreeMap::<String, usize>::new());
     for mut flow in port.flows {
+        let moved = flow.socket.as_ref().map_or((0, 0), |socket| (socket.dropped, socket.taken));
         let socket = match flow.socket.take() {
             None => Err("they could not leave their host".to_string()),
             Some(_) if age > AGE_MAX => {
                 Err(format!("their state is {} s old: what was on its way is the past's", age.as_secs()))
             }
             Some(socket) => {
-                let mode = |like: SocketAddr| peek_mode.unwrap_or_else(|| PeekMode::probe(like));
-                let mode = mode(socket.remote);
+                let mode = peek_mode.unwrap_or_else(|| PeekMode::probe(socket.remote));
                 socket.restore().and_then(|parked| parked.release(mode)).map_err(|error| error.to_string())
             }
         };
         let socket = socket.map_err(|why| *lost.entry(why).or_default() += 1).ok();
+        if socket.is_none() {
+            // The reset is to be where the guest is.
+            (flow.iss, flow.irs) = (flow.iss.wrapping_add(moved.0), flow.irs.wrapping_add(moved.1));
+        }
         flows.push((flow, socket));
     }
-    Arrived { clock: port.clock, claims: port.claims, flows, lost, begun }
+    Arrived { clock: port.clock, claims: port.claims, flows, lost, begun, hook }
 }
 
 /// A connection as the worker goes on with it.

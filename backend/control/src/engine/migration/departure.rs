@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use vonic_datapath::{Bound, Command, Leaving};
+use vonic_datapath::{Bound, Command, Leaving, PortId};
 use vonic_migration::{FlowState, PortState, write};
 use vonic_session::SaveRequest;
 use vonic_uplink::host_addresses;
@@ -133,6 +133,14 @@ impl Registry {
         }
     }
 
+    /// An engine has died after a save: the worker has what was taken out.
+    pub(in crate::engine) fn resume_departure(&mut self, port: PortId) {
+        let entry = self.vms.values_mut().find(|entry| entry.port == port);
+        if let Some(entry) = entry.filter(|entry| entry.departure.is_none()) {
+            entry.departure = Some(Departure::Saved(Saved { leaving: Vec::new(), lost: Vec::new() }));
+        }
+    }
+
     /// The VMM is gone. Where it had everything, the connections go on elsewhere: the kernel is kept from answering for them until
     /// their addresses are elsewhere, too.
     pub(in crate::engine) fn left(&mut self, name: &str) {
@@ -186,6 +194,7 @@ impl Registry {
 
 /// The thread of a departure.
 fn run(save: Save, request: SaveRequest, cancelled: &Arc<AtomicBool>, sender: &Sender<Input>) -> Saved {
+    let begun = Instant::now();
     let Save { vm, hooks, mut state, mut bound, leaving, stopped } = save;
     let (mut unread, mut bytes) = (Vec::new(), 0);
     for (place, one) in leaving.iter().enumerate() {
@@ -201,6 +210,7 @@ fn run(save: Save, request: SaveRequest, cancelled: &Arc<AtomicBool>, sender: &S
             }
         }
     }
+    let read = begun.elapsed();
     let mut stream = Vec::with_capacity(bytes + 1024 * state.flows.len() + (1 << 16));
     let outcome = write(&state, &mut stream).map(|()| stream).map_err(|error| error.to_string());
     let name = &vm.name;
@@ -208,9 +218,12 @@ fn run(save: Save, request: SaveRequest, cancelled: &Arc<AtomicBool>, sender: &S
         let count: usize = bound.values().sum();
         log::warn!("{name}: {count} connections cannot go along and are reset if it leaves: {}", reasons(&bound));
     }
-    let took = stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed());
-    let flows = leaving.len() - unread.len();
-    log::info!("{name}: {flows} connections with {bytes} bytes queued are saved {took:.1?} after its last ring stopped");
+    // What lies between the last ring's stop and the VMM's wish is the VMM's.
+    let waited = stopped.map_or(Duration::ZERO, |stopped| stopped.elapsed()).saturating_sub(begun.elapsed());
+    let (flows, took) = (leaving.len() - unread.len(), begun.elapsed());
+    log::info!(
+        "{name}: {flows} connections with {bytes} bytes queued are saved in {took:.1?} ({read:.1?} of it reading sockets), {waited:.1?} after its rings stopped"
+    );
     // The target goes on as soon as it has the stream's end: the addresses have to be free by then.
     hooks::run(&hooks, Moment::Departure, &vm, cancelled);
     request.answer(outcome);
