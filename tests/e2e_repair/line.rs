@@ -213,7 +213,7 @@ fn carry(states: Vec<SocketState>) -> Vec<SocketState> {
         socket: Some(socket),
     };
     let flows = states.into_iter().map(flow).collect();
-    let port = PortState { identity, clock: 0, flows, datagrams: vec![], claims: vec![], counters: vec![] };
+    let port = PortState { identity, clock: 0, saved: 0, flows, datagrams: vec![], claims: vec![], counters: vec![] };
     let mut bytes = Vec::new();
     write(&port, &mut bytes).unwrap();
     let port = PortState::try_from(Stream::read(&bytes[..]).unwrap()).unwrap();

@@ -46,6 +46,12 @@ impl HandGuest {
         Ok(HandGuest { mock, gateway, number })
     }
 
+    /// The guest with other rings: on another host.
+    #[must_use]
+    pub fn on(self, mock: MockFrontend) -> HandGuest {
+        HandGuest { mock, ..self }
+    }
+
     /// A segment to `remote` as a frame.
     pub fn frame(&self, remote: Ipv4Addr, segment: &Tcp) -> Vec<u8> {
         segment.frame((mac(self.number), self.gateway), ip4(self.number), remote)

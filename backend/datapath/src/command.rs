@@ -1,12 +1,14 @@
 //! Everything that the control side can ask of a worker, and everything that a worker tells of its own accord.
 use crate::PortStats;
+use crate::flow::travel::{Arriving, Departure, Leaving};
 use crate::flow::usage::ServicePlace;
 use crate::spec::{HostView, NetworkId, NetworkSpec, PortId, PortSpec};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use vonic_queue::{DirtyLog, Done, MemoryMap, QueueError, RingSetup};
+use vonic_record::RecordId;
 use vonic_record::Shared;
 
 /// One order to a worker, applied between two bursts.
@@ -89,6 +91,38 @@ pub enum Command {
     },
     /// Every VMM that was connected at the start is known: what an engine before has left of other connections is reset.
     Inherited,
+    /// The guest leaves for another host, and its rings are stopped: asks for a part of its connections, which stand still from then on.
+    Depart {
+        /// Which port.
+        port: PortId,
+        /// Where to go on; 0: at the beginning.
+        from: u32,
+        /// Where the answer goes.
+        reply: Sender<Departure>,
+    },
+    /// It stays: its connections go on when its rings start again.
+    Stay {
+        /// Which port.
+        port: PortId,
+        /// All that was taken out.
+        leaving: Vec<Leaving>,
+    },
+    /// It has left: the sockets of its connections are closed.
+    Gone {
+        /// What [`Leaving::close`] has left.
+        records: Vec<RecordId>,
+    },
+    /// A guest has come from another host, and its rings are about to start.
+    Arrive {
+        /// Which port.
+        port: PortId,
+        /// Connections of its own.
+        connections: Vec<Arriving>,
+        /// IPv6 addresses that it has claimed, the one used last first.
+        claims: Vec<Ipv6Addr>,
+        /// When they have begun to go on.
+        done: Done,
+    },
     /// Nothing but an answer, when everything before it is in force.
     Barrier {
         /// When it is.
@@ -214,6 +248,11 @@ pub enum Notice {
         port: PortId,
         /// Why.
         error: std::io::Error,
+    },
+    /// Connections of a port were taken out for another host when an engine died: the guest has left, or will turn out to stay.
+    Left {
+        /// Which port.
+        port: PortId,
     },
     /// A guest has connected to vonic's own service.
     Service {

@@ -3,6 +3,7 @@ use crate::bridged::TapState;
 use crate::custody::Custody;
 use crate::datagram::fragments::Kept;
 use crate::flow::challenge::Challenges;
+use crate::flow::travel::Leaving;
 use crate::flow::usage::Usage;
 use crate::queues::Queues;
 use crate::ring::Ring;
@@ -106,6 +107,8 @@ pub struct Port {
     pub spec: PortSpec,
     /// Which VMM connection it is, by the master's number; of the last one if there is none.
     pub session: u64,
+    /// Connections that were taken out for another host, until it is known whether the guest leaves or stays.
+    pub leaving: Vec<Leaving>,
     /// Until when its rings are expected to come, after an engine's death.
     pub awaited: Option<Instant>,
     /// What the driver said.
@@ -145,6 +148,7 @@ impl Port {
             queues: Queues::new(feature::VERSION_1, spec.queue_pairs),
             spec,
             session: 0,
+            leaving: Vec::new(),
             awaited: None,
             negotiated: Negotiated::new(feature::VERSION_1),
             map: None,

@@ -65,6 +65,8 @@ pub struct DatagramState {
 pub struct PortState {
     /// Whose it is.
     pub identity: Identity,
+    /// When it was saved, in milliseconds since 1970, by the source's wall clock.
+    pub saved: u64,
     /// How far the source's clock was, in microseconds: what `timestamps` and `opened` are relative to.
     pub clock: u64,
     /// Connections.

@@ -31,6 +31,7 @@ pub(crate) struct Head {
     mac: [u8; 6],
     features: u64,
     mtu: u16,
+    saved: u64,
     clock: u64,
     flows: u32,
     datagrams: u32,
@@ -125,13 +126,14 @@ fn read_flow(body: &mut Body<impl Read>) -> Result<(Flow, [Vec<u8>; 2]), StreamE
 
 impl Head {
     pub(crate) fn of(port: &PortState) -> Head {
-        let PortState { identity, clock, flows, datagrams, claims, counters } = port;
+        let PortState { identity, saved, clock, flows, datagrams, claims, counters } = port;
         let Identity { name, mac, features, mtu } = identity;
         Head {
             name: name.clone(),
             mac: *mac,
             features: *features,
             mtu: *mtu,
+            saved: *saved,
             clock: *clock,
             flows: flows.len() as u32,
             datagrams: datagrams.len() as u32,
@@ -146,9 +148,10 @@ impl TryFrom<Port> for PortState {
 
     fn try_from(port: Port) -> Result<PortState, StreamError> {
         let Port { head, flows, datagrams } = port;
-        let Head { name, mac, features, mtu, clock, claims, counters, flows: _, datagrams: _ } = head;
+        let Head { name, mac, features, mtu, saved, clock, claims, counters, flows: _, datagrams: _ } = head;
         Ok(PortState {
             identity: Identity { name, mac, features, mtu },
+            saved,
             clock,
             flows: flows.into_iter().map(|(flow, queues)| flow.into_state(queues)).collect::<Result<_, _>>()?,
             datagrams: datagrams.into_iter().map(Datagrams::into_state).collect(),

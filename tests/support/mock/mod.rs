@@ -10,6 +10,7 @@ mod log;
 mod memory;
 mod message;
 mod ring;
+mod state;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;

@@ -37,7 +37,19 @@ pub(super) static SERVICE: Section = Section {
             ("resolv_conf", "\"/etc/resolv.conf\""),
             ("heartbeat_ms", "2000"),
             ("quarantine", "true"),
+            ("migration", "{ depart = [\"/usr/local/sbin/leave\"] }"),
             ("network", "{ default = { subnet4 = \"192.0.2.0/24\", gateway4 = \"192.0.2.1\" } }"),
+        ])
+    },
+};
+
+pub(super) static MIGRATION: Section = Section {
+    title: "the [migration] table of vonic.toml",
+    keys: || {
+        keys(&[
+            ("depart", "[\"/usr/local/sbin/leave\", \"eth0\"]"),
+            ("arrive", "[\"/usr/local/sbin/come\", \"eth0\"]"),
+            ("limit_ms", "3000"),
         ])
     },
 };
@@ -116,7 +128,8 @@ pub(super) static EGRESS: Section = Section {
 };
 
 /// Every kind of table. A VM's labels are not among them: their keys are the operator's.
-pub(super) static SECTIONS: &[&Section] = &[&SERVICE, &NETWORK, &VM, &FEATURE_SWITCHES, &LIMITS, &FORWARD, &EGRESS];
+pub(super) static SECTIONS: &[&Section] =
+    &[&SERVICE, &MIGRATION, &NETWORK, &VM, &FEATURE_SWITCHES, &LIMITS, &FORWARD, &EGRESS];
 
 #[cfg(test)]
 mod tests {

@@ -40,6 +40,25 @@ pub struct Service {
     pub heartbeat: Option<Duration>,
     /// Whether a VM that engines die of is left alone.
     pub quarantine: bool,
+    /// What is run when a guest leaves this host, or comes.
+    pub migration: Hooks,
+}
+
+/// Commands that move a guest's addresses between hosts: a program with its arguments each, none if empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hooks {
+    /// A guest stands still and is about to run elsewhere.
+    pub depart: Vec<String>,
+    /// A guest is about to run here, come from elsewhere, or since it has not left.
+    pub arrive: Vec<String>,
+    /// How long each may take; it is killed then.
+    pub limit: Duration,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Hooks { depart: Vec::new(), arrive: Vec::new(), limit: Duration::from_secs(3) }
+    }
 }
 
 impl Service {

@@ -9,15 +9,17 @@ use toml::de::DeValue;
 
 use super::family::{Family, Keys, special};
 use super::gateway::gateway_mac;
-use super::keys::{NETWORK, SERVICE};
+use super::keys::{MIGRATION, NETWORK, SERVICE};
 use super::name;
 use super::reader::{Places, Source, Table, Wrong, flag, integer, number, text};
-use super::{Network, Poll, Service, Subnet, Uplink, names, uplink};
+use super::{Hooks, Network, Poll, Service, Subnet, Uplink, names, uplink};
 
 /// The longest path that a Unix socket can be bound to in bytes: `sun_path` less the terminating zero.
 pub(super) const SOCKET_PATH: usize = 107;
 /// The longest `poll_us`: whoever wants more wants "always".
 const POLL_US: i64 = 1_000_000;
+/// The guest stands still meanwhile, and the VMM is answered after five seconds at most.
+const HOOK_MS: RangeInclusive<i64> = 1..=4000;
 /// From what is longer than a busy host lets a thread wait, to what nobody wants to wait.
 const HEARTBEAT_MS: RangeInclusive<i64> = 500..=600_000;
 
@@ -45,7 +47,7 @@ impl Default for Service {
         let resolv_conf = PathBuf::from("/etc/resolv.conf");
         let heartbeat = Some(Duration::from_secs(2));
         let runtime_dir = PathBuf::from("/run/vonic");
-        Service { runtime_dir, workers: 1, poll, resolv_conf, heartbeat, quarantine: true }
+        Service { runtime_dir, workers: 1, poll, resolv_conf, heartbeat, quarantine: true, migration: Hooks::default() }
     }
 }
 
@@ -102,7 +104,39 @@ fn read_service(table: &mut Table<'_, '_>) -> Service {
         resolv_conf: table.read("resolv_conf", resolv_conf).unwrap_or(default.resolv_conf),
         heartbeat: table.read("heartbeat_ms", heartbeat).unwrap_or(default.heartbeat),
         quarantine: table.read("quarantine", flag).unwrap_or(default.quarantine),
+        migration: table.table("migration", &MIGRATION).map_or(default.migration, |mut table| read_hooks(&mut table)),
     }
+}
+
+fn read_hooks(table: &mut Table<'_, '_>) -> Hooks {
+    let default = Hooks::default();
+    Hooks {
+        depart: table.read("depart", command).unwrap_or_default(),
+        arrive: table.read("arrive", command).unwrap_or_default(),
+        limit: table.read("limit_ms", hook_limit).unwrap_or(default.limit),
+    }
+}
+
+/// A program with its arguments.
+fn command(value: &DeValue<'_>) -> Result<Vec<String>, Wrong> {
+    let elements = value.as_array().ok_or(Wrong::Type)?;
+    let words: Option<Vec<String>> = elements.iter().map(|e| e.get_ref().as_str().map(str::to_string)).collect();
+    let words = words.ok_or(Wrong::Type)?;
+    match words.first() {
+        Some(program) if !Path::new(program).is_absolute() => {
+            Err(Wrong::Value(format!("'{program}' is not absolute: write the program's whole path")))
+        }
+        _ => Ok(words),
+    }
+}
+
+fn hook_limit(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let n = integer(value)?;
+    let (least, most) = HOOK_MS.into_inner();
+    if !(least..=most).contains(&n) {
+        return Err(Wrong::Value(format!("{n} is out of range: write a number from {least} to {most}")));
+    }
+    Ok(Duration::from_millis(n as u64))
 }
 
 fn runtime_dir(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {

@@ -4,10 +4,10 @@
 //! Out: commands to the worker, messages to the master, answers to the API.
 mod agents;
 mod answers;
-mod device_state;
 mod egress;
 mod forwards;
 mod hints;
+mod migration;
 mod quarantine;
 mod registry;
 mod relisten;
@@ -22,6 +22,7 @@ mod upgrades;
 use crate::api::{self, Handler, Reply, Request};
 use crate::config::Poll;
 use crate::guest::Service;
+use migration::Migration;
 use registry::Registry;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -79,6 +80,8 @@ enum Input {
     Resolvers,
     /// An interface of the host came, went or changed.
     Links,
+    /// Of guests that leave or come.
+    Migration(migration::News),
 }
 
 #[derive(Clone)]
@@ -131,7 +134,9 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
     let ledger = Ledger::new(Arc::clone(&start.checkpoint));
-    let mut registry = Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger);
+    let migration = Migration::new(Arc::clone(&start.checkpoint), engine.peek_mode);
+    let mut registry =
+        Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger, migration);
     registry.blamed.clone_from(&start.blamed);
     registry.leave_config();
     registry.inherit(&start.checkpoint);
@@ -202,7 +207,9 @@ fn watch_addresses(to: &Sender<Input>) {
 
 fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
     loop {
-        let retry = registry.taps.retry_in().into_iter().chain(registry.relisten.due_in()).min();
+        let retry =
+            registry.taps.retry_in().into_iter().chain(registry.relisten.due_in()).chain(registry.migration.due_in());
+        let retry = retry.min();
         let input = match retry {
             None => inputs.recv().map_err(RecvTimeoutError::from),
             Some(time) => inputs.recv_timeout(time),
@@ -225,12 +232,15 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Session(event) => registry.session_event(event),
             Input::Worker(notice) => registry.notice(notice),
             Input::Api(request, reply) => registry.answer(request, reply),
+            Input::Migration(news) => registry.migration_news(news),
             Input::Addresses(addresses) => {
+                registry.end_lingering(&addresses);
                 registry.order(Command::Host(Box::new(HostView { addresses })));
                 registry.mend_forwards();
             }
             Input::Resolvers => registry.look_for_resolvers(),
             Input::Links => {
+                registry.end_lingering_in_time();
                 registry.mend_uplinks();
                 registry.mend_forwards();
             }

@@ -3,6 +3,7 @@ use super::Input;
 use super::egress::Egress;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
+use super::migration::{Departure, Migration};
 use super::quarantine;
 use super::relisten::{self, Retry};
 use super::reload::Reloads;
@@ -49,6 +50,8 @@ pub(super) struct Entry {
     pub socket_error: Option<String>,
     /// What is held against it for the deaths of engines.
     pub blame: Blame,
+    /// Its guest leaves for another host, or seems to have left.
+    pub departure: Option<Departure>,
 }
 
 /// Everything that the engine knows.
@@ -84,6 +87,8 @@ pub struct Registry {
     pub(super) ledger: Ledger,
     /// Bytes copied for VMs that are gone.
     pub(super) copied_by_gone: Shared<Copied>,
+    /// Guests that leave or come.
+    pub(super) migration: Migration,
 }
 
 impl Registry {
@@ -95,6 +100,7 @@ impl Registry {
         sender: Sender<Input>,
         guests: Service,
         mut ledger: Ledger,
+        migration: Migration,
     ) -> Registry {
         Registry {
             config_dir,
@@ -120,6 +126,7 @@ impl Registry {
             hints: Hints::default(),
             copied_by_gone: ledger.open(0, name("copied by gone")),
             ledger,
+            migration,
         }
     }
 
@@ -223,8 +230,18 @@ impl Registry {
         let last_error = relisten::report(&vm.name, &[], &errors).or_else(|| quarantine::report(&vm.name, blame));
         let guest = Arc::new(Guest::new(&vm.name, &stats));
         let forward_errors = errors;
-        let entry =
-            Entry { vm, port, stats, guest, session: None, last_error, forward_errors, socket_error: None, blame };
+        let entry = Entry {
+            vm,
+            port,
+            stats,
+            guest,
+            session: None,
+            last_error,
+            forward_errors,
+            socket_error: None,
+            blame,
+            departure: None,
+        };
         self.vms.insert(entry.vm.name.clone(), entry);
     }
 
@@ -243,6 +260,7 @@ impl Registry {
 
     /// Takes a VM out of service; its counters, which count no further.
     fn take_out(&mut self, name: &str) -> Option<Shared<PortStats>> {
+        self.left(name);
         let mut entry = self.vms.remove(name)?;
         self.tell(&ToMaster::Unlisten { name: name.into() });
         if let Some(session) = entry.session.take() {
@@ -378,6 +396,7 @@ impl Registry {
             Notice::AcceptFailed { port, error } => {
                 self.complain(port, format!("a forward cannot accept connections: {error}"));
             }
+            Notice::Left { port } => self.resume_departure(port),
             Notice::PingSockets { permitted } => self.hints.set(Cause::PingSockets, !permitted),
             Notice::WatchFailed { port, error } => {
                 self.complain(port, format!("a descriptor cannot be watched: {error}"));

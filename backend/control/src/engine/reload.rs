@@ -29,7 +29,8 @@ impl Registry {
         let config::Reloaded { mut config, errors } = config::reload(&self.config_dir, &self.config);
         let changes = config::diff(&self.config, &config);
         let mut report = ReloadReport { errors: errors.0.iter().map(FileError::from).collect(), ..Default::default() };
-        let fixed = Service { resolv_conf: config.service.resolv_conf.clone(), ..self.config.service.clone() };
+        let Service { resolv_conf, migration, .. } = config.service.clone();
+        let fixed = Service { resolv_conf, migration, ..self.config.service.clone() };
         if config.service != fixed {
             let file = self.config_dir.join("vonic.toml").display().to_string();
             let message = "runtime_dir, workers, poll_us, heartbeat_ms and quarantine are read at the start only: restart vonicd to change them";

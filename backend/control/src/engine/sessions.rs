@@ -1,8 +1,10 @@
 //! VMM connections: from port events to commands.
 use super::Sink;
+use super::migration::Arrival;
 use super::registry::{Entry, Registry};
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
+use std::time::Instant;
 use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
@@ -14,6 +16,10 @@ pub(super) struct SessionState {
     session: Session,
     /// Acknowledged virtio bits, once the driver has spoken.
     pub features: Option<u64>,
+    /// When the last of its rings was stopped.
+    pub stopped: Option<Instant>,
+    /// What has come with its guest from another host.
+    pub arrival: Arrival,
     /// Rings that were started.
     pub rings: BTreeMap<u16, RingState>,
 }
@@ -29,6 +35,11 @@ pub(super) struct RingState {
 }
 
 impl SessionState {
+    /// The master's number of it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Whether both rings of a pair run.
     pub fn driver_ready(&self) -> bool {
         let runs = |index: u16| self.rings.get(&index).is_some_and(|ring| ring.enabled && ring.broken.is_none());
@@ -66,7 +77,14 @@ impl Registry {
         let scratch = self.config.service.runtime_dir.clone();
         match vonic_session::start(spec, &scratch, sink) {
             Ok((session, front_end)) => {
-                let state = SessionState { id, session, features: None, rings: BTreeMap::new() };
+                let state = SessionState {
+                    id,
+                    session,
+                    features: None,
+                    stopped: None,
+                    arrival: Arrival::None,
+                    rings: BTreeMap::new(),
+                };
                 if let Some(entry) = self.vms.get_mut(name) {
                     entry.session = Some(state);
                 }
@@ -91,6 +109,8 @@ impl Registry {
         let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| of(e)) else { return };
         log::info!("{name}: VMM disconnected");
         let (port, name) = (entry.port, name.clone());
+        self.left(&name);
+        let Some(entry) = self.vms.get_mut(&name) else { return };
         if let Some(session) = entry.session.take() {
             session.close();
         }
@@ -108,7 +128,15 @@ impl Registry {
         let SessionEvent { port, session, event } = event;
         let Some(entry) = self.vms.values_mut().find(|e| e.port == port) else { return };
         let name = entry.vm.name.clone();
-        let Some(state) = entry.session.as_mut().filter(|s| s.id == session) else { return };
+        if entry.session.as_ref().is_none_or(|s| s.id != session) {
+            return;
+        }
+        let Some(event) = self.arrive(&name, event) else { return };
+        if matches!(event, PortEvent::Ring { .. }) {
+            self.stay(&name);
+        }
+        let Some(entry) = self.vms.get_mut(&name) else { return };
+        let Some(state) = entry.session.as_mut() else { return };
         match event {
             PortEvent::Features(bits) => {
                 state.features = Some(bits);
@@ -120,11 +148,8 @@ impl Registry {
                 self.order(Command::Log { port, log: log.map(|log| GuestLog { log, used }), done });
             }
             PortEvent::Announce => self.order(Command::Announce { port }),
-            PortEvent::Save(request) => request.answer(self.save_state(&name)),
-            PortEvent::Load(request) => {
-                let (bytes, answer) = request.take();
-                answer(self.load_state(&name, &bytes));
-            }
+            PortEvent::Save(request) => self.save_state(&name, request),
+            PortEvent::Load(request) => self.load_state(&name, session, request),
             PortEvent::Ring { index, setup, kick, call, enabled, done } => {
                 let size = setup.size;
                 let ring = RingCommand { port, index, setup, kick, call, enabled, done };
@@ -140,6 +165,7 @@ impl Registry {
             }
             PortEvent::RingStopped { index, done } => {
                 state.rings.remove(&index);
+                state.stopped = Some(Instant::now());
                 self.order(Command::StopRing { port, index, done });
             }
             PortEvent::Reset => {

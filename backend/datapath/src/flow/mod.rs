@@ -19,4 +19,5 @@ pub mod refusal;
 pub mod resume;
 pub mod resuming;
 pub mod table;
+pub mod travel;
 pub mod usage;

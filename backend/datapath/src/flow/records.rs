@@ -76,25 +76,14 @@ impl Records {
     pub fn begin(&mut self, flow: &mut Flow, (session, timestamps): (u64, u32)) {
         let Some(socket) = &flow.socket else { return };
         let (Ok(cookie), Some(id)) = (socket.cookie(), self.free.pop()) else { return };
-        let agreed = flow.leg.agreed();
-        let record = Record {
-            kind: if flow.guest_opens { Kind::GuestOpens } else { Kind::WorldOpens },
-            bits: Bits(Bits::SYNCHRONIZED.only_if(agreed.is_some()).0 | Bits::MORTAL.only_if(flow.mortal).0),
-            descriptor: socket.as_raw_fd(),
-            cookie,
-            session,
-            guest: flow.key.guest,
-            remote: flow.key.remote,
-            host: flow.host,
-            iss: flow.leg.iss().0,
-            timestamps,
-            irs: irs(&flow.leg),
-            options: agreed.map(options).unwrap_or_default(),
-            opened: flow.opened.0,
-            base: (0, 0),
-        };
+        let record = describe(flow, (session, timestamps), (socket.as_raw_fd(), cookie));
         self.checkpoint.write(id, &record);
         flow.record = Some(id);
+    }
+
+    /// What stands of a connection; `None`: nothing does.
+    pub fn read(&self, flow: &Flow) -> Option<(RecordId, Record)> {
+        flow.record.and_then(|id| Some((id, self.checkpoint.read(id)?)))
     }
 
     /// The guest has answered a SYN of ours: to be called before anything of it is acknowledged.
@@ -150,6 +139,27 @@ impl Records {
     pub fn free(&mut self, id: RecordId) {
         self.checkpoint.free(id);
         self.free.push(id);
+    }
+}
+
+/// The record of a connection that has moved nothing yet.
+pub fn describe(flow: &Flow, (session, timestamps): (u64, u32), (descriptor, cookie): (RawFd, u64)) -> Record {
+    let agreed = flow.leg.agreed();
+    Record {
+        kind: if flow.guest_opens { Kind::GuestOpens } else { Kind::WorldOpens },
+        bits: Bits(Bits::SYNCHRONIZED.only_if(agreed.is_some()).0 | Bits::MORTAL.only_if(flow.mortal).0),
+        descriptor,
+        cookie,
+        session,
+        guest: flow.key.guest,
+        remote: flow.key.remote,
+        host: flow.host,
+        iss: flow.leg.iss().0,
+        timestamps,
+        irs: irs(&flow.leg),
+        options: agreed.map(options).unwrap_or_default(),
+        opened: flow.opened.0,
+        base: (0, 0),
     }
 }
 

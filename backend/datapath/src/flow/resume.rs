@@ -46,16 +46,25 @@ impl Worker {
 
     /// Takes over one connection; false: there is nothing that could go on.
     pub(crate) fn resume_connection(&mut self, port_id: PortId, id: RecordId, record: &Record) -> bool {
-        let (now, mode) = (self.now, self.peek_mode(record.host));
+        let mode = self.peek_mode(record.host);
         let resumed = HostSocket::resume(record.descriptor, record.cookie, mode);
         let Ok(Some(socket)) = resumed else { return false };
+        if socket.is_frozen() {
+            return self.resume_leaving(port_id, id, record, socket);
+        }
+        self.go_on(port_id, Some(id), record, socket)
+    }
+
+    /// Goes on with a connection by its record and its socket; false: there is nothing that could go on.
+    pub(super) fn go_on(&mut self, port_id: PortId, id: Option<RecordId>, record: &Record, socket: HostSocket) -> bool {
+        let now = self.now;
         let known = known(record);
         if known.shut {
             // The engine before may have died between record and call, after which nobody would ask for it again. A second time it
             // changes nothing.
             let _ = socket.shutdown_write();
         }
-        let Ok(progress) = socket.progress(known) else { return false };
+        let Ok(progress) = socket.progress(&known) else { return false };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -71,7 +80,7 @@ impl Worker {
         let mut flow = Flow::new(key, leg, socket, record.host, opened(record));
         flow.guest_opens = record.kind == Kind::GuestOpens;
         flow.shut = known.shut;
-        flow.record = Some(id);
+        flow.record = id;
         flow.connecting = progress.peer == Peer::Connecting || !record.bits.has(Bits::ESTABLISHED);
         flow.bytes_guest_to_host = progress.taken - u64::from(known.shut && progress.taken > 0);
         flow.bytes_host_to_guest = progress.dropped;
@@ -99,7 +108,7 @@ impl Worker {
     }
 
     /// Ends a connection that is not to outlive its engine: its peer gets a reset now, its guest as soon as it has buffers.
-    fn end_mortal(&mut self, mut flow: Flow) {
+    pub(super) fn end_mortal(&mut self, mut flow: Flow) {
         if let Some(socket) = flow.socket.take() {
             socket.abort();
         }
@@ -113,18 +122,12 @@ impl Worker {
     }
 }
 
-fn known(record: &Record) -> Known {
-    Known {
-        // A socket that was made again had no SYN.
-        connected: record.kind == Kind::GuestOpens && !record.bits.has(Bits::RESTORED),
-        shut: record.bits.has(Bits::GUEST_FIN),
-        aborted: record.bits.has(Bits::ABORTED),
-        origin: origin(record),
-    }
+pub(super) fn known(record: &Record) -> Known {
+    Known { origin: origin(record), shut: record.bits.has(Bits::GUEST_FIN), aborted: record.bits.has(Bits::ABORTED) }
 }
 
 /// Where a connection's leg is.
-fn restored(record: &Record, progress: &Progress) -> Restored {
+pub(super) fn restored(record: &Record, progress: &Progress) -> Restored {
     let (iss, irs) = (Seq(record.iss), Seq(record.irs));
     Restored {
         iss,

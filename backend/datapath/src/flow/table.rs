@@ -95,10 +95,15 @@ impl Flow {
 
     /// A connection that starts now.
     pub fn new(key: FlowKey, leg: Leg, socket: HostSocket, host: SocketAddr, opened: Instant) -> Flow {
+        Flow { socket: Some(socket), ..Flow::without_socket(key, leg, host, opened) }
+    }
+
+    /// One whose host's side is lost, so that its guest is still to be told.
+    pub fn without_socket(key: FlowKey, leg: Leg, host: SocketAddr, opened: Instant) -> Flow {
         Flow {
             key,
             leg,
-            socket: Some(socket),
+            socket: None,
             host,
             guest_opens: false,
             tries: None,

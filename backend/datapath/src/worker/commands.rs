@@ -82,6 +82,19 @@ impl Worker {
                     self.abandon_custody();
                     self.abandon_connections();
                 }
+                Command::Depart { port, from, reply } => {
+                    let departure = self.depart(port, from);
+                    // Nobody waits any more: what was taken out goes on if the rings start.
+                    if let Err(back) = reply.send(departure) {
+                        self.stay(port, back.0.leaving);
+                    }
+                }
+                Command::Stay { port, leaving } => self.stay(port, leaving),
+                Command::Gone { records } => self.gone(records),
+                Command::Arrive { port, connections, claims, done } => {
+                    self.arrive(port, connections, &claims);
+                    done.done();
+                }
                 Command::Barrier { done } => done.done(),
                 Command::Host(view) => {
                     self.host = *view;
@@ -206,6 +219,10 @@ impl Worker {
         let (id, index) = (command.port, command.index);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(map) = port.map.clone() else { return };
+        if !port.leaving.is_empty() {
+            self.thaw(id);
+        }
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         self.signs.at(port.spec.vm);
         let direction = port.queues.direction(index);
         let (Some(direction), Some(ring)) = (direction, port.queues.ring(index)) else { return };
@@ -287,6 +304,7 @@ impl Worker {
     fn disconnect(&mut self, id: PortId) {
         self.settle_adopted(id);
         self.reset_connections(id);
+        self.let_go(id);
         for index in Queues::indices() {
             self.stop_ring(id, index);
         }

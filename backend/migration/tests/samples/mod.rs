@@ -114,6 +114,7 @@ pub fn port(bytes: &[u8]) -> PortState {
             features: source.long(),
             mtu: source.word() as u16,
         },
+        saved: source.long(),
         clock: source.long(),
         claims: (0..count(source)).map(|_| Ipv6Addr::from(u128::from(source.long()))).collect(),
         counters: (0..count(source)).map(|n| (format!("counter{n}"), source.long())).collect(),

@@ -54,6 +54,11 @@ impl From<io::Error> for SaveError {
 pub struct Frozen(HostSocket);
 
 impl HostSocket {
+    /// Whether it was stopped for another host, by whoever had it before.
+    pub fn is_frozen(&self) -> bool {
+        sys::is_under_repair(self.as_fd())
+    }
+
     /// Stops the connection where it is: what comes for it is thrown away from now on, as if lost on its way.
     ///
     /// # Errors
@@ -75,6 +80,14 @@ impl HostSocket {
 }
 
 impl Frozen {
+    /// This end of it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        local_address(self.0.as_fd())
+    }
+
     /// Reads everything that another host needs. `known` is as for [`HostSocket::progress`]; `remote` is where the socket led, for those
     /// that the kernel has forgotten it of.
     ///

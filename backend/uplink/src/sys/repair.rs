@@ -116,6 +116,12 @@ fn int_option(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<u32> 
     Ok(value as u32)
 }
 
+/// TCP_REPAIR.
+pub fn is_under_repair(fd: BorrowedFd<'_>) -> bool {
+    // Fails on sockets that are none of TCP.
+    tcp_option(fd, libc::TCP_REPAIR).is_ok_and(|on| on == 1)
+}
+
 /// TCP_REPAIR_WINDOW.
 pub fn window(fd: BorrowedFd<'_>) -> io::Result<RepairWindow> {
     let mut window = RepairWindow::default();

@@ -1,0 +1,80 @@
+//! A VM's guest leaves for another host with its connections, or comes from one (ADR 0015).
+//!
+//! Two moments belong to the VMM: it asks for the port's state when every ring is stopped, and it brings a state before there are
+//! rings. Whatever takes long (reading and writing sockets' queues, the operator's hooks) runs on a thread of its own.
+mod arrival;
+mod departure;
+mod hooks;
+
+pub(super) use arrival::{Arrival, Arrived};
+pub(super) use departure::{Departure, Lingering};
+
+use super::registry::Registry;
+use crate::config::Vm;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vonic_datapath::Leaving;
+use vonic_migration::Identity;
+use vonic_record::Checkpoint;
+use vonic_uplink::PeekMode;
+
+/// How long the kernel is kept from answering for connections that have left, if their address stays on this host.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// What the threads that move connections tell the control side.
+pub(super) enum News {
+    /// A departure's thread is done.
+    Saved(String),
+    /// A state was read and is good, or not.
+    Read(String, u64, Box<arrival::Read>),
+    /// What had come has sockets here, as far as it can.
+    Arrived(String, u64, Box<Arrived>),
+}
+
+/// What migrations need besides the VMs.
+pub(super) struct Migration {
+    /// Whose clock connections' ages and timestamps are relative to.
+    pub checkpoint: Arc<Checkpoint>,
+    /// How the worker peeks; `None`: by the best that the kernel has.
+    pub peek_mode: Option<PeekMode>,
+    /// Connections that have left.
+    pub lingering: Vec<Lingering>,
+}
+
+impl Migration {
+    pub fn new(checkpoint: Arc<Checkpoint>, peek_mode: Option<PeekMode>) -> Migration {
+        Migration { checkpoint, peek_mode, lingering: Vec::new() }
+    }
+
+    /// When something is to be done next.
+    pub fn due_in(&self) -> Option<Duration> {
+        self.lingering.iter().map(|left| left.until.saturating_duration_since(Instant::now())).min()
+    }
+}
+
+impl Registry {
+    pub(super) fn migration_news(&mut self, news: News) {
+        match news {
+            News::Saved(name) => self.saved(&name),
+            News::Read(name, session, read) => self.state_read(&name, session, *read),
+            News::Arrived(name, session, arrived) => self.arrived(&name, session, *arrived),
+        }
+    }
+}
+
+/// Whose port it is.
+fn identity(vm: &Vm, features: u64) -> Identity {
+    Identity { name: vm.name.clone(), mac: vm.mac.0, features, mtu: vm.mtu }
+}
+
+/// How often something was the reason that a connection did not move, in words.
+fn reasons(counts: &BTreeMap<String, usize>) -> String {
+    let each: Vec<String> = counts.iter().map(|(why, count)| format!("{count}: {why}")).collect();
+    each.join("; ")
+}
+
+/// Closes the sockets of connections that go on elsewhere; answers what is left to be freed.
+fn close(leaving: Vec<Leaving>) -> Vec<u32> {
+    leaving.into_iter().map(Leaving::close).collect()
+}
