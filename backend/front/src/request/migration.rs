@@ -13,6 +13,8 @@ use std::os::fd::AsFd;
 const LOGGED_BY_BYTE: u64 = 8 * 4096;
 /// mmap(2) wants offsets in whole pages; the smallest page that any supported host has.
 const PAGE: u64 = 4096;
+/// Bytes of a log's description: its size and its offset in the file.
+const DESCRIPTION: usize = 16;
 /// The answer to SET_DEVICE_STATE_FD: no, and no descriptor comes back.
 const NO_TRANSFER: u64 = 0x101;
 
@@ -84,8 +86,9 @@ impl Transfer {
 }
 
 impl Front {
-    /// SET_LOG_BASE. With LOG_SHMFD the VMM waits for an answer; one that is no description of a log is a refusal. A VMM that does not
-    /// look at it (QEMU does not) is refused when it turns logging on, and its migration fails there.
+    /// SET_LOG_BASE. With LOG_SHMFD the VMM waits for an answer: the log's description, or that of a log of no bytes, which is a refusal.
+    /// (A shorter answer would keep frontends of the vhost crate waiting for the rest.) A VMM that does not look at it, as QEMU, is
+    /// refused when it turns logging on, and its migration fails there.
     pub(super) fn judge_log(&mut self, message: Message, warn: impl FnOnce(&str)) -> Verdict {
         if self.protocol & LOG_SHMFD == 0 {
             return Verdict::Done;
@@ -96,7 +99,7 @@ impl Front {
         }
         warn(&format!("refused: SET_LOG_BASE: {fault}"));
         self.log = Log::Refused(fault);
-        Verdict::Answer(1u64.to_ne_bytes().to_vec())
+        Verdict::Answer(vec![0; DESCRIPTION])
     }
 
     /// SET_VRING_ADDR: the session is told besides where the used ring is to be logged, or that it is no more.
@@ -150,7 +153,7 @@ impl Front {
 
 /// What is wrong with SET_LOG_BASE: size, offset, and the file.
 fn log_fault(message: &Message, table: &Table) -> Option<String> {
-    let (16, Some(bytes), Some(offset), [file]) =
+    let (DESCRIPTION, Some(bytes), Some(offset), [file]) =
         (message.body.len(), message.u64_at(0), message.u64_at(8), message.fds.as_slice())
     else {
         return Some("a size, an offset and a file are it".into());
