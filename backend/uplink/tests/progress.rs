@@ -32,7 +32,7 @@ impl Line {
 
     fn progress(&self) -> Progress {
         self.socket
-            .progress(Known { connected: self.connected, shut: self.shut, aborted: false, origin: Origin::default() })
+            .progress(&Known { origin: Origin::fresh(self.connected), shut: self.shut, aborted: false })
             .unwrap()
     }
 
