@@ -31,9 +31,7 @@ impl Line {
     }
 
     fn progress(&self) -> Progress {
-        self.socket
-            .progress(&Known { origin: Origin::fresh(self.connected), shut: self.shut, aborted: false })
-            .unwrap()
+        self.socket.progress(&Known { origin: Origin::fresh(self.connected), shut: self.shut, aborted: false }).unwrap()
     }
 
     /// The counters reach this; acknowledgments take a moment.

@@ -136,7 +136,7 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let ledger = Ledger::new(Arc::clone(&start.checkpoint));
     let migration = Migration::new(Arc::clone(&start.checkpoint), engine.peek_mode);
     let mut registry =
-        Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger, migration);
+        Registry::new(engine.config_dir, (config, first_service), handle, (link, sender), guests, ledger, migration);
     registry.blamed.clone_from(&start.blamed);
     registry.leave_config();
     registry.inherit(&start.checkpoint);
