@@ -16,7 +16,7 @@ use vhost::vhost_user::message::{VhostTransferStateDirection, VhostTransferState
 use vonic_tests::frames::{self, ip4, mac};
 use vonic_tests::line::Line;
 use vonic_tests::mock::{
-    self, Copy, DirtyLog, GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, VnetHeader, feature,
+    self, Chain, Copy, DirtyLog, GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, VnetHeader, feature,
 };
 use vonic_tests::wire::{HOST, HandGuest};
 use vonic_tests::*;
@@ -35,13 +35,22 @@ fn all_kinds_of_traffic(guest: &mut HandGuest, line: &mut Line, other: &mut Mock
     let frame = frames::ethernet(mac(2), mac(3), 0x88b5, &vec![round; 1400 + usize::from(round)]);
     other.send_frame(&VnetHeader::default(), &frame).unwrap();
     guest.mock.expect_frame("the neighbour's frame", seconds(5), |got| *got == frame).unwrap();
-    let ping = frames::ping((mac(2), guest.gateway), ip4(2), HOST, round.into(), &[round; 700]);
-    guest.mock.send_shaped(&VnetHeader::default(), &ping, &[12, 14, 20], round.is_multiple_of(2)).unwrap();
-    guest.mock.expect_frame("the ping's answer", seconds(5), |got| got[23] == 1).unwrap();
     let world = UdpSocket::bind("127.0.0.1:0").unwrap();
     world.send_to(&[round; 4000], "127.0.0.1:7007").unwrap();
     guest.mock.expect_frame("the datagram", seconds(5), |got| got[12..14] == [8, 0] && got[23] == 17).unwrap();
+    let ping = frames::ping((mac(2), guest.gateway), ip4(2), HOST, round.into(), &[round; 700]);
+    guest.mock.send_shaped(&VnetHeader::default(), &ping, &[12, 14, 20], round.is_multiple_of(2)).unwrap();
+    guest.mock.expect_frame("the ping's answer", seconds(5), |got| got[23] == 1).unwrap();
     assert_eq!(guest.mock.command(0, 0, &[round % 2]).unwrap(), 0);
+}
+
+/// Ends the copying also if a check fails meanwhile.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Copies as a VMM does, all the time, while `work` is done, and once more when every ring is stopped. What only the device writes
@@ -56,9 +65,10 @@ fn whole_copy(guest: &mut HandGuest, work: impl FnOnce(&mut HandGuest)) -> (Copy
                 thread::sleep(Duration::from_micros(200));
             }
         });
+        let end = Over(&over);
         work(guest);
         let stopped = guest.mock.stop_rings().unwrap();
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         copier.join().unwrap();
         stopped
     });
@@ -214,7 +224,10 @@ fn a_log_that_is_truncated_ends_its_own_port_alone() {
     guest.mock.log_all(true).unwrap();
     let engine = bed.vonicd.engine().unwrap();
     log.file.set_len(0).unwrap();
-    assert!(guest.mock.gateway_answers(2).is_err());
+    // What was under way in that round is still seen, and nothing after it.
+    let _ = guest.mock.gateway_answers(2);
+    wait_until("the end of the port", seconds(5), || bed.vonicd.log().contains("out of service")).unwrap();
+    assert!(guest.mock.send_frame(&VnetHeader::default(), &frames::arp_request(2, ip4(1))).is_err());
     other.gateway_answers(3).unwrap();
     assert_eq!(bed.vonicd.engine().unwrap(), engine, "the engine has survived it");
     drop(guest);
@@ -230,24 +243,34 @@ fn a_stopped_ring_stands_at_its_used_index() {
         guest.mock.gateway_answers(2).unwrap();
     }
     assert_eq!(guest.mock.command(0, 0, &[1]).unwrap(), 0);
-    // Chains that the device is not told of, nor looks for: they are the next one's.
+    // Chains that the device is not told of, and does not look for before it lets go of the ring.
+    let asleep = || thread::sleep(Duration::from_millis(50));
     let question = frames::arp_request(2, ip4(1));
-    let waiting: Vec<_> =
-        (0..2).map(|_| guest.mock.queue_frame_on(0, &VnetHeader::default(), &question).unwrap()).collect();
-    let stood = guest.mock.stop_rings().unwrap();
-    let control = guest.mock.control();
-    for index in [HOST_TO_GUEST, GUEST_TO_HOST, control] {
-        let ring = guest.mock.ring(index);
-        assert_eq!(stood[index], ring.last_used, "ring {index}");
+    let (control, memory) = (guest.mock.control(), guest.mock.memory().clone());
+    asleep();
+    let mut queue = || guest.mock.queue_frame_on(0, &VnetHeader::default(), &question).unwrap();
+    let waiting = [queue(), queue()];
+    let mut stood = vec![(GUEST_TO_HOST, guest.mock.stop_ring(GUEST_TO_HOST).unwrap())];
+    asleep();
+    let command = Chain { lengths: vec![2], writable: false, indirect: false };
+    guest.mock.ring(control).add(&memory, &command, &[0, 0]).unwrap();
+    for index in [control, HOST_TO_GUEST] {
+        stood.push((index, guest.mock.stop_ring(index).unwrap()));
     }
-    assert!(guest.mock.ring(HOST_TO_GUEST).outstanding() > 0);
-    assert_eq!(guest.mock.ring(GUEST_TO_HOST).next_available, stood[GUEST_TO_HOST] + 2);
+    for (index, stood) in stood {
+        let ring = guest.mock.ring(index);
+        assert_eq!(stood, ring.last_used, "ring {index}");
+        assert_ne!(stood, ring.next_available, "ring {index}");
+    }
     guest.mock.start_rings().unwrap();
     guest.mock.notify_on(0).unwrap();
     for head in waiting {
         guest.mock.wait_sent(head).unwrap();
         guest.mock.expect_frame("an answer", seconds(5), |frame| frames::arp_answer(frame, ip4(1)).is_some()).unwrap();
     }
+    guest.mock.ring(control).notify(&memory).unwrap();
+    let returned = guest.mock.wait_used(control, seconds(5)).unwrap().unwrap();
+    assert_eq!(returned.length, 0, "there was no room for an answer");
     assert_eq!(guest.mock.command(0, 0, &[0]).unwrap(), 0);
 }
 

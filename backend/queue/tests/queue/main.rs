@@ -5,6 +5,7 @@ mod bursts;
 mod concurrent;
 mod control;
 mod differential;
+mod dirty;
 mod guest;
 mod handover;
 mod malformed;
