@@ -148,7 +148,10 @@ fn what_cannot_leave_is_reset_at_both_ends() {
     assert_eq!(here.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     stream.exchange(&mut guest).unwrap();
     let log = hosts.here().vonicd.log();
-    assert!(log.contains("1 connections cannot go along and are reset if it leaves: 1: it leads to this host itself"), "{log}");
+    assert!(
+        log.contains("1 connections cannot go along and are reset if it leaves: 1: it leads to this host itself"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -174,7 +177,10 @@ fn a_state_that_is_damaged_newer_or_another_guests_is_refused_and_the_source_goe
         (state[..state.len() - 1].to_vec(), "damaged"),
         (flipped, "damaged"),
         (newer, "of a newer vonic (format 2; this one knows 1)"),
-        (changed(&|port| port.identity.mac[5] = 9), "a has MAC address 52:54:00:00:00:09 there, this VM's file says 52:54:00:00:00:02"),
+        (
+            changed(&|port| port.identity.mac[5] = 9),
+            "a has MAC address 52:54:00:00:00:09 there, this VM's file says 52:54:00:00:00:02",
+        ),
         (changed(&|port| port.identity.mtu = 9000), "a has MTU 9000 there, this VM's file says 1500"),
         (changed(&|port| port.flows[0].guest = "192.0.2.3:5".parse().unwrap()), "a has address 192.0.2.3 there"),
     ] {

@@ -13,8 +13,7 @@ use super::MockFrontend;
 impl MockFrontend {
     fn transfer(&mut self, direction: VhostTransferStateDirection) -> Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair()?;
-        let begun =
-            self.frontend.set_device_state_fd(direction, VhostTransferStatePhase::STOPPED, theirs.into());
+        let begun = self.frontend.set_device_state_fd(direction, VhostTransferStatePhase::STOPPED, theirs.into());
         begun.context("SET_DEVICE_STATE_FD")?;
         Ok(ours)
     }

@@ -128,7 +128,8 @@ pub(super) static EGRESS: Section = Section {
 };
 
 /// Every kind of table. A VM's labels are not among them: their keys are the operator's.
-pub(super) static SECTIONS: &[&Section] = &[&SERVICE, &MIGRATION, &NETWORK, &VM, &FEATURE_SWITCHES, &LIMITS, &FORWARD, &EGRESS];
+pub(super) static SECTIONS: &[&Section] =
+    &[&SERVICE, &MIGRATION, &NETWORK, &VM, &FEATURE_SWITCHES, &LIMITS, &FORWARD, &EGRESS];
 
 #[cfg(test)]
 mod tests {

@@ -29,8 +29,8 @@ pub use features::{FEATURES, Feature, Features, feature_names};
 pub use gateway::gateway_mac;
 pub use load::{Lenient, load, load_lenient, load_sources};
 pub use model::{
-    Acknowledge, Action, Config, EgressRule, Forward, Hooks, Limits, Listen, ListenHost, Network, Poll, Protocol, Service,
-    SocketMode, Uplink, Vm,
+    Acknowledge, Action, Config, EgressRule, Forward, Hooks, Limits, Listen, ListenHost, Network, Poll, Protocol,
+    Service, SocketMode, Uplink, Vm,
 };
 pub use reload::{Reloaded, reload};
 pub use source::Sources;

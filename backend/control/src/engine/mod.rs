@@ -123,7 +123,8 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
     let ledger = Ledger::new(Arc::clone(&start.checkpoint));
     let migration = Migration::new(Arc::clone(&start.checkpoint), engine.peek_mode);
-    let mut registry = Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger, migration);
+    let mut registry =
+        Registry::new(engine.config_dir, (config, first_service), handle, link, sender, guests, ledger, migration);
     registry.blamed.clone_from(&start.blamed);
     registry.leave_config();
     registry.inherit(&start.checkpoint);
@@ -194,7 +195,8 @@ fn watch_addresses(to: &Sender<Input>) {
 
 fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
     loop {
-        let retry = registry.taps.retry_in().into_iter().chain(registry.relisten.due_in()).chain(registry.migration.due_in());
+        let retry =
+            registry.taps.retry_in().into_iter().chain(registry.relisten.due_in()).chain(registry.migration.due_in());
         let retry = retry.min();
         let input = match retry {
             None => inputs.recv().map_err(RecvTimeoutError::from),

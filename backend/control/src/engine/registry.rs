@@ -9,8 +9,8 @@ use super::relisten::{self, Retry};
 use super::reload::Reloads;
 use super::resolvers::Resolvers;
 use super::sessions::SessionState;
-use super::taps::Taps;
 use super::succession;
+use super::taps::Taps;
 use crate::config::{Acknowledge, Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
@@ -227,8 +227,18 @@ impl Registry {
         let last_error = relisten::report(&vm.name, &[], &errors).or_else(|| quarantine::report(&vm.name, blame));
         let guest = Arc::new(Guest::new(&vm.name, &stats));
         let forward_errors = errors;
-        let entry =
-            Entry { vm, port, stats, guest, session: None, last_error, forward_errors, socket_error: None, blame, departure: None };
+        let entry = Entry {
+            vm,
+            port,
+            stats,
+            guest,
+            session: None,
+            last_error,
+            forward_errors,
+            socket_error: None,
+            blame,
+            departure: None,
+        };
         self.vms.insert(entry.vm.name.clone(), entry);
     }
 

@@ -82,7 +82,14 @@ impl Registry {
         let scratch = self.config.service.runtime_dir.clone();
         match vonic_session::start(spec, &scratch, sink) {
             Ok((session, front_end)) => {
-                let state = SessionState { id, session, features: None, stopped: None, arrival: Arrival::None, rings: BTreeMap::new() };
+                let state = SessionState {
+                    id,
+                    session,
+                    features: None,
+                    stopped: None,
+                    arrival: Arrival::None,
+                    rings: BTreeMap::new(),
+                };
                 if let Some(entry) = self.vms.get_mut(name) {
                     entry.session = Some(state);
                 }

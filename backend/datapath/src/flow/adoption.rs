@@ -48,7 +48,8 @@ impl Worker {
         };
         match forwards.find(|(_, forward)| is_of(&forward.socket)) {
             Some((port, forward)) => {
-                self.adopted = Some(Adopted { port, guest_port: forward.guest_port, failover: forward.failover, accepted });
+                self.adopted =
+                    Some(Adopted { port, guest_port: forward.guest_port, failover: forward.failover, accepted });
             }
             None => accepted.abort(),
         }

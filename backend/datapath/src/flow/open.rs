@@ -231,12 +231,7 @@ impl Worker {
 
     /// A connection that the kernel has accepted: the guest sees the peer's real address; a loopback peer appears as the
     /// address by which the guest reaches the host.
-    pub(crate) fn open_from_world(
-        &mut self,
-        (port_id, guest_port): (PortId, u16),
-        failover: bool,
-        accepted: Accepted,
-    ) {
+    pub(crate) fn open_from_world(&mut self, (port_id, guest_port): (PortId, u16), failover: bool, accepted: Accepted) {
         let now = self.now;
         let peer = accepted.peer;
         let Ok(socket) = HostSocket::accepted(accepted, self.peek_mode(peer)) else { return };

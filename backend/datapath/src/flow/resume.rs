@@ -59,13 +59,7 @@ impl Worker {
     }
 
     /// Goes on with a connection by its record and its socket; false: there is nothing that could go on.
-    pub(super) fn go_on(
-        &mut self,
-        port_id: PortId,
-        id: Option<RecordId>,
-        record: &Record,
-        socket: HostSocket,
-    ) -> bool {
+    pub(super) fn go_on(&mut self, port_id: PortId, id: Option<RecordId>, record: &Record, socket: HostSocket) -> bool {
         let now = self.now;
         let known = known(record);
         let Ok(progress) = socket.progress(known) else { return false };

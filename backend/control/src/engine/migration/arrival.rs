@@ -164,7 +164,9 @@ impl Registry {
         }
         let come = all - lost_count;
         let took = begun.elapsed().saturating_sub(hook);
-        log::info!("{name}: its guest is here with {come} connections: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook");
+        log::info!(
+            "{name}: its guest is here with {come} connections: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook"
+        );
         for event in waiting {
             self.session_event(SessionEvent { port, session, event });
         }
@@ -234,12 +236,7 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
 }
 
 /// A connection as the worker goes on with it.
-fn arriving(
-    flow: &FlowState,
-    socket: Option<(HostSocket, Known)>,
-    clocks: (u64, u64),
-    session: u64,
-) -> Arriving {
+fn arriving(flow: &FlowState, socket: Option<(HostSocket, Known)>, clocks: (u64, u64), session: u64) -> Arriving {
     let (socket, known) = match socket {
         Some((socket, known)) => (Some(socket), known),
         None => (None, Known { connected: false, shut: false, aborted: false, origin: Default::default() }),
