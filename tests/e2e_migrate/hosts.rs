@@ -1,17 +1,21 @@
 //! Two hosts with a vonicd each, a world that the test's own namespace is, and a service address that goes with the guest.
 use anyhow::Result;
-use serde_json::json;
-use std::time::{Duration, Instant};
+use serde_json::{Value, json};
+use std::time::Duration;
 use vonic_tests::{
-    Bed, Guest, GuestConfig, Lab, Netns, QemuConfig, Qmp, TempDir, TestConfig, Vmm, Vonicd, ip, isolate,
+    Bed, Guest, GuestConfig, Lab, Netns, QemuConfig, Qmp, TempDir, TestConfig, Vmm, Vonicd, ip, isolate, wait_for,
 };
 
 /// The world's end, and the guest's address in the world.
 pub const WORLD: &str = "198.51.100.1";
 pub const SERVICE: &str = "198.51.100.2";
 
-/// A forward of the service's port 7007 to the guest's port 7.
-pub const FORWARD: &str = "[[forward]]\nproto = \"tcp\"\nlisten = \"*:7007\"\nport = 7\n";
+/// Forwards of the service's ports 7007 and 7009 to the guest's ports 7 and 9.
+pub const FORWARD: &str = "[[forward]]\nproto = \"tcp\"\nlisten = \"*:7007\"\nport = 7\n\
+    [[forward]]\nproto = \"tcp\"\nlisten = \"*:7009\"\nport = 9\n";
+
+/// Bytes in a second: as fast as it goes.
+const FAST: u64 = 4_000_000_000;
 
 pub struct Hosts {
     pub beds: [Bed; 2],
@@ -87,25 +91,57 @@ impl Hosts {
         Qmp::connect(&self.beds[at].directory.path().join(format!("{name}.qmp")))
     }
 
-    /// The guest goes to the other host; its VMM there, and how long it stood still by the VMM's account.
-    pub fn cross(&mut self, guest: Guest, name: &str) -> Result<(Guest, String, Duration)> {
+    /// Begins to move the guest, whose VMM is `name`, to the other host; its VMM there.
+    fn begin(&mut self, name: &str, parameters: &Value) -> Result<(Guest, String, [Qmp; 2])> {
         let there = 1 - self.at;
         let (arrived, new_name) = self.guest(there, true)?;
+        // A monitor has one listener at a time.
         let mut source = self.monitor(self.at, name)?;
-        let mut target = self.monitor(there, &new_name)?;
-        let begun = Instant::now();
+        let target = self.monitor(there, &new_name)?;
+        source.execute("migrate-set-parameters", parameters)?;
+        Ok((arrived, new_name, [source, target]))
+    }
+
+    /// The guest goes to the other host; its VMM there, and how long it stood still by the VMM's account.
+    pub fn cross(&mut self, guest: Guest, name: &str) -> Result<(Guest, String, Duration)> {
         // The guest's pages change faster than a translated guest's are copied: it may stand still for as long as it takes.
-        source.execute(
-            "migrate-set-parameters",
-            &json!({ "downtime-limit": 2000, "max-bandwidth": 4_000_000_000_u64 }),
-        )?;
+        let parameters = json!({ "downtime-limit": 2000, "max-bandwidth": FAST });
+        let (arrived, new_name, [mut source, mut target]) = self.begin(name, &parameters)?;
         source.migrate(&mut target, self.limit)?;
         let state = source.execute("query-migrate", &json!({}))?;
         let downtime = Duration::from_millis(state["downtime"].as_u64().unwrap_or_default());
-        drop(source);
         drop(guest);
-        self.at = there;
-        println!("crossed in {:.1?}, standing still for {downtime:?}", begun.elapsed());
+        self.at = 1 - self.at;
         Ok((arrived, new_name, downtime))
     }
+
+    /// The other host does not take the guest.
+    pub fn fail_to_cross(&mut self, name: &str) -> Result<String> {
+        let parameters = json!({ "downtime-limit": 2000, "max-bandwidth": FAST });
+        let (_arrived, _, [mut source, mut target]) = self.begin(name, &parameters)?;
+        match source.migrate(&mut target, self.limit) {
+            Ok(()) => anyhow::bail!("it has taken the guest"),
+            Err(error) => Ok(format!("{error:#}")),
+        }
+    }
+
+    /// The operator thinks better of it while the guest's memory is copied.
+    pub fn cancel(&mut self, name: &str) -> Result<()> {
+        let slow = json!({ "downtime-limit": 1, "max-bandwidth": 1_000_000 });
+        let (_arrived, _, [mut source, mut target]) = self.begin(name, &slow)?;
+        target.execute("migrate-incoming", &json!({ "uri": "tcp:127.0.0.1:0" }))?;
+        let listening = target.execute("query-migrate", &json!({}))?;
+        let port = listening["socket-address"][0]["port"].as_str().unwrap_or_default().to_string();
+        source.execute("migrate", &json!({ "uri": format!("tcp:127.0.0.1:{port}") }))?;
+        wait_status(&mut source, "active", self.limit)?;
+        source.execute("migrate_cancel", &json!({}))?;
+        wait_status(&mut source, "cancelled", self.limit)
+    }
+}
+
+fn wait_status(source: &mut Qmp, wanted: &str, limit: Duration) -> Result<()> {
+    wait_for(wanted, limit, || {
+        let state = source.execute("query-migrate", &json!({}))?;
+        Ok((state["status"] == wanted).then_some(()))
+    })
 }

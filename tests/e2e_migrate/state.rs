@@ -78,7 +78,7 @@ fn a_guest_that_has_not_left_goes_on() {
         // What comes now comes to nobody, and comes again.
         stream.world.write_all(&ramp(100)).unwrap();
         if round == 1 {
-            assert_eq!(guest.mock.save_state().unwrap().is_empty(), false, "a second time");
+            assert!(!guest.mock.save_state().unwrap().is_empty(), "a second time");
         }
         if round == 2 {
             kill_engine(hosts.here());

@@ -1,4 +1,4 @@
-//! Connections that leave for another host together with their guest, that have come from one, or that turn out to stay (ADR 0015).
+//! Connections that leave for another host together with their guest, that have come from one, or that turn out to stay (ADR 0016).
 //!
 //! One that leaves is taken out of the table with its socket frozen; its record stays, so that the next engine finds it so. If the guest's
 //! rings start again on this host, it goes on from its record and the kernel's counters, as behind an engine's death; and so does

@@ -8,14 +8,14 @@
 //!   copies go through raw pointers, and no reference to guest bytes is made.
 #![allow(unsafe_code)]
 
+mod bitmap;
 mod bulk;
-mod log;
 mod map;
 mod ring;
 mod segments;
 mod truncation;
 
-pub use log::DirtyLog;
+pub use bitmap::DirtyLog;
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table};
 pub(crate) use ring::RingMemory;

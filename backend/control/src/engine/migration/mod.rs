@@ -1,4 +1,4 @@
-//! A VM's guest leaves for another host with its connections, or comes from one (ADR 0015).
+//! A VM's guest leaves for another host with its connections, or comes from one (ADR 0016).
 //!
 //! Two moments belong to the VMM: it asks for the port's state when every ring is stopped, and it brings a state before there are
 //! rings. Whatever takes long (reading and writing sockets' queues, the operator's hooks) runs on a thread of its own.
