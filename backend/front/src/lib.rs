@@ -31,6 +31,7 @@ mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
 pub use engine::Start;
+pub use sys::close_on_exec;
 pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};

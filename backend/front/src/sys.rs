@@ -6,6 +6,7 @@ mod signal;
 mod socket;
 mod table;
 
+pub use process::close_on_exec;
 pub(crate) use process::{
     Cloned, Ended, adopt_orphans, clone_sharing_files, descriptor_limit, die_with_parent, exit_now, is_stopped, kill,
     kill_self, monotonic, no_core_dump, pidfd_open, raise_descriptor_limit, reap, reap_all,

@@ -82,7 +82,8 @@ fn receive_state(channel: Channel, limit: Instant) -> io::Result<(MasterState, C
     let numbers = &state.descriptors;
     let channel = channel.move_off(numbers)?;
     if let Some(taken) = sys::open_descriptors()?.intersection(numbers).next() {
-        return Err(invalid(&format_args!("descriptor {taken} is in use in the new process")));
+        let what = fs::read_link(format!("/proc/self/fd/{taken}")).unwrap_or_default();
+        return Err(invalid(&format_args!("descriptor {taken} is in use in the new process ({})", what.display())));
     }
     sys::reserve(numbers, io::stdin().as_fd())?;
     Ok((state, channel))

@@ -135,6 +135,7 @@ impl Candidate {
         sys::adopt_orphans(true).map_err(|e| format!("children of the new vonicd cannot be watched: {e}"))?;
         let mut command = Command::new(&program);
         command.args(&with.arguments).stdin(theirs);
+        sys::close_on_exec(&mut command);
         let child = command.spawn().map_err(|e| format!("{} cannot be run: {e}", program.display()))?;
         let channel = Channel::new(ours);
         let candidate = Candidate { child, channel, due: now + PREPARE_LIMIT, took_over: false };

@@ -3,6 +3,8 @@ use super::check;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// Which side of [`clone_sharing_files`] one is on.
@@ -103,6 +105,18 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int)?;
     // SAFETY: `fd` was just opened and belongs to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has a program inherit no descriptor but its standard ones: not everything that other crates open, or that VMMs send, is closed on
+/// exec by itself.
+pub fn close_on_exec(command: &mut Command) {
+    // SAFETY: close_range(2) takes integers and touches no memory, so it may run between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            check(libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) as libc::c_int)
+                .map(drop)
+        })
+    };
 }
 
 /// SIGKILL to the process behind a pidfd.

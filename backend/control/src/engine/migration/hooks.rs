@@ -44,6 +44,7 @@ pub(super) fn run(hooks: &Hooks, moment: Moment, vm: &Vm, cancelled: &Arc<Atomic
     child.env("VONIC_EVENT", moment.name()).env("VONIC_VM", &vm.name).env("VONIC_MAC", vm.mac.to_string());
     child.env("VONIC_ADDRESS4", address(vm.address4.map(|a| a.to_string())));
     child.env("VONIC_ADDRESS6", address(vm.address6.map(|a| a.to_string())));
+    vonic_front::close_on_exec(&mut child);
     let (name, event) = (&vm.name, moment.name());
     let begun = Instant::now();
     match child.spawn() {
