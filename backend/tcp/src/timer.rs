@@ -135,7 +135,12 @@ impl Leg {
     /// known (see [`Leg::restore`]): SND.UNA is as far as the guest has come for certain.
     pub(crate) fn keepalive_probe(&mut self, now: Instant) -> Transmit {
         let seq = self.snd.una - 1;
-        Transmit::Control(self.header(now, seq, Flags::ACK, false))
+        let due = self.due.ack;
+        let header = self.header(now, seq, Flags::ACK, false);
+        // A guest answers what is outside its window and drops it, with the acknowledgment and the window that it carries
+        // (RFC 9293 §3.10.7.4, first): what was to be told still is, by an ACK that is in its window, or by payload.
+        self.due.ack = due && self.snd.max == self.snd.una;
+        Transmit::Control(header)
     }
 
     /// The timer of a leg that has nothing to send.

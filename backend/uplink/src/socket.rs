@@ -270,6 +270,11 @@ impl HostSocket {
     /// Closes by reset: the peer learns that the guest is gone, or reset. The service reads an end in the middle of a request,
     /// which is all that it needs to know.
     pub fn abort(mut self) {
+        self.abort_on_close();
+    }
+
+    /// Has the close that is to come be what [`HostSocket::abort`] is.
+    pub fn abort_on_close(&mut self) {
         self.aborted = true;
     }
 }

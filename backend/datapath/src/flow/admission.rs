@@ -96,8 +96,9 @@ impl Worker {
     /// host's addresses have changed. Both ends get a reset.
     pub(crate) fn check_connections(&mut self, port: Option<PortId>) {
         self.recheck_resuming();
-        let wanted =
-            |flow: &Flow| flow.guest_opens && flow.socket.is_some() && port.is_none_or(|id| id == flow.key.port);
+        let wanted = |flow: &Flow| {
+            flow.guest_opens && flow.socket.is_some() && !flow.failed && port.is_none_or(|id| id == flow.key.port)
+        };
         let flows = self.flows.iter().filter(|(_, flow)| wanted(flow) && !self.may_go_on(flow));
         let stale: Vec<FlowId> = flows.map(|(id, _)| id).collect();
         stale.into_iter().for_each(|id| self.revoke(id));
@@ -120,10 +121,7 @@ impl Worker {
     fn revoke(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.leg.abort();
-        if let Some(socket) = flow.socket.take() {
-            socket.abort();
-            self.records.end(flow);
-        }
+        self.records.doom(flow);
         if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
             port.spec.stats.tcp.revoked.add(1);
             port.spec.stats.tcp.reset.add(1);

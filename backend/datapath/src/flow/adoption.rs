@@ -40,7 +40,8 @@ impl Worker {
     pub(crate) fn adopt_accepted(&mut self) {
         let left = self.records.accepted().and_then(Accepted::adopt);
         let Some(accepted) = left else { return self.records.forget_accepted() };
-        let ports = self.ports.iter().flatten().filter(|port| port.awaited.is_some());
+        // The rings of some may run by now, while others' VMMs were still to come.
+        let ports = self.ports.iter().flatten().filter(|port| port.awaited.is_some() || port.queues.is_live());
         let mut forwards = ports.flat_map(|port| port.spec.forwards.iter().map(|forward| (port.spec.port, forward)));
         let is_of = |socket: &ForwardSocket| match socket {
             ForwardSocket::Tcp(listener) => listener.local().is_ok_and(|address| accepted.came_to(address)),
@@ -50,6 +51,9 @@ impl Worker {
             Some((port, forward)) => {
                 self.adopted =
                     Some(Adopted { port, guest_port: forward.guest_port, failover: forward.failover, accepted });
+                if !self.is_awaited(port) {
+                    self.settle_adopted(port);
+                }
             }
             None => {
                 accepted.abort();
@@ -60,7 +64,10 @@ impl Worker {
 
     /// Whether nothing may be accepted yet, since there is one connection already of which there is no record: for more there is no place.
     pub(crate) fn is_adopting(&mut self) -> bool {
-        let Some(port) = self.adopted.as_ref().map(|adopted| adopted.port) else { return false };
+        let Some(port) = self.adopted.as_ref().map(|adopted| adopted.port) else {
+            // Until every VMM has come it is not looked for.
+            return self.taking_over && self.records.accepted().is_some();
+        };
         let waits = self.is_awaited(port);
         if !waits {
             self.settle_adopted(port);

@@ -69,10 +69,7 @@ impl Worker {
             let Some(flow) = self.flows.get_mut(id) else { continue };
             let event = flow.leg.handle_timeout(now);
             if event == Some(Event::GaveUp) {
-                if let Some(socket) = flow.socket.take() {
-                    socket.abort();
-                    self.records.end(flow);
-                }
+                self.records.doom(flow);
                 if let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) {
                     port.spec.stats.tcp.reset.add(1);
                 }

@@ -171,6 +171,8 @@ impl Worker {
             Ok(()) => {
                 crash_point!("after-connect");
                 flow.leg.host_connected(now);
+                // The event may have told of the peer's first bytes, too, or of its end.
+                flow.leg.host_readable();
                 flow.window_stale = true;
                 self.flows.make_ready(id);
             }

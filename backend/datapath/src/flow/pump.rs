@@ -17,7 +17,7 @@ use vonic_frame::{
 };
 use vonic_record::Bits;
 use vonic_tcp::{DataPlan, Header, Instant, Transmit};
-use vonic_uplink::{HostSocket, Scratch};
+use vonic_uplink::{HostSocket, Room, Scratch};
 
 /// Frames that one connection may send in one round; then it is the next one's turn.
 const FRAMES_A_TURN: usize = 16;
@@ -114,15 +114,21 @@ impl Worker {
     }
 }
 
-/// Asks the socket for its room; true if its EPOLLOUT is to be watched for from now on.
-fn refresh_window(flow: &mut Flow) -> bool {
-    let Some(socket) = flow.socket.as_ref().filter(|_| !(flow.connecting && flow.guest_opens)) else { return false };
+/// Has the leg know the socket's room; `None` if there is no telling.
+pub fn open_window(flow: &mut Flow) -> Option<Room> {
+    let socket = flow.socket.as_ref().filter(|_| !(flow.connecting && flow.guest_opens))?;
     // A socket that failed says so by its event.
-    let Ok(room) = socket.send_room() else { return false };
+    let room = socket.send_room().ok()?;
     // The kernel counts the overhead of each segment's buffer too: a quarter is kept for it, or half where the guest's
     // segments have turned out to be small.
     let kept = if flow.refused_ever { room.free / 2 } else { room.free / 4 };
     flow.leg.set_window(room.free - kept);
+    Some(room)
+}
+
+/// Asks the socket for its room; true if its EPOLLOUT is to be watched for from now on.
+fn refresh_window(flow: &mut Flow) -> bool {
+    let Some(room) = open_window(flow) else { return false };
     flow.cramped = room.writable && flow.leg.window_is_silly();
     !room.writable && !std::mem::replace(&mut flow.watching_room, true)
 }

@@ -116,6 +116,17 @@ impl Records {
         }
     }
 
+    /// Both ends of a connection are to be reset: the guest's leg is aborted, and the peer hears of it once the guest has its reset. An
+    /// engine that takes over meanwhile resets both.
+    pub fn doom(&self, flow: &mut Flow) {
+        flow.failed = true;
+        flow.mortal = true;
+        self.add(flow, Bits::MORTAL);
+        if let Some(socket) = &mut flow.socket {
+            socket.abort_on_close();
+        }
+    }
+
     /// Keeps the socket of a connection that is over, and by that its record, until the guest has what it is told of that: the next
     /// engine would have nothing to tell it again.
     pub fn retire(&mut self, flow: &mut Flow, socket: HostSocket) {

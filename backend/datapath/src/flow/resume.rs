@@ -1,6 +1,7 @@
 //! Connections of an engine that has died: they go on with this one, from where the kernel's counters say that they are.
 use crate::crash::crash_point;
 use crate::flow::open::leg_config;
+use crate::flow::pump::open_window;
 use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::spec::PortId;
@@ -64,7 +65,11 @@ impl Worker {
             // changes nothing.
             let _ = socket.shutdown_write();
         }
-        let Ok(progress) = socket.progress(&known) else { return false };
+        let Ok(progress) = socket.progress(&known) else {
+            // The peer must not take an orderly end for that of the stream.
+            socket.abort();
+            return false;
+        };
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;
@@ -81,7 +86,8 @@ impl Worker {
         flow.guest_opens = record.kind == Kind::GuestOpens;
         flow.shut = known.shut;
         flow.record = id;
-        flow.connecting = progress.peer == Peer::Connecting || !record.bits.has(Bits::ESTABLISHED);
+        let opening = matches!(flow.leg.state(), State::SynSent | State::SynReceived);
+        flow.connecting = progress.peer == Peer::Connecting || (opening && !flow.guest_opens);
         flow.bytes_guest_to_host = progress.taken - u64::from(known.shut && progress.taken > 0);
         flow.bytes_host_to_guest = progress.dropped;
         if flow.connecting {
@@ -91,6 +97,12 @@ impl Worker {
             self.end_mortal(flow);
             return false;
         }
+        if progress.peer != Peer::Reset {
+            // Whatever the engine before was afraid of, no reset has come: then there would be no connection.
+            self.records.remove(&flow, Bits::ABORTED);
+        }
+        // The first segment may come before the first pump, and would find no window to be in.
+        open_window(&mut flow);
         let flow = self.register(flow);
         if progress.peer == Peer::Reset {
             self.resume_reset(flow);

@@ -61,6 +61,15 @@ fn a_restored_leg_asks_below_what_the_guest_has_told_meanwhile() {
     assert_eq!((sent.len(), sent[1].len), (2, 2500));
 }
 
+/// The dead engine may have told the guest that there is no room. What a guest drops as old tells it nothing (RFC 9293 §3.10.7.4), and its
+/// own next probe of a window that was closed for long may be a minute away.
+#[test]
+fn a_restored_leg_tells_its_window_beside_its_question() {
+    let sent = rig(&CONFIG, &found(5000, 0, 700), 5000).drain();
+    let told: Vec<_> = sent.iter().map(|out| (out.header.seq - ISS, out.acks(), out.header.window)).collect();
+    assert_eq!(told, [(5000, 700, 10_000), (5001, 700, 10_000)]);
+}
+
 #[test]
 fn a_restored_leg_asks_again_when_its_question_is_lost() {
     let mut rig = rig(&CONFIG, &found(0, 1000, 1), 0);
