@@ -9,15 +9,15 @@
 #![allow(unsafe_code)]
 
 mod bulk;
-mod log;
 mod map;
+mod pages;
 mod ring;
 mod segments;
 mod truncation;
 
-pub use log::DirtyLog;
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table};
+pub use pages::DirtyLog;
 pub(crate) use ring::RingMemory;
 pub(crate) use segments::{Appender, IoVecBuffer, MAX_IOVECS, Refusal, Segments};
 pub use truncation::survive_truncation;
