@@ -332,6 +332,12 @@ impl Guest {
         Ok(output.stdout)
     }
 
+    /// Goes on with the shell of a guest that has come here by migration.
+    pub fn arrive(&mut self, from: Guest) {
+        // Its answers and its jobs have numbers.
+        self.requests = from.requests;
+    }
+
     /// Starts a shell command in the background.
     ///
     /// # Errors

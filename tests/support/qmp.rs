@@ -101,6 +101,27 @@ impl Qmp {
         to.event("RESUME", limit).map(drop)
     }
 
+    /// Begins to move the VM to nobody, slowly, and gives that up once guest memory is being copied.
+    ///
+    /// # Errors
+    /// If QEMU refuses, or does not come so far.
+    pub fn migrate_in_vain(&mut self) -> Result<()> {
+        self.execute("migrate-set-parameters", &json!({ "max-bandwidth": 1 << 20 }))?;
+        self.execute("migrate", &json!({ "uri": "exec:cat >/dev/null" }))?;
+        self.wait_migration("active")?;
+        std::thread::sleep(Duration::from_millis(200));
+        self.execute("migrate_cancel", &json!({}))?;
+        self.wait_migration("cancelled")?;
+        self.execute("migrate-set-parameters", &json!({ "max-bandwidth": 1u64 << 32 })).map(drop)
+    }
+
+    fn wait_migration(&mut self, status: &str) -> Result<()> {
+        wait_for(&format!("a migration that is {status}"), Duration::from_secs(20), || {
+            let state = self.execute("query-migrate", &json!({}))?;
+            Ok((state["status"] == status).then_some(()))
+        })
+    }
+
     fn receive(&mut self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let end = Instant::now() + limit;
         let mut line = String::new();

@@ -44,6 +44,13 @@ impl<S: EventSink> Backend<S> {
         self.port.emit_and_wait(|done| PortEvent::Log { log, used, done })
     }
 
+    /// Logs by what the VMM has acknowledged.
+    fn switch_log(&self, features: u64) {
+        if let Err(error) = self.log(|logging| Ok(logging.switch(features))) {
+            log::warn!("{}: the worker did not take to the dirty log: {error}", self.port.spec.name);
+        }
+    }
+
     /// The configuration space of virtio 1.3 §5.1.4: mac, status, max_virtqueue_pairs, mtu.
     fn config(&self) -> [u8; 12] {
         let spec = &self.port.spec;
@@ -75,9 +82,7 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
 
     fn acked_features(&self, features: u64) {
         self.port.emit(PortEvent::Features(features & !LOG_ALL));
-        if let Err(error) = self.log(|logging| Ok(logging.switch(features))) {
-            log::warn!("{}: the worker did not take to the dirty log: {error}", self.port.spec.name);
-        }
+        self.switch_log(features);
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -92,7 +97,7 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
 
     fn reset_device(&self) {
         self.port.reset();
-        self.acked_features(0);
+        self.switch_log(0);
         self.port.emit(PortEvent::Reset);
     }
 

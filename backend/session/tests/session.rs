@@ -12,6 +12,8 @@ use vmm_sys_util::tempfile::TempFile;
 use vonic_session::{EventSink, PortEvent, Session, SessionError, SessionEvent, SessionSpec, start};
 
 const FEATURES: u64 = 1 << 32 | 1 << 30;
+/// VHOST_F_LOG_ALL, which every session offers.
+const LOG_ALL: u64 = 1 << 26;
 const PATIENCE: Duration = Duration::from_secs(10);
 const USER: u64 = 0x7000_0000;
 
@@ -51,7 +53,7 @@ impl Bench {
         let (session, front) = start(spec, scratch.as_path(), sink).unwrap();
         let mut bench = Bench { front: front.into(), events, session: Some(session), scratch };
         bench.front.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(bench.ask(1, &[], &[]), offered.to_ne_bytes());
+        assert_eq!(bench.ask(1, &[], &[]), (offered | LOG_ALL).to_ne_bytes());
         assert_eq!(bench.ask(16, &0xa209_u64.to_ne_bytes(), &[]), [0; 8]);
         assert_eq!(bench.ask(2, &FEATURES.to_ne_bytes(), &[]), [0; 8]);
         assert!(matches!(bench.next(), PortEvent::Features(FEATURES)));
@@ -303,5 +305,5 @@ fn sessions_are_independent() {
     one.memory();
     other.none();
     drop(one);
-    assert_eq!(other.ask(1, &[], &[]), FEATURES.to_ne_bytes());
+    assert_eq!(other.ask(1, &[], &[]), (FEATURES | LOG_ALL).to_ne_bytes());
 }

@@ -120,13 +120,15 @@ impl Front {
         let offered = self.protocol & DEVICE_STATE != 0;
         let word = |at| message.u32_at(at).unwrap_or(u32::MAX);
         // Save and load are the directions, and the only phase is that in which all rings are stopped.
-        let whole = || word(0) <= 1 && word(4) == 0 && message.fds.len() == 1;
+        let whole = || word(0) <= 1 && word(4) == 0 && message.body.len() == 8 && message.fds.len() == 1;
         match request {
             Request::SetDeviceStateFd if offered && whole() => {
                 self.transfer = Transfer::Begun;
                 Verdict::Forward(message)
             }
-            Request::CheckDeviceState if offered && !matches!(self.transfer, Transfer::Lost) => {
+            Request::CheckDeviceState
+                if offered && message.body.is_empty() && !matches!(self.transfer, Transfer::Lost) =>
+            {
                 self.transfer = Transfer::None;
                 Verdict::Forward(message)
             }

@@ -15,7 +15,7 @@ use vonic_front::{EngineLink, MasterConfig, Message, Request, ToEngine, ToMaster
 use vonic_session::{EventSink, PortEvent, Session, SessionEvent, SessionSpec};
 
 /// VERSION_1, PROTOCOL_FEATURES, and what the recorded VMMs acknowledged.
-pub const FEATURES: u64 = 0x1_7001_99ab;
+pub const FEATURES: u64 = 0x1_7021_99ab;
 /// VHOST_F_LOG_ALL, which a session offers besides.
 pub const LOG_ALL: u64 = 1 << 26;
 /// What the engine has to save, and the only thing that it loads.

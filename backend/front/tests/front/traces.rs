@@ -1,11 +1,16 @@
 //! What QEMU, UML and cloud-hypervisor really sent, replayed through front and session with memory files in place of theirs.
-use crate::support::{Bench, Manner, Seen, Vmm, event, memory_file, with_master};
+use crate::support::{Bench, Manner, STATE, Seen, Vmm, event, memory_file, with_master};
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use vonic_front::{Message, Request};
 
 const QEMU: &str = include_str!("../traces/qemu-11.1.txt");
 /// Memory by ADD_MEM_REG, of which a DIMM was plugged in and out again, and RESET_DEVICE.
 const QEMU_SLOTS: &str = include_str!("../traces/qemu-11.1-slots.txt");
+/// A guest's way to another host, as its source and its target said it; the target's ends where the guest runs on.
+const QEMU_SOURCE: &str = include_str!("../traces/qemu-11.1-migration-source.txt");
+const QEMU_TARGET: &str = include_str!("../traces/qemu-11.1-migration-target.txt");
 const UML: &str = include_str!("../traces/uml-7.2.txt");
 const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervisor-53.txt");
 
@@ -30,10 +35,22 @@ fn line(text: &str) -> Line {
 fn descriptors(line: &Line) -> Vec<OwnedFd> {
     match line.message.request() {
         Some(Request::SetMemTable | Request::AddMemReg) => {}
+        Some(Request::SetLogBase) => return vec![memory_file(line.message.u64_at(0).unwrap())],
+        // A file takes a state as a pipe does, and gives one that is there.
+        Some(Request::SetDeviceStateFd) => return vec![file_with(STATE, line.message.u32_at(0) == Some(1))],
         _ => return (0..line.fds).map(|_| event()).collect(),
     }
     let word = |region: usize, i: usize| line.message.u64_at(8 + region * 32 + i * 8).unwrap();
     (0..line.fds).map(|region| memory_file(word(region, 1) + word(region, 3))).collect()
+}
+
+/// A file, empty or with something to be read.
+fn file_with(content: &[u8], full: bool) -> OwnedFd {
+    let file = File::from(memory_file(0));
+    if full {
+        file.write_all_at(content, 0).unwrap();
+    }
+    file.into()
 }
 
 /// Sends what the VMM sent and checks each answer; the engine's events.
@@ -51,8 +68,16 @@ fn replay(bench: &Bench, vmm: &mut Vmm, trace: &str) {
         assert_eq!(answered, *code, "line {i}");
         let recorded = lines.get(i + 1).filter(|next| !next.from_vmm).map(|next| &next.message.body);
         match request {
+            // What is offered depends on the VM's file, as do its rings; but for what the VMM went on to acknowledge.
+            Request::GetFeatures => {
+                let acked = lines.iter().filter(|line| line.message.request() == Some(Request::SetFeatures));
+                let acked = acked.fold(0, |bits, line| bits | line.message.u64_at(0).unwrap());
+                let now = u64::from_ne_bytes(answer[..8].try_into().unwrap());
+                assert_eq!(now & acked, acked, "line {i}");
+            }
+            Request::GetQueueNum => assert!(u64::from_ne_bytes(answer[..8].try_into().unwrap()) >= 2),
             // A session may offer more than the recorded backend did; a ring's position is its own.
-            Request::GetFeatures | Request::GetProtocolFeatures => {
+            Request::GetProtocolFeatures => {
                 let [now, then] = [&answer, recorded.unwrap()].map(|b| u64::from_ne_bytes(b[..8].try_into().unwrap()));
                 assert_eq!(now & then, then, "line {i}: {request:?}");
             }
@@ -115,6 +140,23 @@ fn qemu_with_memory_slots_and_resets() {
     assert_eq!(memory, 4, "{events:?}");
     let last = events.iter().rposition(|e| *e == Seen::Memory).unwrap();
     assert!(!events[8..last].contains(&Seen::RingStopped(0)), "{events:?}");
+}
+
+#[test]
+fn qemu_when_its_guest_leaves() {
+    let events = events_of(QEMU_SOURCE);
+    let place = |what: &dyn Fn(&Seen) -> bool| events.iter().rposition(what).unwrap_or_else(|| panic!("{events:?}"));
+    let logs = place(&|e| matches!(e, Seen::Log { on: true, used } if used.iter().flatten().count() == 2));
+    let stopped = place(&|e| matches!(e, Seen::RingStopped(_)));
+    let saved = place(&|e| *e == Seen::Save);
+    assert!(logs < stopped && stopped < saved, "{events:?}");
+}
+
+#[test]
+fn qemu_when_a_guest_comes() {
+    let events = events_of(QEMU_TARGET);
+    assert!(events.contains(&Seen::Load(STATE.into())), "{events:?}");
+    assert!(!events.contains(&Seen::Memory), "the state comes first: {events:?}");
 }
 
 #[test]

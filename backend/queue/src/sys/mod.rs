@@ -8,16 +8,16 @@
 //!   copies go through raw pointers, and no reference to guest bytes is made.
 #![allow(unsafe_code)]
 
-mod bitmap;
 mod bulk;
 mod map;
+mod pages;
 mod ring;
 mod segments;
 mod truncation;
 
-pub use bitmap::DirtyLog;
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table};
+pub use pages::DirtyLog;
 pub(crate) use ring::RingMemory;
 pub(crate) use segments::{Appender, IoVecBuffer, MAX_IOVECS, Refusal, Segments};
 pub use truncation::survive_truncation;

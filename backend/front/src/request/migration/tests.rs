@@ -127,6 +127,9 @@ fn a_state_is_transferred_one_way_or_the_other_and_in_no_other_phase() {
     for bad in [transfer(2, 0, vec![some_fd()]), transfer(0, 1, vec![some_fd()]), transfer(0, 0, vec![])] {
         assert_eq!(answer(&mut front, bad), 0x101);
     }
+    assert_eq!(answer(&mut front, transfer(0, 0, vec![some_fd(), some_fd()])), 0x101);
+    assert_eq!(answer(&mut front, message(SetDeviceStateFd, [0; 12], vec![some_fd()])), 0x101);
+    assert_eq!(answer(&mut front, message(CheckDeviceState, [0; 8], vec![])), 1);
 }
 
 #[test]
