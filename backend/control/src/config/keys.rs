@@ -140,8 +140,9 @@ mod tests {
 
     /// The lines of the table under the heading of a section.
     fn documented(section: &Section) -> Vec<&'static str> {
-        let headings: [(&Section, &str); 7] = [
+        let headings: [(&Section, &str); 8] = [
             (&SERVICE, "## vonic.toml"),
+            (&MIGRATION, "### [migration]"),
             (&NETWORK, "### [network.NAME]"),
             (&VM, "## vms.d/NAME.toml"),
             (&FEATURE_SWITCHES, "### features"),
