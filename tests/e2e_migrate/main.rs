@@ -39,7 +39,7 @@ fn kill_engine(bed: &Bed) {
 #[test]
 fn connections_go_with_their_guest_back_and_forth() {
     let long = std::env::var_os("VONIC_LONG").is_some();
-    let (crossings, bytes) = if long { (100, "30000017") } else { (3, "3000017") };
+    let (crossings, bytes) = if long { (100, "30000017") } else { (3, "1500007") };
     let mut hosts = Hosts::new(FORWARD).unwrap();
     let directory = hosts.here().directory.path().to_path_buf();
     let (mut guest, mut name) = hosts.guest(0, false).unwrap();
@@ -75,7 +75,6 @@ fn connections_go_with_their_guest_back_and_forth() {
         hosts.here().vonicd.vonic(&["conns", "--json"]).unwrap().as_array().unwrap().len() >= 56
     })
     .unwrap();
-    let begun = std::time::Instant::now();
     for crossing in 1..=crossings {
         if crossing == 1 {
             hosts.cancel(&name).unwrap();
@@ -93,7 +92,6 @@ fn connections_go_with_their_guest_back_and_forth() {
     unread_here.into_iter().for_each(|(stream, bytes)| answer(stream, bytes));
     for job in [out, idle].into_iter().chain(sends) {
         let done = job.wait(&mut guest, seconds(3000)).unwrap();
-        println!("{done:?} {:?}", begun.elapsed());
         assert_eq!(done.status, 0, "{}", done.stdout);
     }
     assert!(into.wait(seconds(3000)).unwrap().success(), "{}", into.log());
