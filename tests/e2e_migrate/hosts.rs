@@ -97,8 +97,12 @@ impl Hosts {
         let (arrived, new_name) = self.guest(there, true)?;
         // A monitor has one listener at a time.
         let mut source = self.monitor(self.at, name)?;
-        let target = self.monitor(there, &new_name)?;
+        let mut target = self.monitor(there, &new_name)?;
         source.execute("migrate-set-parameters", parameters)?;
+        // The source hears whether the target has taken everything, and only then gives the guest up.
+        let capabilities = json!({ "capabilities": [{ "capability": "return-path", "state": true }] });
+        source.execute("migrate-set-capabilities", &capabilities)?;
+        target.execute("migrate-set-capabilities", &capabilities)?;
         Ok((arrived, new_name, [source, target]))
     }
 

@@ -42,3 +42,19 @@ fn a_heartbeat_is_neither_hasty_nor_endless() {
         assert!(errors.contains("from 500 to 600000, or 0 for no heartbeat"), "{errors}");
     }
 }
+
+#[test]
+fn hooks_are_whole_paths_and_end_in_time() {
+    let hooks = |text: &str| Files::new(&[("vonic.toml", text)]).load().map(|config| config.service.migration);
+    let read = hooks("[migration]\ndepart = ['/bin/leave', 'eth0']\nlimit_ms = 100").unwrap();
+    assert_eq!((read.depart, read.arrive), (vec!["/bin/leave".to_string(), "eth0".to_string()], Vec::new()));
+    assert_eq!(read.limit, Duration::from_millis(100));
+    for (text, why) in [
+        ("depart = ['leave']", "'leave' is not absolute: write the program's whole path"),
+        ("arrive = 7", "arrive"),
+        ("limit_ms = 4001", "4001 is out of range: write a number from 1 to 4000"),
+    ] {
+        let refused = hooks(&format!("[migration]\n{text}")).unwrap_err().join("\n");
+        assert!(refused.contains(why), "{refused}");
+    }
+}
