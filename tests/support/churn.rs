@@ -16,7 +16,7 @@ use crate::vonicd::TestConfig;
 use crate::{lab, seconds};
 
 /// Seconds that one wait on a socket may take.
-const PATIENCE: u32 = 20;
+const PATIENCE: u32 = 60;
 /// The host's server for connections that are held.
 const ECHO: &str = "[::]:6999";
 

@@ -31,11 +31,11 @@ mod watch;
 
 pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
 pub use engine::Start;
-pub use sys::close_on_exec;
 pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
+pub use sys::close_on_exec;
 pub use takeover::take_over;
 pub use upgrade::Upgrade;
 

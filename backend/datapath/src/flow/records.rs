@@ -136,12 +136,12 @@ impl Records {
     /// The guests have it.
     pub fn close_retired(&mut self) {
         while let Some((socket, record)) = self.retired.pop() {
-            crash_point!("retired");
+            crash_point!("socket-retired");
             drop(socket);
             if let Some(id) = record {
-                crash_point!("retired-closed");
+                crash_point!("socket-retired-closed");
                 self.free(id);
-                crash_point!("retired-freed");
+                crash_point!("socket-retired-freed");
             }
         }
     }
