@@ -186,7 +186,7 @@ pub fn cross(hosts: &mut Hosts, lines: Vec<Host>) -> Result<Vec<Host>> {
     let save = |(frozen, rest): (&Frozen, &Rest)| frozen.save(&rest.known, rest.remote).unwrap();
     let states: Vec<SocketState> = frozen.iter().zip(&rest).map(save).collect();
     let states = carry(states);
-    let restore = |states: Vec<SocketState>| states.into_iter().map(|state| Ok(state.restore()?)).collect();
+    let restore = |states: Vec<SocketState>| states.into_iter().map(|mut state| Ok(state.restore()?)).collect();
     // Before the address is there: the kernel would answer the peer's next segment by a reset.
     let parked: Vec<Parked> = hosts.there().run(|| restore(states))?;
     hosts.swap()?;

@@ -169,7 +169,7 @@ fn many_sockets_take_a_few_milliseconds() {
     let saving = begin.elapsed() - freezing;
     let begin = Instant::now();
     let parked: Vec<Parked> =
-        hosts.there().run(|| states.into_iter().map(|state| Ok(state.restore()?)).collect()).unwrap();
+        hosts.there().run(|| states.into_iter().map(|mut state| Ok(state.restore()?)).collect()).unwrap();
     let restoring = begin.elapsed();
     hosts.swap().unwrap();
     let begin = Instant::now();
@@ -209,7 +209,7 @@ fn full_queues_take_about_a_millisecond_per_megabyte() {
     let queued: usize = states.iter().map(|state| state.send.len() + state.received.len()).sum();
     let restore = || {
         let begin = Instant::now();
-        let parked = states.into_iter().map(SocketState::restore).collect::<Result<Vec<Parked>, _>>()?;
+        let parked = states.iter_mut().map(SocketState::restore).collect::<Result<Vec<Parked>, _>>()?;
         Ok((parked, begin.elapsed()))
     };
     let (parked, restoring) = hosts.there().run(restore).unwrap();

@@ -26,20 +26,20 @@ pub struct Parked {
 }
 
 impl SocketState {
-    /// Makes the socket again. Its address need not be on this host yet.
+    /// Makes the socket again, of what is left empty then. Its address need not be on this host yet. What could not be made can be tried again.
     ///
     /// # Errors
     /// The system's: EPERM without CAP_NET_ADMIN, ENETUNREACH without a way to the peer, EADDRNOTAVAIL or EADDRINUSE if this host has
-    /// such a connection already, EAGAIN or ENOMEM if the kernel has no room for the queues. The connection cannot go on.
-    pub fn restore(self) -> io::Result<Parked> {
+    /// such a connection already, EAGAIN or ENOMEM if the kernel has no room for the queues.
+    pub fn restore(&mut self) -> io::Result<Parked> {
         let socket = match self.stage {
             Stage::Connecting => None,
-            Stage::Open | Stage::PeerFinished => Some(make(&self)?),
-            Stage::Over | Stage::Reset => Some(make_place(&self)?),
+            Stage::Open | Stage::PeerFinished => Some(make(self)?),
+            Stage::Over | Stage::Reset => Some(make_place(self)?),
         };
         let known = self.known();
         let sent = self.send.len().saturating_sub(self.unsent as usize);
-        Ok(Parked { socket, remote: self.remote, known, unsent: (self.send, sent) })
+        Ok(Parked { socket, remote: self.remote, known, unsent: (std::mem::take(&mut self.send), sent) })
     }
 
     /// What is to be put down of the new socket. What is put into its queue to send is counted when the peer acknowledges it, an end too;

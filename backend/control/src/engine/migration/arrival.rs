@@ -5,6 +5,7 @@ use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{ROUND_LIMIT, Registry};
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
@@ -15,7 +16,7 @@ use vonic_migration::{FlowState, Identity, PortState, Stream};
 use vonic_queue::handover;
 use vonic_record::Bits;
 use vonic_session::{LoadRequest, PortEvent, SessionEvent};
-use vonic_uplink::{HostSocket, Known, Origin, PeekMode};
+use vonic_uplink::{HostSocket, Known, Origin, Parked, PeekMode, SocketState};
 
 /// Connections that the worker takes up between two bursts.
 const PART: usize = 64;
@@ -210,19 +211,26 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
     let begun = Instant::now();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
     let age = Duration::from_millis(now.saturating_sub(port.saved));
+    let mut flows = port.flows;
+    // Before the address is here: to a peer's segment for a connection without a socket the kernel answers by a reset (ADR 0013).
+    let restore = |flow: &mut FlowState| flow.socket.as_mut().filter(|_| age <= AGE_MAX).map(SocketState::restore);
+    let parked: Vec<_> = flows.iter_mut().map(restore).collect();
+    let before = begun.elapsed();
     hooks::run(hooks, Moment::Arrival, vm, &Arc::default());
-    let hook = begun.elapsed();
-    let (mut flows, mut lost) = (Vec::with_capacity(port.flows.len()), BTreeMap::<String, usize>::new());
-    for mut flow in port.flows {
+    let hook = begun.elapsed() - before;
+    let mut lost = BTreeMap::<String, usize>::new();
+    let release = |(mut flow, parked): (FlowState, Option<io::Result<Parked>>)| {
         let moved = flow.socket.as_ref().map_or((0, 0), |socket| (socket.dropped, socket.taken));
-        let socket = match flow.socket.take() {
-            None => Err("they could not leave their host".to_string()),
-            Some(_) if age > AGE_MAX => {
+        let socket = match (flow.socket.take(), parked) {
+            (None, _) => Err("they could not leave their host".to_string()),
+            (Some(_), None) => {
                 Err(format!("their state is {} s old: what was on its way is the past's", age.as_secs()))
             }
-            Some(socket) => {
+            (Some(mut socket), Some(parked)) => {
                 let mode = peek_mode.unwrap_or_else(|| PeekMode::probe(socket.remote));
-                socket.restore().and_then(|parked| parked.release(mode)).map_err(|error| error.to_string())
+                // The way to the peer may have come with the address.
+                let parked = parked.or_else(|_| socket.restore());
+                parked.and_then(|parked| parked.release(mode)).map_err(|error| error.to_string())
             }
         };
         let socket = socket.map_err(|why| *lost.entry(why).or_default() += 1).ok();
@@ -230,8 +238,9 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
             // The reset is to be where the guest is.
             (flow.iss, flow.irs) = (flow.iss.wrapping_add(moved.0), flow.irs.wrapping_add(moved.1));
         }
-        flows.push((flow, socket));
-    }
+        (flow, socket)
+    };
+    let flows = flows.into_iter().zip(parked).map(release).collect();
     Arrived { clock: port.clock, claims: port.claims, flows, lost, begun, hook }
 }
 
