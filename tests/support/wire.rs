@@ -280,7 +280,8 @@ impl Conn {
             self.rcv_nxt = self.rcv_nxt.wrapping_add(new.len() as u32);
             let fin = segment.flags & Tcp::FIN != 0 && old <= segment.text.len();
             self.rcv_nxt = self.rcv_nxt.wrapping_add(u32::from(fin));
-            if !segment.text.is_empty() || fin {
+            // A segment in front of what is expected asks what is, be it empty (RFC 9293 section 3.10.7.4).
+            if !segment.text.is_empty() || fin || old > 0 {
                 self.ack(guest)?;
             }
             if fin {

@@ -54,7 +54,7 @@ pub(crate) fn seal(content: &impl Serialize) -> Result<Vec<u8>, FormatError> {
     let mut text = Vec::with_capacity(HEADER + body.len());
     text.extend(MAGIC);
     text.extend(FORMAT.to_le_bytes());
-    text.extend(crc32(&body).to_le_bytes());
+    text.extend(crc32fast::hash(&body).to_le_bytes());
     text.extend((body.len() as u64).to_le_bytes());
     text.extend(body);
     Ok(text)
@@ -72,16 +72,10 @@ pub(crate) fn open<T: DeserializeOwned>(text: &[u8]) -> Result<T, FormatError> {
         return Err(FormatError::Format(format));
     }
     let length = u64::from(word(16)) | u64::from(word(20)) << 32;
-    if length != body.len() as u64 || word(12) != crc32(body) {
+    if length != body.len() as u64 || word(12) != crc32fast::hash(body) {
         return Err(FormatError::Damaged);
     }
     serde_json::from_slice(body).map_err(|e| FormatError::Body(e.to_string()))
-}
-
-/// CRC-32 as of IEEE 802.3, reflected.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
 }
 
 #[cfg(test)]
