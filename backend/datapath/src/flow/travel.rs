@@ -106,11 +106,16 @@ impl Worker {
     pub(crate) fn depart(&mut self, port_id: PortId, from: FlowId) -> Departure {
         // If the guest stays, whoever connects meanwhile has only waited.
         self.await_port(port_id);
+        self.finish_resuming(Some(port_id));
         let wanted = |id: FlowId, flow: &Flow| id >= from && flow.key.port == port_id && flow.socket.is_some();
         let flows = self.flows.iter().filter(|(id, flow)| wanted(*id, flow)).take(PART);
         let flows: Vec<FlowId> = flows.map(|(id, _)| id).collect();
         let next = flows.get(PART - 1).map(|last| last + 1);
         let mut departure = Departure { clock: self.now.0, next, ..Departure::default() };
+        if let Some(port) = Worker::port_mut(&mut self.ports, port_id) {
+            // Of a save before this one, behind which the engine died.
+            departure.leaving.append(&mut port.leaving);
+        }
         for id in flows {
             match self.freeze(id) {
                 Some(Ok(leaving)) => departure.leaving.push(leaving),
@@ -158,10 +163,13 @@ impl Worker {
         }
     }
 
-    /// What has been taken out, and is still, after an engine's death. It goes on if the guest's rings start.
-    pub(super) fn resume_leaving(&mut self, port: PortId, id: RecordId, record: &Record, socket: HostSocket) -> bool {
-        let Some(port) = Worker::port_mut(&mut self.ports, port) else { return false };
+    /// What has been taken out, and is still, after an engine's death. It goes on if the guest's rings start, or have since.
+    pub(super) fn resume_leaving(&mut self, port_id: PortId, id: RecordId, record: &Record, socket: HostSocket) -> bool {
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return false };
         let Ok(frozen) = socket.freeze() else { return false };
+        if port.queues.is_live() {
+            return frozen.thaw().is_ok_and(|socket| self.go_on(port_id, Some(id), record, socket));
+        }
         if port.leaving.is_empty() {
             (self.notify)(Notice::Left { port: port.spec.port });
         }
