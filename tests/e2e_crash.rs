@@ -206,6 +206,29 @@ fn trickle(mut stream: TcpStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 8])
 }
 
+/// The guest has ended its stream, and the peer's answer and end come at once: the engine dies while it passes the answer on, and finds, when it
+/// looks again, a socket that has closed. Nobody has reset anything.
+#[test]
+fn the_peers_end_behind_the_guests_is_no_reset() {
+    let bed = Bed::start(&config(&[("a", 2)])).unwrap();
+    let killer = Killer::new(&bed.directory).unwrap();
+    let server = bed.server().unwrap();
+    let mut guest = start_guest(&bed, ("a", 2), Vmm::Uml).unwrap();
+    guest.wait_ready().unwrap();
+    for (i, point) in ["after-peek", "frame-completed", "before-publishing"].into_iter().cycle().take(12).enumerate() {
+        // The answer is the first that is peeked at; what is published before it, the guest's other segments make happen.
+        let nth = if point == "before-publishing" { 1 + i as u64 } else { 1 };
+        killer.arm(point, nth, Manner::Kill).unwrap();
+        std::thread::sleep(crash::LOOKS);
+        let send = format!("vonic-peer send 192.0.2.1:{} 1000 {i}", server.address().port());
+        let told = guest.run(&send, seconds(60)).unwrap();
+        assert_eq!(told.status, 0, "{point}: {}", told.stdout);
+        killer.disarm();
+    }
+    assert!(server.failures().is_empty(), "{:#?}", server.failures());
+    bed.vonicd.stop().unwrap();
+}
+
 /// Every message of a VMM's handshake is in flight once when the engine dies: before the engine has seen it, and after. The VMM notices
 /// nothing, and the device works.
 #[test]

@@ -6,19 +6,23 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vonic_tests::churn::{Load, Scene};
-use vonic_tests::crash::{Manner, POINTS, Random, TAKEOVER_POINTS, seed};
+use vonic_tests::crash::{Killer, Manner, POINTS, Random, TAKEOVER_POINTS, seed};
 use vonic_tests::*;
 
-/// Ends in one scene: then everything is looked at.
-const A_SCENE: u64 = 100;
+/// Ends in one scene, about: then everything is looked at.
+const A_SCENE: u64 = 144;
 
 /// How many of what there shall be: by the environment in the long form.
 fn wanted(variable: &str, usual: u64) -> Option<u64> {
     std::env::var_os("VONIC_LONG")?;
-    Some(std::env::var(variable).map_or(usual, |count| count.parse().unwrap()))
+    Some(number(variable).unwrap_or(usual))
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|count| count.parse().unwrap())
 }
 
 /// The file of what is done, and what it says of one kind.
@@ -42,6 +46,54 @@ impl Progress {
     }
 }
 
+/// Scenes one after the other, until enough is done, or the time is over (VONIC_FOR, in seconds). One that fails is told of with its logs, noted
+/// as FAILED, and not counted; the next one begins anew.
+struct Play {
+    progress: Progress,
+    random: Random,
+    end: Option<Instant>,
+    failures: Vec<String>,
+}
+
+/// Kinds of ends, with how many of each there were.
+type Ends = Vec<(String, u64)>;
+
+impl Play {
+    fn begin() -> Play {
+        let end = number("VONIC_FOR").map(|time| Instant::now() + Duration::from_secs(time));
+        Play { progress: Progress::open(), random: Random(seed()), end, failures: Vec::new() }
+    }
+
+    fn time_is_over(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// One scene, in a network and on a thread of its own, which `ends` engines.
+    fn scene(&mut self, name: &str, load: Load, ends: impl FnOnce(&Killer, Random) -> Ends + Send + 'static) {
+        let (began, seed) = (Instant::now(), self.random.below(u64::from(u32::MAX)));
+        let told = format!("{name}, seed {seed}");
+        let context = told.clone();
+        let act = move || {
+            let scene = Scene::start(load, seed).context(context.clone()).unwrap();
+            let ends = ends(&scene.killer, Random(seed));
+            (ends, scene.finish().context(context).unwrap())
+        };
+        let Ok((ends, sessions)) = std::thread::spawn(act).join() else {
+            println!("FAILED: {told}");
+            self.progress.add("FAILED", 1);
+            return self.failures.push(told);
+        };
+        let all: u64 = ends.iter().map(|(_, count)| count).sum();
+        println!("{told}: {all} ends, {sessions} sessions, in {:.0?}", began.elapsed());
+        ends.iter().for_each(|(kind, count)| self.progress.add(kind, *count));
+        self.progress.add("sessions", sessions);
+    }
+
+    fn end(self) {
+        assert!(self.failures.is_empty(), "{:#?}", self.failures);
+    }
+}
+
 /// The circumstances, each with its name.
 fn circumstances() -> Vec<(String, Load)> {
     let mut all = Vec::new();
@@ -59,51 +111,61 @@ fn circumstances() -> Vec<(String, Load)> {
 #[test]
 fn engines_end_at_random_times() {
     let Some(kills) = wanted("VONIC_KILLS", 2000) else { return };
-    let (progress, seed, all) = (Progress::open(), seed(), circumstances());
-    let mut random = Random(seed);
+    let (mut play, all) = (Play::begin(), circumstances());
     let share = kills.div_ceil(all.len() as u64);
     for (name, load) in all {
-        let mut done = progress.done(&name);
-        while done < share {
-            let now = A_SCENE.min(share - done);
-            let scene = Scene::start(load, random.below(u64::from(u32::MAX))).unwrap();
-            for _ in 0..now {
-                // Also so soon that the one before has not taken over yet.
-                std::thread::sleep(Duration::from_millis(random.below(250)));
-                scene.killer.kill().unwrap();
+        while play.progress.done(&name) < share && !play.time_is_over() {
+            let (kind, now) = (name.clone(), A_SCENE.min(share - play.progress.done(&name)));
+            play.scene(&name, load, move |killer, mut random| {
+                for _ in 0..now {
+                    // Also so soon that the one before has not taken over yet.
+                    std::thread::sleep(Duration::from_millis(random.below(200)));
+                    killer.kill().unwrap();
+                }
+                vec![(kind, now)]
+            });
+            if play.failures.len() > 4 {
+                return play.end();
             }
-            let sessions = scene.finish().context(format!("{name}, VONIC_SEED={seed}")).unwrap();
-            progress.add(&name, now);
-            done += now;
-            println!("{name}: {done} of {share}, {sessions} sessions");
         }
     }
+    play.end();
 }
 
 #[test]
 fn engines_end_at_every_point() {
     let Some(ends) = wanted("VONIC_ENDS", 200) else { return };
-    let (progress, seed) = (Progress::open(), seed());
-    let mut random = Random(seed);
+    let mut play = Play::begin();
     let load = |loss| Load { vmms: &[Vmm::Uml], sessions: 4, held: 20, loss, cramped: true };
-    let in_takeover = |name: &str| TAKEOVER_POINTS.iter().any(|(other, _)| *other == name);
-    for (name, most) in POINTS.iter().chain(TAKEOVER_POINTS) {
-        let mut done = progress.done(name);
-        while done < ends {
-            let now = A_SCENE.min(ends - done);
-            let scene = Scene::start(load(done % 2 == 1), random.below(u64::from(u32::MAX))).unwrap();
-            for i in 0..now {
-                let nth = 1 + random.below(*most);
-                if in_takeover(name) {
-                    scene.killer.end_in_takeover(name, nth).unwrap();
-                } else {
-                    scene.killer.end_at(name, nth, Manner::ALL[i as usize % 3]).unwrap();
+    let points = || POINTS.iter().chain(TAKEOVER_POINTS);
+    let mut loss = false;
+    while !play.time_is_over() && play.failures.len() < 5 {
+        let left = points().filter(|(name, _)| play.progress.done(name) < ends).copied();
+        let left: Vec<(&'static str, u64)> = left.collect();
+        if left.is_empty() {
+            break;
+        }
+        let rounds = (A_SCENE / left.len() as u64).max(1);
+        let rounds = left.iter().map(|(name, _)| ends - play.progress.done(name)).fold(rounds, u64::min);
+        let name = format!("points-{}", if loss { "loss" } else { "whole" });
+        play.scene(&name, load(loss), move |killer, mut random| {
+            for round in 0..rounds {
+                for (i, (point, most)) in left.iter().enumerate() {
+                    end_at(killer, (point, 1 + random.below(*most)), Manner::ALL[(i as u64 + round) as usize % 3]);
                 }
             }
-            let sessions = scene.finish().context(format!("{name}, VONIC_SEED={seed}")).unwrap();
-            progress.add(name, now);
-            done += now;
-            println!("{name}: {done} of {ends}, {sessions} sessions");
-        }
+            left.iter().map(|(name, _)| ((*name).to_string(), rounds)).collect()
+        });
+        loss = !loss;
+    }
+    play.end();
+}
+
+/// Ends an engine, or the one that follows it, at a point.
+fn end_at(killer: &Killer, (point, nth): (&str, u64), manner: Manner) {
+    if TAKEOVER_POINTS.iter().any(|(other, _)| *other == point) {
+        killer.end_in_takeover(point, nth).unwrap();
+    } else {
+        killer.end_at(point, nth, manner).unwrap();
     }
 }

@@ -189,7 +189,10 @@ fn state(bed: &Bed, guest: &mut Guest) -> Result<String> {
     let host = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")));
     let [host4, host6] = host;
     let guest = guest.must("cat /proc/net/tcp /proc/net/tcp6", seconds(10))?;
-    Ok(format!("\nvonic:\n{conns}\nhost:\n{}{}\nguest:\n{guest}", host4?, host6?))
+    // With the kernel's view of each, where there is the program.
+    let sockets = Command::new("ss").arg("-tinom").output().map(|output| output.stdout).unwrap_or_default();
+    let sockets = String::from_utf8_lossy(&sockets);
+    Ok(format!("\nvonic:\n{conns}\nhost:\n{}{}\n{sockets}\nguest:\n{guest}", host4?, host6?))
 }
 
 /// The sessions that a tool has told of.

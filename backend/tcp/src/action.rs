@@ -59,6 +59,8 @@ pub enum Event {
 pub enum Transmit {
     /// A complete segment without payload. The leg counts it as sent.
     Control(Header),
+    /// The same with one byte of payload, whichever: the guest has the byte that belongs there.
+    Question(Header),
     /// Payload can go: peek it, then call [`Leg::sent`](crate::Leg::sent).
     Data(DataPlan),
 }

@@ -29,6 +29,7 @@ impl Leg {
             return;
         }
         self.learn_timestamp(now, segment, &options);
+        self.due.ack |= core::mem::take(&mut self.due.ack_then);
         if segment.has(Flags::RST) {
             return self.check_reset(now, segment, effect);
         }
@@ -83,7 +84,10 @@ impl Leg {
         if segment.seq != self.rcv.nxt {
             return self.challenge(now, effect);
         }
-        effect.event = Some(Event::Reset);
+        // In CLOSING and LAST-ACK the guest's stream is complete, and that it has forgotten the connection is no failure (RFC 9293
+        // §3.10.7.4, second), unless it has not taken all of the host's: a restored leg may ask where its predecessor had all answers.
+        let complete = matches!(self.state, State::Closing | State::LastAck) && self.snd.fin == Some(self.snd.una);
+        effect.event = Some(if complete { Event::Closed } else { Event::Reset });
         self.close();
     }
 

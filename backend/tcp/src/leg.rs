@@ -111,6 +111,10 @@ pub(crate) struct Due {
     pub(crate) probe: bool,
     /// A keepalive probe.
     pub(crate) keepalive: bool,
+    /// The same with a byte, which is answered however often it comes.
+    pub(crate) question: bool,
+    /// An acknowledgment, as soon as the guest has answered: what the question said of the window was dropped with it.
+    pub(crate) ack_then: bool,
     /// What the guest has sent twice (RFC 2883) or behind a hole (RFC 2018): one for each of the next acknowledgments.
     pub(crate) reports: SackBlocks,
 }

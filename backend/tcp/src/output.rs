@@ -23,8 +23,12 @@ impl Leg {
             self.due.duplicates -= 1;
             return Some(self.pure_ack(now));
         }
+        if core::mem::take(&mut self.due.question) {
+            self.due.keepalive = false;
+            return Some(Transmit::Question(self.keepalive_probe(now)));
+        }
         if core::mem::take(&mut self.due.keepalive) {
-            return Some(self.keepalive_probe(now));
+            return Some(Transmit::Control(self.keepalive_probe(now)));
         }
         if let Some(plan) = self.plan(max_payload) {
             return Some(Transmit::Data(plan));

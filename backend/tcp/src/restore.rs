@@ -103,8 +103,10 @@ impl Leg {
                 leg.snd.fin = Some(state.una + state.queued);
                 leg.state = leg.state.fin_sent();
             }
-            // Its answer tells what it has and what it takes.
-            leg.due.keepalive = true;
+            // Its answer tells what it has and what it takes. With a byte, since guests bound how often they answer an empty segment that
+            // lies outside their window (Linux: twice a second), and the one before this may have asked just now.
+            leg.due.question = true;
+            leg.rto.resume();
         }
         leg.arm(now);
         leg

@@ -31,6 +31,11 @@ impl Rto {
         Rto { smoothed: None, base: INITIAL_RTO, backoff: 0, timed: None }
     }
 
+    /// The connection is no new one: whatever its round trips were, the initial timeout is for those of which nothing is known.
+    pub(crate) fn resume(&mut self) {
+        self.base = MIN_RTO;
+    }
+
     /// The timeout now.
     pub(crate) fn current(&self) -> Duration {
         doubled(self.base, self.backoff)

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::{Event, Flags, Instant, Leg, State, Transmit};
+use crate::{Event, Flags, Header, Instant, Leg, State};
 
 /// Maximum segment lifetime. RFC 9293 §3.4.2 takes two minutes for the whole Internet; towards a guest no segment
 /// outlives its ring, and a guest that has not seen our last ACK repeats its FIN within its RTO. TIME-WAIT lasts twice this.
@@ -133,14 +133,16 @@ impl Leg {
 
     /// SEG.SEQ = SND.NXT - 1 and no payload (RFC 9293 §3.8.4, SHLD-12): the guest answers by an ACK. Nothing is on its way then, or it is not
     /// known (see [`Leg::restore`]): SND.UNA is as far as the guest has come for certain.
-    pub(crate) fn keepalive_probe(&mut self, now: Instant) -> Transmit {
+    pub(crate) fn keepalive_probe(&mut self, now: Instant) -> Header {
         let seq = self.snd.una - 1;
         let due = self.due.ack;
         let header = self.header(now, seq, Flags::ACK, false);
         // A guest answers what is outside its window and drops it, with the acknowledgment and the window that it carries
-        // (RFC 9293 §3.10.7.4, first): what was to be told still is, by an ACK that is in its window, or by payload.
+        // (RFC 9293 §3.10.7.4, first): what was to be told still is, by an ACK that is in its window, or by payload. Where its window is, its
+        // answer may have to say first.
         self.due.ack = due && self.snd.max == self.snd.una;
-        Transmit::Control(header)
+        self.due.ack_then = due && !self.due.ack;
+        header
     }
 
     /// The timer of a leg that has nothing to send.

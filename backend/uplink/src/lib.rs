@@ -21,7 +21,7 @@ pub use inherited::{BoundTo, Inherited};
 pub use link::LinkWatch;
 pub use progress::{Known, Origin, Peer, Progress, Stage};
 pub use repair::{Agreed, Frozen, Parked, QUEUE_MAX, SaveError, SocketState, can_repair};
-pub use socket::{Connecting, HostSocket, PeekMode, Room, Scratch, classify};
+pub use socket::{Ahead, Connecting, HostSocket, PeekMode, Room, Scratch, classify};
 pub use sys::addresses::{AddressWatch, host_addresses};
 pub use sys::limit::descriptor_limit;
 pub use sys::listener::{Accepted, Listener, is_on_interface};

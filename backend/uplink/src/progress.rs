@@ -2,13 +2,16 @@
 #[cfg(feature = "crash-points")]
 use crate::mutation::{self, Mutation};
 use crate::socket::{HostSocket, PeekMode};
+use crate::sys::repair;
 use crate::sys::tcp::{self, Counters, States};
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 
-/// How often the counters are read again while they move. A reading takes microseconds; a peer that sends a segment in each of so many
-/// loses its connection, and does not hold up everybody else's.
+/// How often the counters are read again while they move. A reading takes microseconds. Where a peer sends a segment in each of so many, its
+/// segments are thrown away for as long as the last of them take, as if lost on their way: it does not hold up everybody else's connections.
 const READINGS: usize = 64;
+/// How many of them may still move when nothing is let in: what has passed the filter's place before.
+const LAST_READINGS: usize = 16;
 
 /// What has become of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,20 +155,95 @@ impl HostSocket {
     /// acknowledgments and data of the peer's may come. No pending error is taken by this.
     ///
     /// # Errors
-    /// The system's; `TimedOut` if the counters do not come to rest.
+    /// The system's; `TimedOut` if the counters do not come to rest though nothing is let in.
     pub fn progress(&self, known: &Known) -> io::Result<Progress> {
+        // Whoever had it before may have died below. Fails where nothing is kept out.
+        let _ = repair::let_in(self.as_fd());
+        self.progress_after(READINGS, known)
+    }
+
+    /// The same, where nothing is let in after so many readings.
+    fn progress_after(&self, readings: usize, known: &Known) -> io::Result<Progress> {
+        if let Some(progress) = self.progress_within(readings, known)? {
+            return Ok(progress);
+        }
+        repair::shut_out(self.as_fd())?;
+        let progress = self.progress_within(LAST_READINGS, known);
+        repair::let_in(self.as_fd())?;
+        // Bytes counted twice or never would be the guest's.
+        progress?.ok_or_else(|| io::ErrorKind::TimedOut.into())
+    }
+
+    /// The same; `None`: it could not be told by so many readings.
+    fn progress_within(&self, readings: usize, known: &Known) -> io::Result<Option<Progress>> {
         // The counters and the queues' lengths are read by several calls. What was read between two equal readings belongs together.
         let mut before = tcp::counters(self.as_fd())?;
-        for _ in 0..READINGS {
+        for _ in 0..readings {
             let after = tcp::counters(self.as_fd())?;
             #[cfg(feature = "crash-points")]
             let after = if mutation::is_set(Mutation::SingleRead) { before } else { after };
             if before.same_place(&after) {
-                return Ok(Progress::of(&before, tcp::has_error(self.as_fd())?, known));
+                return Ok(Some(Progress::of(&before, tcp::has_error(self.as_fd())?, known)));
             }
             before = after;
         }
-        // Bytes counted twice or never would be the guest's.
-        Err(io::ErrorKind::TimedOut.into())
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    const KNOWN: Known = Known { origin: Origin::fresh(true), shut: false, aborted: false };
+
+    /// A connection, and its peer's end.
+    fn line() -> (HostSocket, TcpStream) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (socket, _) = HostSocket::connect(server.local_addr().unwrap(), PeekMode::Offset).unwrap();
+        let peer = server.accept().unwrap().0;
+        peer.set_nodelay(true).unwrap();
+        (socket, peer)
+    }
+
+    fn comes_to(socket: &HostSocket, queued: u32) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while socket.progress(&KNOWN).unwrap().queued != queued {
+            assert!(Instant::now() < end, "{:?}", socket.progress(&KNOWN));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_never_rests_is_kept_out_for_a_moment_and_loses_nothing() {
+        let (socket, mut peer) = line();
+        let enough = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let sends = scope.spawn(|| {
+                let mut sent = 0;
+                while !enough.load(Ordering::Relaxed) && sent < 30_000 {
+                    sent += peer.write(&[1]).unwrap() as u32;
+                }
+                sent
+            });
+            for _ in 0..200 {
+                socket.progress_after(0, &KNOWN).unwrap();
+            }
+            enough.store(true, Ordering::Relaxed);
+            sends.join().unwrap()
+        });
+        comes_to(&socket, sent);
+    }
+
+    #[test]
+    fn who_takes_over_from_one_that_died_while_nothing_was_let_in_lets_it_in() {
+        let (socket, mut peer) = line();
+        repair::shut_out(socket.as_fd()).unwrap();
+        peer.write_all(&[1; 9]).unwrap();
+        comes_to(&socket, 9);
     }
 }

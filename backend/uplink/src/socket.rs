@@ -53,6 +53,19 @@ pub struct Room {
     pub writable: bool,
 }
 
+/// What there is at a place of the peer's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Bytes.
+    Bytes,
+    /// Nothing yet.
+    Nothing,
+    /// Its end.
+    End,
+    /// A reset, or whatever else the connection has failed of. The error is still to be taken.
+    Failure,
+}
+
 /// Where a connection leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Far {
@@ -197,6 +210,26 @@ impl HostSocket {
                 }
             }
         }
+    }
+
+    /// What a peek `offset` behind the head of the receive queue would find. A peek that finds no byte takes the socket's error
+    /// (tcp_recvmsg_locked, net/ipv4/tcp.c); this does not.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn ahead(&self, offset: u32) -> io::Result<Ahead> {
+        let is_there = || tcp::queued(self.fd.as_fd()).map(|queued| queued > offset);
+        if is_there()? {
+            return Ok(Ahead::Bytes);
+        }
+        let (over, failed) = tcp::is_over(self.fd.as_fd())?;
+        Ok(match (over, failed) {
+            // What had come before it is in the queue by now.
+            (true, _) if is_there()? => Ahead::Bytes,
+            (_, true) => Ahead::Failure,
+            (true, false) => Ahead::End,
+            (false, false) => Ahead::Nothing,
+        })
     }
 
     /// Drops up to `len` bytes from the head of the receive queue, which the guest has acknowledged.

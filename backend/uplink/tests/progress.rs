@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::time::{Duration, Instant};
-use vonic_uplink::{HostSocket, Known, Listener, Origin, PeekMode, Peer, Progress};
+use vonic_uplink::{Ahead, HostSocket, Known, Listener, Origin, PeekMode, Peer, Progress};
 
 /// A host socket that vonic has, the same socket for writing, and its peer's end.
 struct Line {
@@ -125,6 +125,40 @@ fn a_reset_is_none_of_the_ends_and_stays_to_be_told() {
         assert_eq!(line.progress().peer, Peer::Reset, "looking takes nothing away");
         assert!(line.socket.take_error().is_err());
     }
+}
+
+/// A peek that finds no byte takes the socket's error, and with it the only sign of a reset behind both ends.
+#[test]
+fn what_lies_ahead_is_told_and_no_error_is_taken() {
+    for ends in [true, false] {
+        let mut line = Line::new(true);
+        // Closed with bytes unread, the peer's kernel resets.
+        let unread = if ends { 0 } else { 10 };
+        line.writes.write_all(&[4; 10][..unread]).unwrap();
+        line.shut();
+        assert_eq!(line.socket.ahead(0).unwrap(), Ahead::Nothing);
+        line.peer.write_all(&[5; 70]).unwrap();
+        line.becomes(Progress { taken: 1 + unread as u64, queued: 70, ..START });
+        assert_eq!([69, 70].map(|offset| line.socket.ahead(offset).unwrap()), [Ahead::Bytes, Ahead::Nothing]);
+        if ends {
+            line.peer.shutdown(Shutdown::Write).unwrap();
+        }
+        drop(std::mem::replace(&mut line.peer, other()));
+        let end = Instant::now() + Duration::from_secs(5);
+        while line.socket.ahead(70).unwrap() == Ahead::Nothing {
+            assert!(Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let behind = if ends { Ahead::End } else { Ahead::Failure };
+        assert_eq!([69, 70, 70].map(|offset| line.socket.ahead(offset).unwrap()), [Ahead::Bytes, behind, behind]);
+        assert_eq!(line.progress().peer, if ends { Peer::Finished } else { Peer::Reset });
+        assert_eq!(line.socket.take_error().is_ok(), ends);
+    }
+}
+
+/// A connection to nobody in particular.
+fn other() -> TcpStream {
+    TcpStream::connect(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).unwrap()
 }
 
 #[test]

@@ -7,7 +7,9 @@ use crate::port::Port;
 use crate::worker::Worker;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use vonic_frame::{DropReason, Envelope, Ip, PROTOCOL_TCP, Sum, TCP_CHECKSUM, Tcp, TcpFields, VnetHeader, tcp_headers};
+use vonic_frame::{
+    DropReason, Envelope, HEADER_MAX, Ip, PROTOCOL_TCP, Sum, TCP_CHECKSUM, Tcp, TcpFields, VnetHeader, tcp_headers,
+};
 use vonic_queue::Burst;
 use vonic_record::Bits;
 use vonic_tcp::{Effect, Event, Flags, Header, Segment, Seq, reset_for};
@@ -200,6 +202,17 @@ pub fn fields<'a>(key: FlowKey, header: &'a Header, payload_len: u32) -> TcpFiel
 pub fn send_control(port: &mut Port, envelope: &Envelope, key: FlowKey, header: &Header) -> Result<(), DropReason> {
     let (headers, _) = tcp_headers(envelope, &fields(key, header, 0), vonic_frame::Checksum::Full(0));
     port.deliver(&VnetHeader::default(), headers.as_slice(), None)
+}
+
+/// Sends a segment with one byte of payload that says nothing: 0.
+pub fn send_question(port: &mut Port, envelope: &Envelope, key: FlowKey, header: &Header) -> Result<(), DropReason> {
+    // A byte of 0 adds nothing to the sum.
+    let (headers, _) = tcp_headers(envelope, &fields(key, header, 1), vonic_frame::Checksum::Full(0));
+    let headers = headers.as_slice();
+    let mut frame = [0; HEADER_MAX + 1];
+    let frame = frame.get_mut(..=headers.len()).ok_or(DropReason::Oversized)?;
+    frame[..headers.len()].copy_from_slice(headers);
+    port.deliver(&VnetHeader::default(), frame, None)
 }
 
 /// The connection's name and the segment, from checked headers.

@@ -279,6 +279,8 @@ impl Worker {
     /// Whether a connection of this name may begin: one that only waits for old segments gives way, since the peer's kernel
     /// has judged the port to be free (RFC 6191).
     fn make_way(&mut self, key: &FlowKey) -> bool {
+        // It may wait to be taken over.
+        self.resume_now(key);
         let Some(id) = self.flows.find(key) else { return true };
         let over = self.flows.get_mut(id).is_some_and(|f| f.leg.state() == State::TimeWait);
         if over {

@@ -1,6 +1,6 @@
 //! What a connection owes its guest: acknowledgements, and payload peeked straight into the guest's buffers.
 use crate::crash::crash_point;
-use crate::flow::guest_side::{envelope, fields, send_control};
+use crate::flow::guest_side::{envelope, fields, send_control, send_question};
 use crate::flow::host_side::conclude;
 use crate::flow::peer::{pass_on, set_question};
 use crate::flow::table::{Flow, FlowId};
@@ -12,12 +12,11 @@ use crate::worker::events::Token;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use vonic_frame::{
-    Checksum, ETHERNET_LEN, Envelope, Gso, GsoKind, PartialChecksum, TCP_CHECKSUM, VnetHeader, ip_header_len,
-    tcp_headers,
+    Checksum, DropReason, ETHERNET_LEN, Envelope, Gso, GsoKind, PartialChecksum, TCP_CHECKSUM, VnetHeader,
+    ip_header_len, tcp_headers,
 };
-use vonic_record::Bits;
 use vonic_tcp::{DataPlan, Header, Instant, Transmit};
-use vonic_uplink::{HostSocket, Room, Scratch};
+use vonic_uplink::{Ahead, HostSocket, Room, Scratch};
 
 /// Frames that one connection may send in one round; then it is the next one's turn.
 const FRAMES_A_TURN: usize = 16;
@@ -55,11 +54,6 @@ impl Worker {
             }
         }
         set_question(flow, self.now);
-        // Behind both ends, no state of the socket's would tell a reset from an orderly end, once a peek has taken its error.
-        let doubtful = flow.shut && !flow.doomed && !flow.failed;
-        if doubtful {
-            self.records.add(flow, Bits::ABORTED);
-        }
         let mut left = FRAMES_A_TURN;
         let starved = loop {
             if left == 0 {
@@ -74,9 +68,6 @@ impl Worker {
                 None => break false,
             }
         };
-        if doubtful && !flow.failed {
-            self.records.remove(flow, Bits::ABORTED);
-        }
         if starved {
             self.starve(id);
         } else if left == 0 {
@@ -148,19 +139,31 @@ fn send_next(
     let whole = LARGEST_PACKET - packet_headers_len(flow);
     let largest = if tso { whole } else { u32::from(flow.leg.mss()) };
     match flow.leg.poll(now, largest)? {
-        Transmit::Control(header) => match send_control(port, envelope, flow.key, &header) {
-            Ok(()) => Some(Sent::More),
-            Err(reason) => {
-                port.dropped_to_guest(reason);
-                // In buffers that are too small it is lost; the leg's timers know what to do.
-                Some(if port.rx().available() == 0 { Sent::Starved } else { Sent::More })
-            }
-        },
+        Transmit::Control(header) => {
+            let result = send_control(port, envelope, flow.key, &header);
+            Some(control_sent(port, result))
+        }
+        Transmit::Question(header) => {
+            let result = send_question(port, envelope, flow.key, &header);
+            Some(control_sent(port, result))
+        }
         Transmit::Data(plan) => {
             if plan.offset > 0 && flow.socket.as_ref().is_some_and(HostSocket::peeks_over_scratch) {
                 port.spec.stats.tcp.scratch_peeks.add(1);
             }
             Some(send_data(flow, port, envelope, now, &plan, scratch))
+        }
+    }
+}
+
+/// What became of a segment that carries nothing of the stream's.
+fn control_sent(port: &mut Port, result: Result<(), DropReason>) -> Sent {
+    match result {
+        Ok(()) => Sent::More,
+        Err(reason) => {
+            port.dropped_to_guest(reason);
+            // In buffers that are too small it is lost; the leg's timers know what to do.
+            if port.rx().available() == 0 { Sent::Starved } else { Sent::More }
         }
     }
 }
@@ -197,7 +200,16 @@ fn send_data(
     let len = plan.max.min(room - before);
     let before_sent = flow.leg.snd_max();
     let chains = 0..port.rx_burst.len();
-    match socket.peek(plan.offset, (&mut port.rx_burst, chains, before, len), scratch) {
+    // Behind both ends, no state of the socket's would tell a reset from an orderly end once a peek has taken its error: that has to be on
+    // record before, and it is when the error's own event has come.
+    let doubtful = flow.shut && flow.record.is_some() && !flow.doomed;
+    let ahead = if doubtful { socket.ahead(plan.offset).unwrap_or(Ahead::Failure) } else { Ahead::Bytes };
+    let peeked = match ahead {
+        Ahead::Bytes => socket.peek(plan.offset, (&mut port.rx_burst, chains, before, len), scratch),
+        Ahead::End => Ok(0),
+        Ahead::Nothing | Ahead::Failure => Err(ErrorKind::WouldBlock.into()),
+    };
+    match peeked {
         Ok(0) => {
             port.release();
             // After a failure, an end that is a FIN's leaves the error where it is (tcp_recvmsg_locked, net/ipv4/tcp.c).

@@ -219,6 +219,7 @@ impl Worker {
         self.await_port(port_id);
         for Arriving { record, socket } in connections {
             let key = FlowKey { port: port_id, guest: record.guest, remote: record.remote };
+            self.resume_now(&key);
             match socket {
                 _ if self.flows.find(&key).is_some() => {}
                 Some(socket) => {

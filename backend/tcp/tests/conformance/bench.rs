@@ -228,6 +228,7 @@ impl Bench {
             let largest = self.overlay.frame.max(self.mss()).min(65_495 - u32::from(self.leg.options_len()));
             let (header, len) = match self.leg.poll(self.now, largest)? {
                 Transmit::Control(header) => (header, 0),
+                Transmit::Question(header) => (header, 1),
                 Transmit::Data(plan) => {
                     let n = (self.arrived - self.dropped).saturating_sub(plan.offset).min(plan.max);
                     match self.leg.sent(self.now, &plan, n) {

@@ -152,6 +152,7 @@ impl Rig {
         loop {
             let plan = match self.leg.poll(self.now, FRAME)? {
                 Transmit::Control(header) => return Some(Out { header, len: 0 }),
+                Transmit::Question(header) => return Some(Out { header, len: 1 }),
                 Transmit::Data(plan) => plan,
             };
             assert_eq!(plan.seq, self.leg.snd_una() + plan.offset);

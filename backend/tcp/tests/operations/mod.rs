@@ -196,7 +196,7 @@ impl Watch {
     fn poll(&mut self, max: u32, n: u32) {
         let header = match self.leg.poll(self.now, max) {
             None => return,
-            Some(Transmit::Control(header)) => header,
+            Some(Transmit::Control(header) | Transmit::Question(header)) => header,
             Some(Transmit::Data(plan)) => {
                 assert!(plan.max > 0 && plan.max <= max, "{plan:?}");
                 assert_eq!(plan.seq - plan.offset, self.leg.snd_una());

@@ -362,6 +362,7 @@ impl World {
             let max = self.plan.host_frame.max(self.leg().mss().into());
             let plan = match self.leg().poll(now, max)? {
                 Transmit::Control(header) => return Some((header.flags, Wire::of(&header, vec![]))),
+                Transmit::Question(header) => return Some((header.flags, Wire::of(&header, vec![0]))),
                 Transmit::Data(plan) => plan,
             };
             let bytes = self.host.peek(plan.offset, plan.max, &mut self.random);

@@ -281,12 +281,27 @@ fn queue(fd: BorrowedFd<'_>, which: libc::c_ulong) -> io::Result<u32> {
     Ok(bytes as u32)
 }
 
+/// Bytes in the receive queue; the peer's FIN does not count (SIOCINQ, tcp(7)).
+pub fn queued(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    queue(fd, libc::FIONREAD)
+}
+
 /// Whether an error is pending, without taking it.
 pub fn has_error(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 };
+    Ok(look(fd)? & libc::POLLERR != 0)
+}
+
+/// Whether nothing more comes into the receive queue; and whether an error is pending, which is not taken.
+pub fn is_over(fd: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
+    let seen = look(fd)?;
+    Ok((seen & (libc::POLLRDHUP | libc::POLLHUP) != 0, seen & libc::POLLERR != 0))
+}
+
+fn look(fd: BorrowedFd<'_>) -> io::Result<libc::c_short> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: one pollfd, live and writable; no waiting.
     check(unsafe { libc::poll(&raw mut poll, 1, 0) })?;
-    Ok(poll.revents & libc::POLLERR != 0)
+    Ok(poll.revents)
 }
 
 /// SO_COOKIE (socket(7)).
