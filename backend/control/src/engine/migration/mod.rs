@@ -3,6 +3,7 @@
 //! Two moments belong to the VMM: it asks for the port's state when every ring is stopped, and it brings a state before there are
 //! rings. Whatever takes long (reading and writing sockets' queues, the operator's hooks) runs on a thread of its own.
 mod arrival;
+mod datagrams;
 mod departure;
 mod hooks;
 
@@ -13,6 +14,7 @@ use super::registry::Registry;
 use crate::config::Vm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 use vonic_datapath::Leaving;
 use vonic_migration::Identity;
@@ -25,7 +27,7 @@ const LINGER: Duration = Duration::from_secs(60);
 /// What the threads that move connections tell the control side.
 pub(super) enum News {
     /// A departure's thread is done.
-    Saved(String),
+    Saved(String, ThreadId),
     /// A state was read and is good, or not.
     Read(String, u64, Box<arrival::Read>),
     /// What had come has sockets here, as far as it can.
@@ -56,7 +58,7 @@ impl Migration {
 impl Registry {
     pub(super) fn migration_news(&mut self, news: News) {
         match news {
-            News::Saved(name) => self.saved(&name),
+            News::Saved(name, thread) => self.saved(&name, thread),
             News::Read(name, session, read) => self.state_read(&name, session, *read),
             News::Arrived(name, session, arrived) => self.arrived(&name, session, *arrived),
         }
