@@ -225,6 +225,8 @@ impl Worker {
     /// Connections have come with the port's guest, whose rings are about to start, and addresses that it has claimed.
     pub(crate) fn arrive(&mut self, port_id: PortId, connections: Vec<Arriving>, claims: &[Ipv6Addr]) {
         self.await_port(port_id);
+        // Of an engine that has died over this.
+        self.finish_resuming(Some(port_id));
         for Arriving { record, socket } in connections {
             let key = FlowKey { port: port_id, guest: record.guest, remote: record.remote };
             let is_over = record.bits.has(Bits::FINISHED);

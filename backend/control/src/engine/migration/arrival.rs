@@ -1,6 +1,6 @@
 //! On the host that a guest comes to: its connections wait until its rings start, then they have sockets here.
 use super::hooks::{self, Moment};
-use super::{News, datagrams, reasons};
+use super::{News, custody, datagrams, reasons};
 use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{ROUND_LIMIT, Registry};
@@ -59,11 +59,14 @@ impl Registry {
     /// The VMM has brought a state: reads and checks it.
     pub(in crate::engine) fn load_state(&mut self, name: &str, session: u64, request: LoadRequest) {
         let Some(entry) = self.vms.get(name) else { return };
-        let (vm, sender) = (entry.vm.clone(), self.sender());
+        let (vm, sender, link) = (entry.vm.clone(), self.sender(), self.link.try_clone());
         let work = move || {
             let (bytes, answer) = request.take();
             let state = Stream::read(&bytes[..]).and_then(PortState::try_from).map_err(|error| error.to_string());
             let outcome = state.and_then(|state| check(&vm, &state).map(|()| state));
+            if let (Ok(_), Ok(link)) = (&outcome, link) {
+                custody::leave(&link, &vm.name, session, &bytes);
+            }
             let read = Read { outcome, answer: Box::new(answer) };
             // The control side is gone only when the process is.
             let _ = sender.send(Input::Migration(News::Read(vm.name, session, Box::new(read))));
@@ -172,6 +175,7 @@ impl Registry {
         log::info!(
             "{name}: its guest is here with {come} connections and {spoken} flows of datagrams: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook"
         );
+        self.forget_arrival(name);
         for event in waiting {
             self.session_event(SessionEvent { port, session, event });
         }

@@ -3,6 +3,7 @@
 //! Two moments belong to the VMM: it asks for the port's state when every ring is stopped, and it brings a state before there are
 //! rings. Whatever takes long (reading and writing sockets' queues, the operator's hooks) runs on a thread of its own.
 mod arrival;
+mod custody;
 mod datagrams;
 mod departure;
 mod hooks;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 use vonic_datapath::Leaving;
+use vonic_front::Start;
 use vonic_migration::Identity;
 use vonic_record::Checkpoint;
 use vonic_uplink::PeekMode;
@@ -42,11 +44,14 @@ pub(super) struct Migration {
     pub peek_mode: Option<PeekMode>,
     /// Connections that have left.
     pub lingering: Vec<Lingering>,
+    /// What had come when an engine died.
+    left: custody::Left,
 }
 
 impl Migration {
-    pub fn new(checkpoint: Arc<Checkpoint>, peek_mode: Option<PeekMode>) -> Migration {
-        Migration { checkpoint, peek_mode, lingering: Vec::new() }
+    pub fn new(start: &Start, peek_mode: Option<PeekMode>) -> Migration {
+        let checkpoint = Arc::clone(&start.checkpoint);
+        Migration { checkpoint, peek_mode, lingering: Vec::new(), left: custody::Left::of(start) }
     }
 
     /// When something is to be done next.
