@@ -182,7 +182,7 @@ fn nic(nic: Option<&NicCounters>, out: &mut dyn Write) -> io::Result<()> {
 fn interfaces(interfaces: &[Interface], out: &mut dyn Write) -> io::Result<()> {
     let mut table = Table::new(&["INTERFACE", "MAC", ">SENT", ">RECEIVED", ">ERRORS", ">DROPPED"]);
     for interface in interfaces {
-        let Interface { name, mac, received, sent } = interface;
+        let Interface { name, mac, received, sent, .. } = interface;
         table.row([
             name.clone(),
             mac.clone().unwrap_or_else(|| "-".to_string()),

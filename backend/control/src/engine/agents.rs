@@ -50,6 +50,7 @@ mod tests {
             mac: Some(mac.into()),
             received: counted(3, 30),
             sent: counted(4, 40),
+            ..Interface::default()
         };
         let interfaces = vec![interface("eth1", "52:54:00:00:00:09"), interface("eth0", "52:54:00:00:00:02")];
         let message = Message { interfaces, ..Message::default() };

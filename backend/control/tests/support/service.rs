@@ -157,7 +157,8 @@ pub fn detail() -> VmDetail {
 
 fn guest() -> GuestReport {
     let sent = Counters { packets: 2, bytes: 2000, errors: 1, dropped: 2 };
-    let eth0 = Interface { name: "eth0".into(), mac: Some("52:54:00:00:00:02".into()), received: sent, sent };
+    let mac = Some("52:54:00:00:00:02".into());
+    let eth0 = Interface { name: "eth0".into(), mac, received: sent, sent, ..Interface::default() };
     let both =
         |frames, bytes| BothCounts { host: Traffic { frames, bytes }, guest: Traffic { frames: 2, bytes: 2000 } };
     let nic = NicCounters { interface: "eth0".into(), guest_to_host: both(3, 2048), host_to_guest: both(1, 1960) };
