@@ -8,6 +8,7 @@ pub mod adoption;
 pub mod challenge;
 pub mod guest_side;
 pub mod host_side;
+pub mod mark;
 pub mod names;
 pub mod open;
 pub mod peer;
