@@ -18,7 +18,14 @@ pub enum Failure {
     /// What answers is no HTTP server.
     Garbage,
     /// It says no.
-    Refused(u16, String),
+    Refused {
+        /// The answer's status (RFC 9110 §15).
+        status: u16,
+        /// Whether the connection can carry another message.
+        keep: bool,
+        /// Why.
+        text: String,
+    },
 }
 
 impl fmt::Display for Failure {
@@ -26,7 +33,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Io(error) => error.fmt(f),
             Failure::Garbage => write!(f, "the answer is no HTTP: is this guest's NIC vonic's?"),
-            Failure::Refused(status, text) => write!(f, "refused with status {status}: {text}"),
+            Failure::Refused { status, text, .. } => write!(f, "refused with status {status}: {text}"),
         }
     }
 }
@@ -41,6 +48,8 @@ impl From<io::Error> for Failure {
 pub struct Link {
     stream: TcpStream,
     host: String,
+    /// The version of the message that its other end has taken.
+    pub version: Option<u32>,
 }
 
 impl Link {
@@ -56,7 +65,7 @@ impl Link {
             SocketAddr::V4(to) => to.ip().to_string(),
             SocketAddr::V6(to) => format!("[{}]", to.ip()),
         };
-        Ok(Link { stream, host })
+        Ok(Link { stream, host, version: None })
     }
 
     /// Posts a message and waits until it is taken; true if the connection can carry another one.
@@ -77,7 +86,7 @@ impl Link {
             if let Some(answer) = Answer::read(&got)? {
                 return match answer.status {
                     200..=299 => Ok(answer.keep),
-                    status => Err(Failure::Refused(status, answer.text)),
+                    status => Err(Failure::Refused { status, keep: answer.keep, text: answer.text }),
                 };
             }
             let left = end.saturating_duration_since(Instant::now());

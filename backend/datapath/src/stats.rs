@@ -23,9 +23,13 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
+    fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// Of what there is now: nothing is left.
     fn none(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.set(0);
     }
 
     /// The counter as the copying function takes it.
@@ -230,6 +234,8 @@ impl EgressStats {
 pub struct PortStats {
     frames: [Counter; 2],
     bytes: [Counter; 2],
+    /// Of each way frames and bytes when the guest's last request to vonic's own service began.
+    marks: [[Counter; 2]; 2],
     drops: [[Counter; DropReason::COUNT]; 2],
     copied: [Counter; CopyPath::ALL.len()],
     limits: [Counter; Limit::ALL.len()],
@@ -264,6 +270,22 @@ impl PortStats {
     /// Frames and bytes that went `way`.
     pub fn traffic(&self, way: Way) -> (u64, u64) {
         (self.frames[way as usize].get(), self.bytes[way as usize].get())
+    }
+
+    /// Marks what was counted before the last frame of the guest's, which had `len` bytes.
+    pub fn mark(&self, len: u32) {
+        for (way, last) in [(Way::GuestToHost, (1, u64::from(len))), (Way::HostToGuest, (0, 0))] {
+            let (frames, bytes) = self.traffic(way);
+            let [marked_frames, marked_bytes] = &self.marks[way as usize];
+            marked_frames.set(frames.saturating_sub(last.0));
+            marked_bytes.set(bytes.saturating_sub(last.1));
+        }
+    }
+
+    /// Frames and bytes that had gone `way` when the guest's last request to vonic's own service began, its first frame not among them.
+    pub fn marked(&self, way: Way) -> (u64, u64) {
+        let [frames, bytes] = &self.marks[way as usize];
+        (frames.get(), bytes.get())
     }
 
     /// How many frames were dropped for `reason`.
@@ -302,6 +324,7 @@ impl Counters for PortStats {
         [
             names("frames", ways()),
             names("bytes", ways()),
+            ways().map(|way| names(&format!("marks.{way}"), ["frames", "bytes"])).concat(),
             drops.concat(),
             names("copied", CopyPath::ALL.map(CopyPath::name)),
             names("limits", limits),
@@ -360,6 +383,7 @@ mod tests {
         for (counter, called) in [
             (&stats.frames[1], "frames.host_to_guest".to_string()),
             (&stats.bytes[0], "bytes.guest_to_host".into()),
+            (&stats.marks[1][0], "marks.host_to_guest.frames".into()),
             (&stats.drops[0][last], format!("drops.guest_to_host.{}", DropReason::ALL[last].name())),
             (&stats.drops[1][DropReason::NoRoom.index()], format!("drops.host_to_guest.{}", DropReason::NoRoom.name())),
             (stats.copied(CopyPath::Coalesce), "copied.coalesce".into()),

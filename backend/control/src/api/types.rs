@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-pub use vonic_agent::message::{Counters, Interface};
+pub use vonic_agent::message::{
+    Conntrack, Counters, Cpu, Device, Interface, Listening, Memory, Pressure, Sockets, Stall, Tcp,
+};
 
 /// Frames and bytes that went one way. Bytes are frame bytes without the virtio-net header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +62,16 @@ pub struct AgentRow {
     pub silent: bool,
 }
 
-/// What the guest's agent last said, and what the host had counted at that moment.
+/// What the guest's agent last said, and what the host had counted at that moment. What is absent, the guest's kernel does not tell, or
+/// its agent is too old for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestReport {
+    /// Whose word all this is, but for the host's half of `nic`: `guest`.
+    #[serde(default)]
+    pub source: String,
+    /// The version of the agent's message.
+    #[serde(default)]
+    pub message_version: u32,
     /// The guest's host name.
     pub hostname: String,
     /// Its kernel's release.
@@ -73,9 +82,25 @@ pub struct GuestReport {
     pub nic: Option<NicCounters>,
     /// All its interfaces but the loopback.
     pub interfaces: Vec<Interface>,
+    /// Its TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<Tcp>,
+    /// Its processors, and what its network costs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// The connections that its firewall tracks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conntrack: Option<Conntrack>,
+    /// Where its programs listen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening: Option<Listening>,
 }
 
-/// The VM's NIC, counted on both sides. They differ by what was under way, and where the guest or vonic began to count later.
+/// The VM's NIC, counted on both sides. They differ by what was under way, and where the guest or vonic began to count later: without
+/// traffic they are the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicCounters {
     /// The interface's name in the guest.
@@ -89,7 +114,8 @@ pub struct NicCounters {
 /// One direction, counted on both sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BothCounts {
-    /// By the host, when the guest's message came.
+    /// By the host, when the guest's message began to come; the frames that brought it are not among them, as they were not yet when
+    /// the guest looked.
     pub host: Traffic,
     /// By the guest.
     pub guest: Traffic,

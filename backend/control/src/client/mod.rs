@@ -3,6 +3,7 @@
 //! Exit codes: 0, done; 1, not done or done in part, said on standard error; 2, wrong usage.
 mod command;
 mod connection;
+mod guest;
 mod layout;
 mod upgrade;
 mod view;

@@ -3,10 +3,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::guest;
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, GuestReport, Interface, LimitRow, NicCounters, Opener,
-    ReloadReport, RingRow, Stats, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, Opener, ReloadReport, RingRow, Stats, Traffic,
+    UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `vm list`.
@@ -93,15 +94,14 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     for error in &vm.forward_errors {
         line("not forwarded", error.clone());
     }
-    guest_lines(row.agent.as_ref(), vm.guest.as_ref(), &mut line);
+    guest::lines(row.agent.as_ref(), vm.guest.as_ref(), &mut line);
     for hint in &vm.hints {
         line("hint", hint.clone());
     }
     line("last error", vm.last_error.clone().unwrap_or_else(|| "none".to_string()));
     table.print(out)?;
     if let Some(guest) = &vm.guest {
-        nic(guest.nic.as_ref(), out)?;
-        interfaces(&guest.interfaces, out)?;
+        guest::tables(guest, out)?;
     }
     rings(&vm.rings, out)?;
     drops(&vm.drops_by_reason, out)?;
@@ -153,48 +153,6 @@ fn agent(agent: Option<&AgentRow>) -> String {
     }
 }
 
-/// The guest's own words about itself.
-fn guest_lines(agent: Option<&AgentRow>, guest: Option<&GuestReport>, line: &mut dyn FnMut(&str, String)) {
-    let (Some(agent), Some(guest)) = (agent, guest) else { return line("guest agent", "none".to_string()) };
-    let seen = duration(agent.seen_seconds);
-    let state = if agent.silent { format!("silent for {seen}") } else { format!("seen {seen} ago") };
-    line("guest agent", format!("{}, {state}", agent.version));
-    line("guest hostname", guest.hostname.clone());
-    line("guest kernel", guest.kernel.clone());
-    line("guest uptime", duration(guest.uptime_seconds));
-}
-
-/// The NIC as both sides count it, at the moment of the guest's last message.
-fn nic(nic: Option<&NicCounters>, out: &mut dyn Write) -> io::Result<()> {
-    let Some(nic) = nic else { return Ok(()) };
-    let mut table = Table::new(&["NIC", ">BY THE HOST", ">BY THE GUEST", ">DIFFERENCE"]);
-    for (way, both) in [("guest to host", nic.guest_to_host), ("host to guest", nic.host_to_guest)] {
-        for (what, host, guest) in
-            [("frames", both.host.frames, both.guest.frames), ("bytes", both.host.bytes, both.guest.bytes)]
-        {
-            let difference = i128::from(guest) - i128::from(host);
-            table.row([format!("{way}, {what}"), host.to_string(), guest.to_string(), format!("{difference:+}")]);
-        }
-    }
-    apart(&table, true, out)
-}
-
-fn interfaces(interfaces: &[Interface], out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&["INTERFACE", "MAC", ">SENT", ">RECEIVED", ">ERRORS", ">DROPPED"]);
-    for interface in interfaces {
-        let Interface { name, mac, received, sent } = interface;
-        table.row([
-            name.clone(),
-            mac.clone().unwrap_or_else(|| "-".to_string()),
-            bytes(sent.bytes),
-            bytes(received.bytes),
-            (u128::from(sent.errors) + u128::from(received.errors)).to_string(),
-            (u128::from(sent.dropped) + u128::from(received.dropped)).to_string(),
-        ]);
-    }
-    apart(&table, !interfaces.is_empty(), out)
-}
-
 fn traffic(traffic: Traffic) -> String {
     format!("{} in {} frames", bytes(traffic.bytes), traffic.frames)
 }
@@ -237,7 +195,7 @@ fn counters(
 }
 
 /// Prints a table below others.
-fn apart(table: &Table, any: bool, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn apart(table: &Table, any: bool, out: &mut dyn Write) -> io::Result<()> {
     if any {
         writeln!(out)?;
     }

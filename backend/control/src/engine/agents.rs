@@ -1,7 +1,8 @@
 //! What guests say of themselves, beside what the host counts.
-use crate::api::types::{AgentRow, BothCounts, Counters, GuestReport, NicCounters, Traffic};
+use crate::api::types::{AgentRow, BothCounts, Counters, GuestReport, Interface, NicCounters, Traffic};
 use crate::guest::Report;
 use std::time::Duration;
+use vonic_agent::message::Message;
 use vonic_datapath::Way;
 use vonic_frame::MacAddr;
 
@@ -16,31 +17,56 @@ pub(super) fn row(report: &Report) -> AgentRow {
 
 /// Everything that it said last.
 pub(super) fn detail(report: Report, mac: MacAddr) -> GuestReport {
-    let (mac, message) = (mac.to_string(), report.message);
+    let Report { message, host, at: _ } = report;
+    let nic = nic(&message.interfaces, host, mac);
+    let Message {
+        version,
+        agent: _,
+        hostname,
+        kernel,
+        uptime_seconds,
+        interfaces,
+        tcp,
+        cpu,
+        memory,
+        conntrack,
+        listening,
+    } = message;
+    GuestReport {
+        source: "guest".into(),
+        message_version: version,
+        hostname,
+        kernel,
+        uptime_seconds,
+        nic,
+        interfaces,
+        tcp,
+        cpu,
+        memory,
+        conntrack,
+        listening,
+    }
+}
+
+/// The guest's own NIC, by its MAC, beside what the `host` had counted.
+fn nic(interfaces: &[Interface], host: [(u64, u64); 2], mac: MacAddr) -> Option<NicCounters> {
+    let mac = mac.to_string();
     let both = |way: Way, guest: Counters| {
-        let (frames, bytes) = report.host[way as usize];
+        let (frames, bytes) = host[way as usize];
         BothCounts { host: Traffic { frames, bytes }, guest: Traffic { frames: guest.packets, bytes: guest.bytes } }
     };
-    let own = message.interfaces.iter().find(|interface| interface.mac.as_ref() == Some(&mac));
-    let nic = own.map(|interface| NicCounters {
-        interface: interface.name.clone(),
-        guest_to_host: both(Way::GuestToHost, interface.sent),
-        host_to_guest: both(Way::HostToGuest, interface.received),
-    });
-    GuestReport {
-        hostname: message.hostname,
-        kernel: message.kernel,
-        uptime_seconds: message.uptime_seconds,
-        nic,
-        interfaces: message.interfaces,
-    }
+    let own = interfaces.iter().find(|interface| interface.mac.as_ref() == Some(&mac))?;
+    Some(NicCounters {
+        interface: own.name.clone(),
+        guest_to_host: both(Way::GuestToHost, own.sent),
+        host_to_guest: both(Way::HostToGuest, own.received),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Instant;
-    use vonic_agent::message::{Interface, Message};
 
     #[test]
     fn the_guests_own_nic_is_found_by_its_mac_and_set_beside_the_host() {
@@ -50,6 +76,7 @@ mod tests {
             mac: Some(mac.into()),
             received: counted(3, 30),
             sent: counted(4, 40),
+            ..Interface::default()
         };
         let interfaces = vec![interface("eth1", "52:54:00:00:00:09"), interface("eth0", "52:54:00:00:00:02")];
         let message = Message { interfaces, ..Message::default() };

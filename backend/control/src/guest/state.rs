@@ -16,7 +16,7 @@ pub struct Report {
     pub message: Message,
     /// When it came.
     pub at: Instant,
-    /// Frames and bytes that the host had counted then, in the order of [`Way::ALL`].
+    /// Frames and bytes that the host had counted when it began to come, in the order of [`Way::ALL`].
     pub host: [(u64, u64); 2],
 }
 
@@ -50,9 +50,9 @@ impl Guest {
         self.lock().report.clone()
     }
 
-    /// Keeps a message, and what the host counts at this moment.
+    /// Keeps a message, and what the host had counted when it began to come.
     pub(super) fn says(&self, message: Message) {
-        let host = Way::ALL.map(|way| self.stats.traffic(way));
+        let host = Way::ALL.map(|way| self.stats.marked(way));
         self.lock().report = Some(Report { message, at: Instant::now(), host });
     }
 
@@ -89,10 +89,12 @@ mod tests {
         assert!(guest.report().is_none());
         for uptime_seconds in [1, 2] {
             stats.frame(Way::GuestToHost, 60);
+            stats.frame(Way::GuestToHost, 1000);
+            stats.mark(1000);
             guest.says(Message { uptime_seconds, ..Message::default() });
         }
         stats.frame(Way::GuestToHost, 60);
         let report = guest.report().unwrap();
-        assert_eq!((report.message.uptime_seconds, report.host), (2, [(2, 120), (0, 0)]));
+        assert_eq!((report.message.uptime_seconds, report.host), (2, [(3, 1120), (0, 0)]));
     }
 }

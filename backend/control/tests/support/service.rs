@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vonic_control::api::types::{
-    AgentRow, BothCounts, ConnectionRow, Counters, DeathRow, EgressRow, EngineStatus, FileError, GuestReport, Health,
-    Interface, LimitRow, NicCounters, Opener, ReloadReport, RingRow, Stats, TakeoverRow, Traffic, UpgradeReport,
-    UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, BothCounts, ConnectionRow, Conntrack, Counters, Cpu, DeathRow, Device, EgressRow, EngineStatus,
+    FileError, GuestReport, Health, Interface, LimitRow, Listening, Memory, NicCounters, Opener, Pressure,
+    ReloadReport, RingRow, Sockets, Stall, Stats, TakeoverRow, Tcp, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow,
+    VmStats,
 };
 use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 
@@ -157,16 +158,78 @@ pub fn detail() -> VmDetail {
 
 fn guest() -> GuestReport {
     let sent = Counters { packets: 2, bytes: 2000, errors: 1, dropped: 2 };
-    let eth0 = Interface { name: "eth0".into(), mac: Some("52:54:00:00:00:02".into()), received: sent, sent };
+    let mac = Some("52:54:00:00:00:02".into());
+    let eth0 =
+        Interface { name: "eth0".into(), mac, received: sent, sent, mtu: Some(1500), device: Some(virtio_net()) };
     let both =
         |frames, bytes| BothCounts { host: Traffic { frames, bytes }, guest: Traffic { frames: 2, bytes: 2000 } };
     let nic = NicCounters { interface: "eth0".into(), guest_to_host: both(3, 2048), host_to_guest: both(1, 1960) };
     GuestReport {
+        source: "guest".into(),
+        message_version: 2,
         hostname: "www".into(),
         kernel: "6.12.1".into(),
         uptime_seconds: 61,
         nic: Some(nic),
         interfaces: vec![eth0, Interface { name: "sit0".into(), ..Interface::default() }],
+        tcp: Some(tcp()),
+        cpu: Some(Cpu {
+            softirq_ms: Some(1250),
+            busy_ms: Some(4000),
+            idle_ms: Some(6000),
+            net_rx: Some(70),
+            net_tx: Some(7),
+            squeezed: Some(0),
+            ..Cpu::default()
+        }),
+        memory: Some(memory()),
+        conntrack: Some(Conntrack { count: Some(5), most: Some(65_536) }),
+        listening: Some(Listening {
+            tcp: ["0.0.0.0:22", "[::]:22"].map(|socket| socket.parse().unwrap()).into(),
+            udp: vec!["127.0.0.1:53".parse().unwrap()],
+            more: true,
+        }),
+    }
+}
+
+fn virtio_net() -> Device {
+    let offloads = [("rx-gro", true), ("tx-tcp-segmentation", true), ("tx-udp-segmentation", false)];
+    let statistics = [("tx_kicks", 12), ("tx_timeouts", 0)];
+    Device {
+        driver: Some("virtio_net".into()),
+        version: Some("1.0.0".into()),
+        bus: Some("0000:00:02.0".into()),
+        offloads: Some(offloads.map(|(name, on)| (name.to_string(), on)).into()),
+        statistics: Some(statistics.map(|(name, count)| (name.to_string(), count)).into()),
+    }
+}
+
+fn tcp() -> Tcp {
+    let sockets = Sockets {
+        count: Some(3),
+        more: Some(false),
+        rtt_median_us: Some(250),
+        rtt_p99_us: Some(1234),
+        retransmitted: Some(9),
+        retransmitting: Some(1),
+    };
+    Tcp {
+        established: Some(3),
+        segments_sent: Some(197),
+        retransmitted: Some(3),
+        sockets: Some(sockets),
+        ..Tcp::default()
+    }
+}
+
+fn memory() -> Memory {
+    let stall = |avg10| Stall { avg10_basis_points: Some(avg10), ..Stall::default() };
+    Memory {
+        total: Some(512 << 20),
+        available: Some(402 << 20),
+        swap_total: Some(0),
+        swap_free: Some(0),
+        pressure: Some(Pressure { some: Some(stall(7)), full: Some(stall(0)) }),
     }
 }
 

@@ -104,6 +104,12 @@ impl Worker {
         // Also a probe of a closed window (RFC 9293 §3.8.6.1), with a byte or without, is answered by what there is now.
         flow.window_stale |= segment.len > 0 || flow.cramped;
         let offered = effect.payload.as_ref().map_or(0, |p| p.end - p.start);
+        if offered > 0
+            && let Some(marking) = &mut flow.marking
+        {
+            let len = place.payload - port.negotiated.header_len + segment.len;
+            marking.hears(flow.bytes_host_to_guest, &port.spec.stats, len);
+        }
         if offered > 0 || effect.fin {
             let (taken, failed) = match offer(flow, &effect, burst, place) {
                 Ok(taken) => (taken, false),

@@ -9,6 +9,7 @@ pub mod challenge;
 pub mod draining;
 pub mod guest_side;
 pub mod host_side;
+pub mod mark;
 pub mod names;
 pub mod open;
 pub mod peer;

@@ -2,6 +2,7 @@
 use crate::command::Notice;
 use crate::crash::crash_point;
 use crate::flow::guest_side::envelope;
+use crate::flow::mark::Marking;
 use crate::flow::names::{self, Asked};
 use crate::flow::policy::{self, Route, World};
 use crate::flow::table::{Flow, FlowId, FlowKey};
@@ -79,6 +80,7 @@ impl Worker {
                 flow.guest_opens = true;
                 flow.connecting = true;
                 flow.tries = tries;
+                flow.marking = (route == Route::Service).then(Marking::default);
                 crash_point!("socket-opened");
                 // The far end of vonic's own service ends with the engine.
                 if route != Route::Service {

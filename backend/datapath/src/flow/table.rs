@@ -1,4 +1,5 @@
 //! All connections of one worker, by number and by address.
+use crate::flow::mark::Marking;
 use crate::flow::names::Tries;
 use crate::flow::peer::Waiting;
 use crate::flow::ready::ReadyLists;
@@ -40,6 +41,8 @@ pub struct Flow {
     pub guest_opens: bool,
     /// Of a connection to a resolver: which others there are.
     pub tries: Option<Tries>,
+    /// Of a connection to vonic's own service: where each request begins.
+    pub marking: Option<Marking>,
     /// The host's connect is in progress.
     pub connecting: bool,
     /// When it was opened.
@@ -107,6 +110,7 @@ impl Flow {
             host,
             guest_opens: false,
             tries: None,
+            marking: None,
             connecting: false,
             opened,
             shut: false,

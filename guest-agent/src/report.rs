@@ -1,0 +1,103 @@
+//! Sends a message each interval.
+use crate::arguments::Settings;
+use crate::link::{Failure, Link};
+use crate::pause::Pause;
+use crate::read::{Reader, links6};
+use std::io;
+use std::time::Instant;
+use vonic_agent::message::{OLDEST, VERSION};
+
+/// Sends a message each interval. Only changes are logged: the first success, and the first failure after one.
+pub fn send_for_ever(settings: &Settings) -> ! {
+    let (mut way, mut pause, mut works) = (Way::default(), Pause::default(), None);
+    loop {
+        let begin = Instant::now();
+        let wait = match way.send(settings) {
+            Ok(()) => {
+                if works != Some(true) {
+                    eprintln!("vonic-agent: connected to vonic");
+                }
+                works = Some(true);
+                pause.reset();
+                settings.interval.saturating_sub(begin.elapsed())
+            }
+            Err(failure) => {
+                if works != Some(false) {
+                    eprintln!("vonic-agent: {failure}; trying again");
+                }
+                works = Some(false);
+                way.link = None;
+                pause.next()
+            }
+        };
+        std::thread::sleep(wait);
+    }
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// Why it was not taken.
+pub fn send_once(settings: &Settings) -> Result<(), Failure> {
+    Way::default().send(settings)
+}
+
+/// What is kept from one message to the next.
+#[derive(Default)]
+struct Way {
+    reader: Reader,
+    link: Option<Link>,
+}
+
+impl Way {
+    /// Sends one message over the open connection, or over a new one if there is none or it has ended.
+    fn send(&mut self, settings: &Settings) -> Result<(), Failure> {
+        if let Some(mut open) = self.link.take() {
+            match self.post(&mut open) {
+                Ok(keep) => {
+                    self.link = keep.then_some(open);
+                    return Ok(());
+                }
+                // Its other end may have gone for good reasons; a new one tells.
+                Err(Failure::Io(_)) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let mut last = Failure::Io(io::ErrorKind::AddrNotAvailable.into());
+        for to in settings.candidates(&links6()) {
+            match Link::open(to) {
+                Ok(mut open) => {
+                    let keep = self.post(&mut open)?;
+                    self.link = keep.then_some(open);
+                    return Ok(());
+                }
+                Err(error) => last = Failure::Io(io::Error::new(error.kind(), format!("{to}: {error}"))),
+            }
+        }
+        Err(last)
+    }
+
+    /// Posts this moment's message; true if the connection can carry another one. A host that knows only the oldest version of the
+    /// format refuses any other, and ignores what it does not know in that one: it gets all the same under the oldest number.
+    fn post(&mut self, link: &mut Link) -> Result<bool, Failure> {
+        let version = link.version.unwrap_or(VERSION);
+        match link.post(&self.body(version)?) {
+            Ok(keep) => {
+                link.version = Some(version);
+                Ok(keep)
+            }
+            Err(Failure::Refused { status: 400, keep: true, .. }) if link.version.is_none() => {
+                let keep = link.post(&self.body(OLDEST)?)?;
+                link.version = Some(OLDEST);
+                Ok(keep)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn body(&mut self, version: u32) -> io::Result<Vec<u8>> {
+        let mut message = self.reader.message();
+        message.version = version;
+        Ok(serde_json::to_vec(&message)?)
+    }
+}

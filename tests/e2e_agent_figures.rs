@@ -1,0 +1,118 @@
+//! Are the agent's figures the guest's, and do they agree with the host's to the byte when no traffic is under way?
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use serde_json::Value;
+use vonic_tests::*;
+
+const BYTES: u64 = 16 << 20;
+
+/// How the guest got its addresses, and by which way its agent reaches vonic.
+struct Case {
+    name: &'static str,
+    number: u8,
+    vmm: Vmm,
+    ip4: Ip4,
+    /// The agent's arguments.
+    agent: &'static str,
+}
+
+fn cases() -> [Case; 3] {
+    let none = Ip4::None;
+    let fixed = GuestConfig::new("b", 3, std::path::Path::new("")).ip4;
+    [
+        Case { name: "a", number: 2, vmm: Vmm::Uml, ip4: Ip4::Dhcp, agent: "" },
+        Case { name: "b", number: 3, vmm: Vmm::Qemu, ip4: fixed, agent: "--address [fe80::a9fe:a9fe%eth0]:80" },
+        Case { name: "c", number: 4, vmm: Vmm::Uml, ip4: none, agent: "" },
+    ]
+}
+
+fn bed() -> Bed {
+    let mut config = TestConfig::both_families().vm("a", 2, "").vm("b", 3, "");
+    config.vms.insert("c".into(), "mac = \"52:54:00:00:00:04\"\n".into());
+    Bed::start(&config).unwrap()
+}
+
+/// The last message's place in time, by the guest's clock.
+fn uptime(vm: &Value) -> u64 {
+    vm["guest"]["uptime_seconds"].as_u64().unwrap_or(0)
+}
+
+/// Frames and bytes of both ways: by the host, and by the guest.
+fn counts(vm: &Value) -> [[u64; 4]; 2] {
+    let count = |who: &str, way: &str, what: &str| vm["guest"]["nic"][way][who][what].as_u64().unwrap();
+    ["host", "guest"].map(|who| {
+        let [sent, received] = ["guest_to_host", "host_to_guest"].map(|way| [count(who, way, "frames"), count(who, way, "bytes")]);
+        [sent[0], sent[1], received[0], received[1]]
+    })
+}
+
+/// Waits for a message after the one of `after`.
+fn next(bed: &Bed, name: &str, after: u64) -> Value {
+    wait_for("another message", seconds(20), || {
+        let vm = bed.vonicd.vm(name)?;
+        Ok((!vm["guest"]["nic"].is_null() && uptime(&vm) > after).then_some(vm))
+    })
+    .unwrap()
+}
+
+/// Both sides agree within a second of the traffic's end, and go on to.
+fn agree(bed: &Bed, name: &str) -> Value {
+    // The message under way, and the one a second later.
+    let mut vm = next(bed, name, uptime(&bed.vonicd.vm(name).unwrap()));
+    for _ in 0..3 {
+        vm = next(bed, name, uptime(&vm));
+        let [host, guest] = counts(&vm);
+        assert_eq!(host, guest, "{name}, by the host and by the guest: {}", vm["guest"]["nic"]);
+    }
+    vm
+}
+
+/// Traffic of every form that the guest has addresses for.
+fn load(guest: &mut Guest, case: &Case, server: &PeerServer) {
+    if case.ip4 == Ip4::None {
+        let curl = "curl -sS -g -m 5 -o /dev/null 'http://[fe80::a9fe:a9fe%eth0]/'";
+        guest.must(&format!("for n in 1 2 3 4 5 6 7 8 9; do {curl} || exit 1; done"), seconds(60)).unwrap();
+        return;
+    }
+    let port = server.address().port();
+    for address in ["192.0.2.1", "[2001:db8::1]"] {
+        guest.must(&format!("vonic-peer both {address}:{port} {BYTES} 1"), seconds(120)).unwrap();
+    }
+}
+
+#[test]
+fn figures_of_both_sides_agree_to_the_byte() {
+    let bed = bed();
+    let started = cases().map(|case| {
+        let config = GuestConfig::new(case.name, case.number, &bed.socket(case.name)).on(case.vmm);
+        let programs = vec![agent_program().unwrap()];
+        let config = GuestConfig { programs, ip4: case.ip4.clone(), ip6: true, ..config };
+        (bed.start_configured(&config).unwrap(), case)
+    });
+    let server = PeerServer::start("server", bed.directory.path(), "[::]:0", None).unwrap();
+    for (mut guest, case) in started {
+        guest.wait_ready().unwrap();
+        if case.ip4 != Ip4::None {
+            let command = format!(
+                "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip addr add 2001:db8::{}/64 dev eth0 && \
+                 ip -6 route add default via 2001:db8::1 dev eth0 metric 100",
+                case.number
+            );
+            guest.must(&command, seconds(10)).unwrap();
+        } else {
+            guest.must("ip link set eth0 up", seconds(5)).unwrap();
+        }
+        let listening = guest.spawn("vonic-peer serve [::]:7").unwrap();
+        listening.wait_output(&mut guest, "listening", seconds(10)).unwrap();
+        guest.spawn(&format!("vonic-agent {}", case.agent)).unwrap();
+        next(&bed, case.name, 0);
+        load(&mut guest, &case, &server);
+        let vm = agree(&bed, case.name);
+        println!("{}", serde_json::to_string_pretty(&vm["guest"]).unwrap());
+        println!("{}", bed.vonicd.vonic_text(&["vm", "show", case.name]).unwrap());
+        println!("{}", guest.must("cat /proc/$(pidof vonic-agent)/stat /proc/uptime", seconds(5)).unwrap());
+        if case.ip4 != Ip4::None {
+            assert!(counts(&vm)[1].iter().skip(1).step_by(2).all(|bytes| *bytes > 2 * BYTES), "{vm}");
+        }
+    }
+}
