@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use vonic_datapath::{Command, ConnectionView, CopyPath, Limit, ListPlace, PortStats, Way, queue_direction};
+use vonic_datapath::{
+    Command, ConnectionView, CopyPath, Limit, ListPlace, PortStats, Reply as Sent, Way, queue_direction,
+};
 use vonic_frame::DropReason;
 use vonic_queue::Direction;
 
@@ -73,7 +75,9 @@ impl Registry {
         let mut views = Vec::new();
         let mut place = Some(ListPlace::default());
         while let Some(from) = place {
-            let (reply, answer) = channel();
+            let (sender, answer) = channel();
+            // Nobody waits any more: fine.
+            let reply = Sent::new(move |part| drop(sender.send(part)));
             self.order(Command::Connections { port, from, reply });
             let Ok(part) = answer.recv_timeout(LIST_LIMIT) else {
                 return Response::Error(ApiError::unavailable("the worker did not answer in time"));
