@@ -217,6 +217,18 @@ pub struct ListPlace {
     pub(crate) slot: u32,
 }
 
+impl ListPlace {
+    /// Whether it is past the connections, and how far it is: what it is made of again elsewhere.
+    pub fn parts(self) -> (bool, u32) {
+        (self.datagrams, self.slot)
+    }
+
+    /// The place of these parts, wherever it comes from: behind the end there is nothing.
+    pub fn from_parts(datagrams: bool, slot: u32) -> ListPlace {
+        ListPlace { datagrams, slot }
+    }
+}
+
 /// A part of the list.
 #[derive(Debug)]
 pub struct ListPart {

@@ -10,12 +10,11 @@ use crate::service::address;
 use rtrb::chunks::ReadChunk;
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::hash::BuildHasher;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vonic_tcp::Instant;
 
 /// Sets the secret of what connections are called apart from the one of their sequence numbers.
@@ -66,7 +65,6 @@ struct Between {
     wake_at: AtomicU64,
     /// The worker knows of the listening: from here on nothing is missed unsaid.
     open: AtomicBool,
-    wake: EventFd,
 }
 
 /// The worker's end.
@@ -75,6 +73,7 @@ pub struct Notifier {
     ring: Producer<Notification>,
     last: u64,
     between: Arc<Between>,
+    wake: UnixStream,
 }
 
 /// The reader's end.
@@ -95,20 +94,20 @@ pub struct Batch {
     pub next: u64,
 }
 
-/// Both ends of a ring for so many notifications.
+/// Both ends of a ring for so many notifications, and what wakes the reader: a non-blocking stream that brings a byte when a number that
+/// was waited for is reached, and when the worker begins; its end is the worker's.
 ///
 /// # Errors
 /// The system's: there is no descriptor left.
-pub fn notifications(room: usize) -> io::Result<(Notifier, Notifications)> {
+pub fn notifications(room: usize) -> io::Result<(Notifier, Notifications, UnixStream)> {
     let (producer, consumer) = RingBuffer::new(room);
-    let between = Arc::new(Between {
-        last: AtomicU64::new(0),
-        wake_at: AtomicU64::new(NEVER),
-        open: AtomicBool::new(false),
-        wake: EventFd::new(EFD_NONBLOCK)?,
-    });
-    let notifier = Notifier { ring: producer, last: 0, between: Arc::clone(&between) };
-    Ok((notifier, Notifications { ring: consumer, between }))
+    let between =
+        Arc::new(Between { last: AtomicU64::new(0), wake_at: AtomicU64::new(NEVER), open: AtomicBool::new(false) });
+    let (wake, sign) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    sign.set_nonblocking(true)?;
+    let notifier = Notifier { ring: producer, last: 0, between: Arc::clone(&between), wake };
+    Ok((notifier, Notifications { ring: consumer, between }, sign))
 }
 
 impl Notifier {
@@ -119,8 +118,8 @@ impl Notifier {
     }
 
     fn wake(&self) {
-        // Fails only if the counter is full: the reader is awake then.
-        let _ = self.between.wake.write(1);
+        // Fails only if there is no room: then the reader has many of them to read.
+        let _ = (&self.wake).write(&[0]);
     }
 
     fn tell(&mut self, notification: Notification) {
@@ -150,17 +149,6 @@ impl Notifications {
     /// The last number that was given; 0: none yet.
     pub fn last(&self) -> u64 {
         self.between.last.load(Ordering::SeqCst)
-    }
-
-    /// Readable when a number that was waited for is reached, or the worker begins.
-    pub fn wake_fd(&self) -> RawFd {
-        self.between.wake.as_raw_fd()
-    }
-
-    /// Takes the sign that [`Notifications::wake_fd`] gives.
-    pub fn take_sign(&self) {
-        // Nothing to read: nobody has written since.
-        let _ = self.between.wake.read();
     }
 
     /// Asks to be woken at this number, or at a lower one that was asked for since the last sign; true if it has been reached already.
@@ -239,6 +227,7 @@ impl Port {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     fn notification(id: u64) -> Notification {
         let end = SocketAddr::from(([192, 0, 2, 2], 80));
@@ -261,7 +250,7 @@ mod tests {
 
     #[test]
     fn batches_go_on_where_the_last_one_ended_and_can_be_asked_for_again() {
-        let (mut notifier, mut reader) = notifications(16).unwrap();
+        let (mut notifier, mut reader, _sign) = notifications(16).unwrap();
         assert_eq!(reader.read(0, 5), Batch::default());
         (0..8).for_each(|n| notifier.tell(notification(n)));
         let first = reader.read(0, 5);
@@ -274,7 +263,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_or_doubled_over_many_rounds_of_the_ring() {
-        let (mut notifier, mut reader) = notifications(16).unwrap();
+        let (mut notifier, mut reader, _sign) = notifications(16).unwrap();
         let (mut told, mut next) = (0, 0);
         let mut got = Vec::new();
         for round in 0..1000 {
@@ -292,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_found_no_room_is_counted_wherever_it_was() {
-        let (mut notifier, mut reader) = notifications(4).unwrap();
+        let (mut notifier, mut reader, _sign) = notifications(4).unwrap();
         (0..6).for_each(|n| notifier.tell(notification(n)));
         let batch = reader.read(0, 3);
         assert_eq!((ids(&batch), batch.missed, batch.next), (vec![0, 1, 2], 0, 3));
@@ -308,21 +297,21 @@ mod tests {
 
     #[test]
     fn the_reader_is_woken_once_at_the_number_that_it_waits_for() {
-        let (mut notifier, reader) = notifications(8).unwrap();
-        let signs = |reader: &Notifications| reader.between.wake.read().unwrap_or(0);
+        let (mut notifier, reader, mut sign) = notifications(8).unwrap();
+        let mut signs = || sign.read(&mut [0; 8]).unwrap_or(0);
         assert!(!reader.is_open());
         notifier.open();
-        assert_eq!((reader.is_open(), signs(&reader)), (true, 1));
+        assert_eq!((reader.is_open(), signs()), (true, 1));
         notifier.tell(notification(0));
-        assert_eq!(signs(&reader), 0, "nobody waits");
+        assert_eq!(signs(), 0, "nobody waits");
         assert!(reader.wait_for(1), "it is there");
         assert!(!reader.wait_for(5) && !reader.wait_for(3));
         notifier.tell(notification(1));
-        assert_eq!(signs(&reader), 1, "the earlier question was for the first");
+        assert_eq!(signs(), 1, "the earlier question was for the first");
         assert!(!reader.wait_for(5) && !reader.wait_for(3));
         notifier.tell(notification(2));
         notifier.tell(notification(3));
-        assert_eq!(signs(&reader), 1, "at three, and not again");
+        assert_eq!(signs(), 1, "at three, and not again");
         drop(notifier);
         assert!(reader.is_over());
     }
