@@ -1,4 +1,5 @@
 //! The command line.
+use crate::ask::Question;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 use vonic_agent::message::{ADDRESS4, ADDRESS6, PORT};
@@ -8,6 +9,7 @@ pub const HELP: &str = "\
 vonic-agent: tells vonic on this VM's host what this guest counts on its interfaces
 
 usage: vonic-agent [--interval SECONDS] [--address ADDRESS] [--once]
+       vonic-agent status|stats|connections|top [--json] [--help]
 
   --interval SECONDS  between two messages, from 1 to 3600; default 1. The host calls an agent silent after 10.
   --address ADDRESS   where vonic answers, as 169.254.169.254, 169.254.169.254:80 or [fe80::a9fe:a9fe%eth0]:80;
@@ -15,18 +17,25 @@ usage: vonic-agent [--interval SECONDS] [--address ADDRESS] [--once]
   --once              send one message; the exit status is 0 if it was taken, else 1
   --help, --version
 
+  status              what this VM is to vonic: name, addresses, labels
+  stats               what the NIC counts: rates, drops and their reasons, offloads
+  connections         its connections as the NIC has them; --follow goes on with what happens to them
+  top                 rates and busiest connections, each second
+
 It needs no configuration and no privilege: vonic knows this guest by its NIC.
 ";
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Print the help.
-    Help,
+    /// Print a help.
+    Help(&'static str),
     /// Print the version.
     Version,
     /// Send messages.
     Send(Settings),
+    /// Ask vonic.
+    Ask(Question),
 }
 
 /// How messages are sent.
@@ -53,7 +62,12 @@ pub struct Address {
 ///
 /// # Errors
 /// What is wrong, and what to write instead.
-pub fn read(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
+pub fn read(words: impl Iterator<Item = String>) -> Result<Task, String> {
+    let mut words = words.peekable();
+    if let Some(mut question) = words.peek().and_then(|word| Question::named(word)) {
+        words.next();
+        return Ok(if question.read(words)? { Task::Ask(question) } else { Task::Help(question.help()) });
+    }
     let mut settings = Settings { interval: Duration::from_secs(1), address: None, once: false };
     while let Some(word) = words.next() {
         let (name, inline) = match word.split_once('=') {
@@ -70,7 +84,7 @@ pub fn read(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
             }
             "--address" => settings.address = Some(Address::read(&value()?)?),
             "--once" => settings.once = true,
-            "--help" | "-h" => return Ok(Task::Help),
+            "--help" | "-h" => return Ok(Task::Help(HELP)),
             "--version" | "-V" => return Ok(Task::Version),
             _ => return Err(format!("unknown argument '{name}': see vonic-agent --help")),
         }
@@ -79,7 +93,11 @@ pub fn read(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
 }
 
 impl Address {
-    fn read(text: &str) -> Result<Address, String> {
+    /// Reads an address as `--address` takes it.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn read(text: &str) -> Result<Address, String> {
         let wrong = || {
             format!("--address: '{text}' is no address: write it as 169.254.169.254:80 or [fe80::a9fe:a9fe%eth0]:80")
         };
@@ -107,19 +125,24 @@ impl Address {
 impl Settings {
     /// Where to connect, best first; `links` are the interfaces with IPv6.
     pub fn candidates(&self, links: &[(u32, String)]) -> Vec<SocketAddr> {
-        let scoped = |port, (number, _): &(u32, String)| SocketAddrV6::new(ADDRESS6, port, 0, *number).into();
-        match &self.address {
-            None => {
-                let v4 = SocketAddr::from((ADDRESS4, PORT));
-                std::iter::once(v4).chain(links.iter().map(|link| scoped(PORT, link))).collect()
-            }
-            Some(Address { ip: IpAddr::V6(ip), zone: Some(zone), port }) => {
-                let named = links.iter().find(|(_, name)| name == zone).map(|(number, _)| *number);
-                let number = named.or_else(|| zone.parse().ok());
-                number.map(|number| SocketAddrV6::new(*ip, *port, 0, number).into()).into_iter().collect()
-            }
-            Some(Address { ip, port, .. }) => vec![SocketAddr::new(*ip, *port)],
+        candidates(self.address.as_ref(), links)
+    }
+}
+
+/// Where to connect to reach `address`, or by default the service.
+pub fn candidates(address: Option<&Address>, links: &[(u32, String)]) -> Vec<SocketAddr> {
+    let scoped = |port, (number, _): &(u32, String)| SocketAddrV6::new(ADDRESS6, port, 0, *number).into();
+    match address {
+        None => {
+            let v4 = SocketAddr::from((ADDRESS4, PORT));
+            std::iter::once(v4).chain(links.iter().map(|link| scoped(PORT, link))).collect()
         }
+        Some(Address { ip: IpAddr::V6(ip), zone: Some(zone), port }) => {
+            let named = links.iter().find(|(_, name)| name == zone).map(|(number, _)| *number);
+            let number = named.or_else(|| zone.parse().ok());
+            number.map(|number| SocketAddrV6::new(*ip, *port, 0, number).into()).into_iter().collect()
+        }
+        Some(Address { ip, port, .. }) => vec![SocketAddr::new(*ip, *port)],
     }
 }
 
@@ -147,7 +170,9 @@ mod tests {
             let settings = Settings { interval: Duration::from_secs(5), address: None, once: true };
             assert_eq!(read_text(text), Ok(Task::Send(settings)));
         }
-        assert_eq!((read_text("-h"), read_text("--once --version")), (Ok(Task::Help), Ok(Task::Version)));
+        assert!(matches!(read_text("stats --json"), Ok(Task::Ask(question)) if question.json));
+        assert!(matches!(read_text("top -h"), Ok(Task::Help(help)) if help.contains("--count")));
+        assert_eq!((read_text("-h"), read_text("--once --version")), (Ok(Task::Help(HELP)), Ok(Task::Version)));
     }
 
     #[test]

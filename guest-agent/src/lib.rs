@@ -4,4 +4,7 @@
 //! port of its switch on which the connection arrives, and believes nothing else that the message says about who sent it.
 #![forbid(unsafe_code)]
 
+pub mod connection;
 pub mod message;
+pub mod metadata;
+pub mod nic;

@@ -1,5 +1,8 @@
 //! The system calls that the standard library lacks.
 #![allow(unsafe_code)]
+mod terminal;
+
+pub use terminal::{Keys, Terminal};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,13 +15,16 @@ extern "C" fn end(_signal: libc::c_int) {
     unsafe { libc::_exit(0) }
 }
 
-/// Makes SIGTERM and SIGINT an end in good order: the kernel closes the connection, and the exit status is 0.
-pub fn end_when_asked() {
-    let handler = end as extern "C" fn(libc::c_int);
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: the handler is a function of the right type that never returns.
+fn on_end(handler: extern "C" fn(libc::c_int)) {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: the handler is a function of the right type that does nothing but what signal-safety(7) allows.
         unsafe { libc::signal(signal, handler as *const () as libc::sighandler_t) };
     }
+}
+
+/// Makes SIGTERM and SIGINT an end in good order: the kernel closes the connection, and the exit status is 0.
+pub fn end_when_asked() {
+    on_end(end);
 }
 
 /// The processor time of this thread.

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vonic_agent::message::{Message, VERSION};
-use vonic_control::guest::{Guest, Service};
+use vonic_control::guest::{Asker, Guest, Host, Service};
+use vonic_record::{Checkpoint, Shared};
 
 /// The service with one guest.
 struct Bed {
@@ -21,7 +22,10 @@ struct Place(#[allow(dead_code, reason = "its drop is what is looked at")] std::
 
 impl Bed {
     fn start() -> Bed {
-        Bed { service: Service::start().unwrap(), guest: Arc::new(Guest::new("a", &Arc::default())) }
+        let checkpoint = Arc::new(Checkpoint::create(1).unwrap());
+        // An engine that answers nothing.
+        let host = Host::new(Asker::new(|_, question| drop(question)), checkpoint);
+        Bed { service: Service::start(host).unwrap(), guest: Arc::new(Guest::new("a", &Shared::default())) }
     }
 
     /// A connection of the guest's; the second one hangs up when the service has let go of it.

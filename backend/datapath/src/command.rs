@@ -3,7 +3,9 @@ use crate::PortStats;
 use crate::datagram::travel::ArrivingDatagrams;
 use crate::flow::travel::{Arriving, Departure, Leaving};
 use crate::flow::usage::ServicePlace;
+use crate::notification::Notifier;
 use crate::spec::{HostView, NetworkId, NetworkSpec, PortId, PortSpec};
+use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -140,7 +142,14 @@ pub enum Command {
         /// Where to go on.
         from: ListPlace,
         /// Where the answer goes.
-        reply: Sender<ListPart>,
+        reply: Reply<ListPart>,
+    },
+    /// From now on somebody is told of a port's connections, or nobody any more.
+    Notify {
+        /// Which port.
+        port: PortId,
+        /// Where to.
+        notifier: Option<Notifier>,
     },
     /// Ends the worker between two rounds, and leaves everything as it is for another engine.
     Rest {
@@ -152,6 +161,26 @@ pub enum Command {
         /// When the resets are in the guests' rings.
         done: Done,
     },
+}
+
+/// Where an answer goes, whatever kind of thread waits for it.
+pub struct Reply<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Reply<T> {
+    /// `taker` is called on the worker's thread, so it must not block.
+    pub fn new(taker: impl FnOnce(T) + Send + 'static) -> Reply<T> {
+        Reply(Box::new(taker))
+    }
+
+    pub(crate) fn send(self, answer: T) {
+        (self.0)(answer);
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
 }
 
 /// Where what is written for a guest is logged.
@@ -191,6 +220,18 @@ pub struct ListPlace {
     pub(crate) slot: u32,
 }
 
+impl ListPlace {
+    /// Whether it is past the connections, and how far it is: what it is made of again elsewhere.
+    pub fn parts(self) -> (bool, u32) {
+        (self.datagrams, self.slot)
+    }
+
+    /// The place of these parts, wherever it comes from: behind the end there is nothing.
+    pub fn from_parts(datagrams: bool, slot: u32) -> ListPlace {
+        ListPlace { datagrams, slot }
+    }
+}
+
 /// A part of the list.
 #[derive(Debug)]
 pub struct ListPart {
@@ -203,6 +244,8 @@ pub struct ListPart {
 /// One connection, or one flow of datagrams, as `vonic conns` shows it.
 #[derive(Clone, Debug)]
 pub struct ConnectionView {
+    /// What it is called towards its guest; it stays over engines.
+    pub id: u64,
     /// Which port.
     pub port: PortId,
     /// The protocol's name.

@@ -13,6 +13,7 @@ mod datagram;
 mod flow;
 mod keyed;
 mod limit;
+mod notification;
 mod offload;
 mod port;
 mod queues;
@@ -24,11 +25,12 @@ mod steering;
 mod switch;
 mod worker;
 
-pub use command::{Command, ConnectionView, GuestLog, ListPart, ListPlace, Notice, RingCommand};
+pub use command::{Command, ConnectionView, GuestLog, ListPart, ListPlace, Notice, Reply, RingCommand};
 pub use datagram::travel::{ArrivingDatagrams, Traveller};
 pub use flow::travel::{Arriving, Bound, Departure, Leaving};
 pub use flow::usage::ServicePlace;
 pub use limit::Limit;
+pub use notification::{Batch, Notification, Notifications, Notifier, What, notifications};
 pub use port::{Negotiated, feature};
 pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
 pub use spec::{

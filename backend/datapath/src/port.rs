@@ -5,6 +5,7 @@ use crate::datagram::fragments::Kept;
 use crate::flow::challenge::Challenges;
 use crate::flow::travel::Leaving;
 use crate::flow::usage::Usage;
+use crate::notification::Notifier;
 use crate::queues::Queues;
 use crate::ring::Ring;
 use crate::service::resolver::Resolver;
@@ -137,6 +138,8 @@ pub struct Port {
     pub fragmented: u32,
     /// Fragments of the guest's that wait for others.
     pub(crate) kept: Kept,
+    /// Who is told of its connections, while somebody listens.
+    pub(crate) notifier: Option<Notifier>,
     /// What of it has records.
     pub(crate) custody: Custody,
 }
@@ -162,6 +165,7 @@ impl Port {
             advertise_tries: 0,
             fragmented: 0,
             kept: Kept::default(),
+            notifier: None,
             custody: Custody::default(),
         }
     }

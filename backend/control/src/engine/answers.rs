@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
-use vonic_datapath::{Command, ConnectionView, CopyPath, Limit, ListPlace, PortStats, Way, queue_direction};
+use vonic_datapath::{
+    Command, ConnectionView, CopyPath, Limit, ListPlace, PortStats, Reply as Sent, Way, queue_direction,
+};
 use vonic_frame::DropReason;
 use vonic_queue::Direction;
 
@@ -73,7 +75,9 @@ impl Registry {
         let mut views = Vec::new();
         let mut place = Some(ListPlace::default());
         while let Some(from) = place {
-            let (reply, answer) = channel();
+            let (sender, answer) = channel();
+            // Nobody waits any more: fine.
+            let reply = Sent::new(move |part| drop(sender.send(part)));
             self.order(Command::Connections { port, from, reply });
             let Ok(part) = answer.recv_timeout(LIST_LIMIT) else {
                 return Response::Error(ApiError::unavailable("the worker did not answer in time"));
@@ -120,7 +124,7 @@ fn traffic(stats: &PortStats, way: Way) -> Traffic {
 }
 
 /// Drops by reason and direction; reasons that never happened are left out.
-fn drops(stats: &PortStats) -> Drops {
+pub(super) fn drops(stats: &PortStats) -> Drops {
     let counts = |reason: DropReason| Way::ALL.map(|way| (way.name().to_string(), stats.drops(way, reason)));
     let happened = DropReason::ALL.iter().map(|r| (r.name().to_string(), BTreeMap::from(counts(*r))));
     happened.filter(|(_, counts)| counts.values().any(|n| *n > 0)).collect()
@@ -130,7 +134,7 @@ fn copied_bytes(stats: &PortStats) -> BTreeMap<String, u64> {
     CopyPath::ALL.iter().map(|path| (path.name().to_string(), stats.copied(*path).get())).collect()
 }
 
-fn counters(all: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
+pub(super) fn counters(all: impl Iterator<Item = (&'static str, u64)>) -> BTreeMap<String, u64> {
     all.map(|(name, n)| (name.to_string(), n)).collect()
 }
 
@@ -206,7 +210,7 @@ fn egress((rule, decided): &Counted) -> EgressRow {
 }
 
 /// The limits with how often each was reached.
-fn limits(entry: &Entry) -> Vec<LimitRow> {
+pub(super) fn limits(entry: &Entry) -> Vec<LimitRow> {
     let config::Limits { connections, pending, pending_per_destination, udp_flows, new_per_second } = entry.vm.limits;
     let most = |limit| match limit {
         Limit::Connections => Some(connections),

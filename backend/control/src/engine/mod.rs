@@ -6,6 +6,7 @@ mod agents;
 mod answers;
 mod egress;
 mod forwards;
+mod guests;
 mod hints;
 mod migration;
 mod quarantine;
@@ -21,7 +22,7 @@ mod upgrades;
 
 use crate::api::{self, Handler, Reply, Request};
 use crate::config::Poll;
-use crate::guest::Service;
+use crate::guest::{self, Asker, Guest, Question, Service};
 use migration::Migration;
 use registry::Registry;
 use std::net::IpAddr;
@@ -75,6 +76,7 @@ enum Input {
     Session(SessionEvent),
     Worker(Notice),
     Api(Request, Reply),
+    Guest(Arc<Guest>, Question),
     Addresses(Vec<IpAddr>),
     /// The host's resolvers may be others now.
     Resolvers,
@@ -132,7 +134,11 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     spawn("from-master", move || read_master(&reader, &waker, &from_master))?;
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
-    let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
+    let questions = sender.clone();
+    // The control thread is gone only when the process is.
+    let asker = Asker::new(move |guest, question| drop(questions.send(Input::Guest(guest, question))));
+    let host = guest::Host::new(asker, Arc::clone(&start.checkpoint));
+    let guests = Service::start(host).map_err(|e| format!("thread guests: {e}"))?;
     let ledger = Ledger::new(Arc::clone(&start.checkpoint));
     let migration = Migration::new(start, engine.peek_mode);
     let mut registry =
@@ -232,6 +238,7 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Session(event) => registry.session_event(event),
             Input::Worker(notice) => registry.notice(notice),
             Input::Api(request, reply) => registry.answer(request, reply),
+            Input::Guest(guest, question) => registry.answer_guest(&guest, question),
             Input::Migration(news) => registry.migration_news(news),
             Input::Addresses(addresses) => {
                 registry.end_lingering(&addresses);

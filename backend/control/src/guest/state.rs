@@ -1,13 +1,19 @@
 //! What is known of one guest by its own word.
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::listening::Listening;
+use super::nic::Samples;
 use vonic_agent::message::Message;
+use vonic_agent::nic::{Rates, Traffic};
 use vonic_datapath::{PortStats, Way};
 use vonic_record::Shared;
 
 /// The least time between two requests of one guest, over all its connections: an agent needs one a second.
 const PACE: Duration = Duration::from_millis(20);
+
+/// The same between two parts of the list of its connections, each of which costs the worker tens of microseconds.
+const PART_PACE: Duration = Duration::from_millis(5);
 
 /// A guest's last message.
 #[derive(Clone, Debug)]
@@ -26,18 +32,22 @@ pub struct Guest {
     name: String,
     stats: Shared<PortStats>,
     inner: Mutex<Inner>,
+    /// Who listens to its connections, if somebody does.
+    pub(super) listening: tokio::sync::Mutex<Option<Arc<Listening>>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     report: Option<Report>,
     next: Option<Instant>,
+    next_part: Option<Instant>,
+    samples: Samples,
 }
 
 impl Guest {
     /// The VM `name`, which has not spoken yet; `stats` are its port's.
     pub fn new(name: &str, stats: &Shared<PortStats>) -> Guest {
-        Guest { name: name.into(), stats: stats.clone(), inner: Mutex::default() }
+        Guest { name: name.into(), stats: stats.clone(), inner: Mutex::default(), listening: Default::default() }
     }
 
     /// The VM's name.
@@ -58,15 +68,31 @@ impl Guest {
 
     /// Takes the guest's next turn; how long to wait for it. Its callers are at most as many as its places.
     pub(super) fn turn(&self, now: Instant) -> Duration {
-        let mut inner = self.lock();
-        let at = inner.next.map_or(now, |next| next.max(now));
-        inner.next = Some(at + PACE);
-        at - now
+        turn(&mut self.lock().next, PACE, now)
+    }
+
+    /// The same for the parts of the list of its connections, each of which has the worker look at a part of everybody's.
+    pub(super) fn turn_of_part(&self, now: Instant) -> Duration {
+        turn(&mut self.lock().next_part, PART_PACE, now)
+    }
+
+    /// Its rates since the question before this one.
+    pub(super) fn rates(&self, now: Instant) -> Option<Rates> {
+        let [sent, received] = Way::ALL.map(|way| self.stats.traffic(way));
+        let traffic = |(frames, bytes)| Traffic { frames, bytes };
+        self.lock().samples.rates(now, [traffic(sent), traffic(received)])
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes the next of the turns that are `pace` apart; how long to wait for it.
+fn turn(next: &mut Option<Instant>, pace: Duration, now: Instant) -> Duration {
+    let at = next.map_or(now, |next| next.max(now));
+    *next = Some(at + pace);
+    at - now
 }
 
 #[cfg(test)]

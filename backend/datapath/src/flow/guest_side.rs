@@ -2,6 +2,7 @@
 use crate::crash::crash_point;
 use crate::flow::challenge;
 use crate::flow::table::{Flow, FlowId, FlowKey};
+use crate::notification::What;
 use crate::offload::Inbound;
 use crate::port::Port;
 use crate::worker::Worker;
@@ -158,6 +159,8 @@ impl Worker {
         if std::mem::take(&mut flow.connecting) {
             port.usage.end(flow.destination());
         }
+        flow.established = true;
+        port.tell(flow, What::Established, &self.secret, self.now);
     }
 }
 

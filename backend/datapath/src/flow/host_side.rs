@@ -1,6 +1,7 @@
 //! Events of host sockets, and timers.
 use crate::crash::crash_point;
 use crate::flow::table::{Flow, FlowId};
+use crate::notification::What;
 use crate::port::Port;
 use crate::worker::Worker;
 use vmm_sys_util::epoll::EventSet;
@@ -100,6 +101,9 @@ impl Worker {
             && clean
         {
             port.spec.stats.tcp.closed.add(1);
+            if std::mem::take(&mut flow.established) {
+                port.tell(flow, What::Closed, &self.secret, self.now);
+            }
         }
         if over {
             self.finish(id);

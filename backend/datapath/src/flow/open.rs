@@ -9,6 +9,7 @@ use crate::flow::table::{Flow, FlowId, FlowKey};
 use crate::flow::usage::ServicePlace;
 use crate::keyed::Secret;
 use crate::limit::Limit;
+use crate::notification::What;
 use crate::port::Port;
 use crate::spec::{ForwardSocket, PortId, PortSpec};
 use crate::worker::events::Token;
@@ -326,6 +327,9 @@ impl Worker {
         drop(flow.socket.take());
         self.records.end(&mut flow);
         let port = Worker::port_mut(&mut self.ports, flow.key.port)?;
+        if flow.established {
+            port.tell(&flow, What::Reset, &self.secret, self.now);
+        }
         if flow.counted {
             port.usage.connections -= 1;
             port.spec.stats.tcp.one_closed();

@@ -4,6 +4,7 @@ use crate::flow::open::leg_config;
 use crate::flow::pump::open_window;
 use crate::flow::records::{agreed, opened, origin};
 use crate::flow::table::{Flow, FlowId, FlowKey};
+use crate::notification::What;
 use crate::spec::PortId;
 use crate::worker::Worker;
 use vonic_record::{Bits, Kind, Record, RecordId};
@@ -55,7 +56,22 @@ impl Worker {
         if socket.is_frozen() {
             return self.resume_leaving(port_id, id, record, socket);
         }
-        self.go_on(port_id, Some(id), record, socket)
+        let goes_on = self.go_on(port_id, Some(id), record, socket);
+        if goes_on {
+            self.tell_resumed(FlowKey { port: port_id, guest: record.guest, remote: record.remote });
+        }
+        goes_on
+    }
+
+    /// Whoever listens already has asked for the list, perhaps, in which this one has not been yet.
+    fn tell_resumed(&mut self, key: FlowKey) {
+        let Some(flow) = self.flows.find(&key).and_then(|id| self.flows.get_mut(id)).filter(|flow| flow.established)
+        else {
+            return;
+        };
+        if let Some(port) = Worker::port_mut(&mut self.ports, key.port) {
+            port.tell(flow, What::Established, &self.secret, self.now);
+        }
     }
 
     /// Goes on with a connection by its record and its socket; false: there is nothing that could go on.
@@ -93,6 +109,7 @@ impl Worker {
         let mut flow = Flow::new(key, leg, socket, record.host, opened(record));
         flow.guest_opens = record.kind == Kind::GuestOpens;
         flow.shut = known.shut;
+        flow.established = record.bits.has(Bits::ESTABLISHED);
         flow.record = id;
         let opening = matches!(flow.leg.state(), State::SynSent | State::SynReceived);
         flow.connecting = progress.peer == Peer::Connecting || (opening && !flow.guest_opens);

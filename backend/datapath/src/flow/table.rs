@@ -47,6 +47,8 @@ pub struct Flow {
     pub connecting: bool,
     /// When it was opened.
     pub opened: Instant,
+    /// Both sides have had it, and its end has not been told.
+    pub established: bool,
     /// The guest's FIN was passed on.
     pub shut: bool,
     /// It counts towards the guest's limit: until TIME-WAIT.
@@ -113,6 +115,7 @@ impl Flow {
             marking: None,
             connecting: false,
             opened,
+            established: false,
             shut: false,
             counted: true,
             doomed: false,

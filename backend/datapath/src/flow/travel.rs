@@ -166,6 +166,8 @@ impl Worker {
             Ok(frozen) => {
                 self.poller.forget(fd);
                 flow.record = None;
+                // Wherever it goes on, it has not ended.
+                flow.established = false;
                 self.finish(id);
                 Some(Ok(Leaving::new(number, &record, frozen)))
             }

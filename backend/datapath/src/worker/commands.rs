@@ -3,6 +3,7 @@ use crate::bridged;
 use crate::command::{Command, RingCommand};
 use crate::crash::crash_point;
 use crate::flow::table::{FlowId, FlowKey};
+use crate::notification::Notifier;
 use crate::port::Port;
 use crate::queues::Queues;
 use crate::service::resolver::Resolver;
@@ -103,8 +104,13 @@ impl Worker {
                     self.check_connections(None);
                 }
                 Command::Connections { port, from, reply } => {
-                    // Nobody waits any more: fine.
-                    let _ = reply.send(self.list(port, from));
+                    reply.send(self.list(port, from));
+                }
+                Command::Notify { port, notifier } => {
+                    if let Some(port) = Worker::port_mut(&mut self.ports, port) {
+                        notifier.iter().for_each(Notifier::open);
+                        port.notifier = notifier;
+                    }
                 }
                 Command::Rest { done } => {
                     self.flush();

@@ -2,6 +2,7 @@
 use crate::command::{ConnectionView, ListPart, ListPlace};
 use crate::datagram::{Datagram, Kind};
 use crate::flow::table::Flow;
+use crate::notification::id;
 use crate::spec::PortId;
 use crate::worker::Worker;
 use vonic_tcp::Instant;
@@ -32,6 +33,7 @@ impl Worker {
 
     fn view_connection(&self, flow: &Flow) -> ConnectionView {
         ConnectionView {
+            id: id(&self.secret, (flow.key.guest, flow.key.remote), flow.opened),
             port: flow.key.port,
             protocol: "tcp",
             guest_opens: flow.guest_opens,
@@ -46,6 +48,7 @@ impl Worker {
 
     fn view_datagrams(&self, flow: &Datagram) -> ConnectionView {
         ConnectionView {
+            id: id(&self.secret, (flow.key.guest, flow.key.remote), flow.opened),
             port: flow.key.port,
             protocol: match flow.key.kind {
                 Kind::Echo => "icmp",
