@@ -3,6 +3,7 @@
 //! Exit codes: 0, done; 1, not done or done in part, said on standard error; 2, wrong usage.
 mod command;
 mod connection;
+mod launch;
 mod layout;
 mod upgrade;
 mod view;
@@ -75,6 +76,8 @@ enum VmCommand {
         /// The VM's name
         name: String,
     },
+    /// Print what starts one: a command line, or a file for its VMM; from the configuration, whether or not vonicd runs
+    Command(launch::Arguments),
 }
 
 /// Runs `vonic` with this process's arguments.
