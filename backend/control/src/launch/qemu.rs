@@ -13,7 +13,7 @@ pub struct Group {
     /// What others call it by.
     pub id: Option<&'static str>,
     /// The other keys with their values.
-    pub properties: Vec<(&'static str, String)>,
+    pub properties: Vec<(String, String)>,
 }
 
 /// Everything that QEMU needs for the NIC.
@@ -79,10 +79,10 @@ impl Options {
         cpu.into_iter().chain(self.groups.iter().flat_map(Group::words)).collect()
     }
 
-    /// Adds a property to the one group of an option.
-    pub fn add(&mut self, option: &str, key: &'static str, value: &str) {
+    /// Adds a property to an option that is there once.
+    pub fn add(&mut self, option: &str, key: &str, value: &str) {
         for group in self.groups.iter_mut().filter(|group| group.option == option) {
-            group.properties.push((key, value.to_string()));
+            group.properties.push((key.to_string(), value.to_string()));
         }
     }
 }
@@ -117,8 +117,8 @@ impl Group {
         Group { id: Some(id), ..self }
     }
 
-    fn with(mut self, key: &'static str, value: &str) -> Group {
-        self.properties.push((key, value.to_string()));
+    fn with(mut self, key: &str, value: &str) -> Group {
+        self.properties.push((key.to_string(), value.to_string()));
         self
     }
 
@@ -139,7 +139,9 @@ impl Group {
             Some(id) => format!("[{} \"{id}\"]\n", self.section),
             None => format!("[{}]\n", self.section),
         };
-        for (key, value) in std::iter::once(&self.head).chain(&self.properties) {
+        let (key, value) = &self.head;
+        text.push_str(&format!("  {key} = \"{value}\"\n"));
+        for (key, value) in &self.properties {
             text.push_str(&format!("  {key} = \"{value}\"\n"));
         }
         text
