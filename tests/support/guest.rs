@@ -260,7 +260,11 @@ impl GuestConfig {
             additions.extend(programs::lab_programs(lab, &lab_programs)?);
         }
         directory.write(&initrd, initramfs::extend(base, &additions))?;
-        std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
+        // Another guest's VMM may be reading it.
+        let kernel = directory.path().join("vmlinuz");
+        if !kernel.exists() {
+            std::fs::copy(lab.boot("vmlinuz"), kernel).context("the kernel")?;
+        }
         Ok(initrd)
     }
 }
