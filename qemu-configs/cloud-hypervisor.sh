@@ -1,10 +1,8 @@
 #!/bin/sh
-# A VM on vonic under cloud-hypervisor:  cloud-hypervisor.sh NAME MAC KERNEL DISK [more options]
-#
-# shared=on is what lets vonic map guest memory. NAME and MAC are those of /etc/vonic/vms.d/NAME.toml. Start vonic first.
-set -eu
-name=$1 mac=$2 kernel=$3 disk=$4
-shift 4
-exec cloud-hypervisor --kernel "$kernel" --cmdline "console=hvc0 root=/dev/vda1 rw" --disk "path=$disk" \
-    --cpus boot=1 --memory "size=${MEMORY:-1G},shared=on" \
-    --net "vhost_user=true,socket=${VONIC_RUNTIME:-/run/vonic}/$name.sock,mac=$mac,num_queues=2,queue_size=256" "$@"
+# Made by `vonic vm command web1 --vmm cloud-hypervisor` of the VM's file in qemu-configs/example.
+# What you add follows it: cloud-hypervisor.sh --kernel vmlinux --cmdline 'console=hvc0 root=/dev/vda1' --disk path=disk.img
+exec cloud-hypervisor \
+    --cpus boot=1 \
+    --memory size=1024M,shared=on \
+    --net vhost_user=true,socket=/run/vonic/web1.sock,mac=52:54:00:00:00:02,num_queues=2,queue_size=256 \
+    "$@"

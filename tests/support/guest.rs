@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use vonic_control::launch::{self, Accelerator, Launch, Machine, Nic, Role};
 
 use crate::console::{Console, Output};
 use crate::directory::TempDir;
@@ -73,6 +74,8 @@ pub struct GuestConfig {
     pub programs: Vec<PathBuf>,
     /// The lab's programs that the guest runs, by name. User-mode Linux has them all, QEMU's initramfs only these.
     pub lab_programs: Vec<String>,
+    /// What starts the VMM with its NIC, as a program of the lab with arguments, in place of what `vonic vm command` would print.
+    pub launcher: Option<Vec<String>>,
 }
 
 /// What only QEMU can do. Its monitor listens at NAME.qmp in the test's directory: see [`Qmp`](crate::Qmp).
@@ -109,6 +112,7 @@ impl GuestConfig {
             queue_pairs: 1,
             programs: Vec::new(),
             lab_programs: Vec::new(),
+            launcher: None,
         }
     }
 
@@ -145,26 +149,103 @@ impl GuestConfig {
             .collect()
     }
 
+    /// The NIC as the lab sees it. The guest's scripts set its MTU.
+    fn nic(&self, directory: &TempDir) -> Result<Nic> {
+        let role = match (self.reconnect, self.qemu.listens) {
+            (_, true) => Role::Listens,
+            (true, false) => Role::Connects { reconnect_ms: Some(100) },
+            (false, false) => Role::Connects { reconnect_ms: None },
+        };
+        Ok(Nic {
+            name: self.name.clone(),
+            socket: directory.lab_path(&self.socket)?.display().to_string(),
+            role,
+            mac: self.mac.clone(),
+            mtu: 1500,
+            queue_pairs: self.queue_pairs,
+        })
+    }
+
+    fn machine(&self, accelerator: Accelerator) -> Machine {
+        Machine { memory: self.memory.into(), accelerator }
+    }
+
+    /// What starts the VMM with its NIC: the launcher, or else what `generated` makes.
+    fn launch(&self, generated: impl FnOnce() -> Result<Vec<String>>) -> Result<Command> {
+        let words = self.launcher.clone().map_or_else(generated, Ok)?;
+        let (program, arguments) = words.split_first().context("a launcher without a program")?;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Ok(command)
+    }
+
     fn uml(&self, directory: &TempDir) -> Result<Command> {
-        let socket = directory.lab_path(&self.socket)?;
-        let mut command = Command::new("linux.uml");
-        command.arg(format!("mem={}M", self.memory)).arg(format!("umid=uml-{}", self.name)).args(["uml_dir=/tmp/"]);
-        command.args([
-            "root=none",
-            "rootfstype=hostfs",
-            "ro",
-            "init=/tmp/init.sh",
-            "con=null",
-            "con0=fd:0,fd:1",
-            "quiet",
-        ]);
-        command.arg(format!("virtio_uml.device={}:1", socket.display()));
+        let nic = Nic { queue_pairs: 1, ..self.nic(directory)? };
+        let mut command = self.launch(|| match launch::uml::launch(&nic, &self.machine(Accelerator::Auto))? {
+            Launch::Command(words) => Ok(words),
+            Launch::Document(text) => bail!("no command: {text}"),
+        })?;
+        command.arg(format!("umid=uml-{}", self.name)).args(["uml_dir=/tmp/", "root=none", "rootfstype=hostfs", "ro"]);
+        command.args(["init=/tmp/init.sh", "con=null", "con0=fd:0,fd:1", "quiet"]);
         command.args(self.parameters().split_ascii_whitespace());
         Ok(command)
     }
 
+    /// QEMU's options for the NIC, and what a test wants otherwise.
+    fn options(&self, lab: &Lab, directory: &TempDir) -> Result<Vec<String>> {
+        let accelerator = if lab.kvm() { Accelerator::Kvm } else { Accelerator::Tcg };
+        let mut options = launch::qemu::Options::new(&self.nic(directory)?, &self.machine(accelerator));
+        if self.qemu.hotplug {
+            options.add("m", "slots", "4");
+            options.add("m", "maxmem", "2G");
+        }
+        // iPXE in the card's ROM would take seconds.
+        options.add("device", "romfile", "");
+        for property in self.device.iter().flat_map(|device| device.split(',')) {
+            let (key, value) = property.split_once('=').context("a property without a value")?;
+            options.add("device", key, value);
+        }
+        let mut words = vec!["qemu-system-x86_64".to_string()];
+        words.extend(options.words());
+        Ok(words)
+    }
+
     fn qemu(&self, lab: &Lab, directory: &TempDir) -> Result<Command> {
-        let socket = directory.lab_path(&self.socket)?;
+        let initrd = self.initrd(lab, directory)?;
+        let mut command = self.launch(|| self.options(lab, directory))?;
+        command.arg("-qmp").arg(format!("unix:/tmp/{}.qmp,server=on,wait=off", self.name));
+        command.args(["-nographic", "-nodefaults", "-serial", "stdio"]);
+        if !self.qemu.reboots {
+            command.arg("-no-reboot");
+        }
+        if self.qemu.incoming {
+            command.args(["-incoming", "defer"]);
+        }
+        let linux = self.linux();
+        if let Some(script) = &self.qemu.ipxe {
+            std::fs::copy(lab.boot("ipxe.lkrn"), directory.path().join("ipxe.lkrn"))
+                .context("no iPXE: run `make testbed`")?;
+            directory.write("script.ipxe", script.replace("@LINUX@", &linux))?;
+            command.args(["-kernel", "/tmp/ipxe.lkrn", "-initrd", "/tmp/script.ipxe"]);
+        } else {
+            command
+                .args(["-kernel", "/tmp/vmlinuz", "-initrd"])
+                .arg(format!("/tmp/{initrd}"))
+                .args(["-append", &linux]);
+        }
+        Ok(command)
+    }
+
+    /// The parameters of a kernel that boots from the initramfs.
+    pub fn linux(&self) -> String {
+        format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters())
+    }
+
+    /// Writes kernel (`vmlinuz`) and initramfs for a VMM that boots from them; the initramfs' name.
+    ///
+    /// # Errors
+    /// If something is missing.
+    pub fn initrd(&self, lab: &Lab, directory: &TempDir) -> Result<String> {
         let initrd = format!("initrd-{}", self.name);
         let base = std::fs::read(lab.boot("initramfs.cpio")).context("the initramfs")?;
         let mut additions = vec![Entry::new("tmp/init.sh", INIT), Entry::new("tmp/dhcp.sh", DHCP)];
@@ -179,50 +260,12 @@ impl GuestConfig {
             additions.extend(programs::lab_programs(lab, &lab_programs)?);
         }
         directory.write(&initrd, initramfs::extend(base, &additions))?;
-        std::fs::copy(lab.boot("vmlinuz"), directory.path().join("vmlinuz")).context("the kernel")?;
-        let (accelerator, cpu) = if lab.kvm() { ("kvm", "host") } else { ("tcg,thread=multi", "max") };
-        let memory = self.memory;
-        let reconnect = match (self.reconnect, self.qemu.listens) {
-            (_, true) => ",server=on,wait=on",
-            (true, false) => ",reconnect-ms=100",
-            (false, false) => "",
-        };
-        let slots = if self.qemu.hotplug { ",slots=4,maxmem=2G" } else { "" };
-        let mut properties = self.device.as_ref().map_or(String::new(), |device| format!(",{device}"));
-        let pairs = self.queue_pairs;
-        if pairs > 1 {
-            // A vector for each queue, one for the configuration, one for the control queue.
-            properties.push_str(&format!(",mq=on,vectors={}", 2 * pairs + 2));
+        // Another guest's VMM may be reading it.
+        let kernel = directory.path().join("vmlinuz");
+        if !kernel.exists() {
+            std::fs::copy(lab.boot("vmlinuz"), kernel).context("the kernel")?;
         }
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-accel", accelerator, "-cpu", cpu, "-machine", "q35,memory-backend=m"]);
-        command.arg("-m").arg(format!("{memory}{slots}"));
-        command.arg("-qmp").arg(format!("unix:/tmp/{}.qmp,server=on,wait=off", self.name));
-        command.arg("-object").arg(format!("memory-backend-memfd,id=m,size={memory}M,share=on"));
-        command.args(["-nographic", "-nodefaults", "-serial", "stdio"]);
-        if !self.qemu.reboots {
-            command.arg("-no-reboot");
-        }
-        if self.qemu.incoming {
-            command.args(["-incoming", "defer"]);
-        }
-        command.args(["-smp", &pairs.to_string()]);
-        let linux = format!("console=ttyS0 quiet panic=-1 rdinit=/tmp/init.sh{}", self.parameters());
-        if let Some(script) = &self.qemu.ipxe {
-            std::fs::copy(lab.boot("ipxe.lkrn"), directory.path().join("ipxe.lkrn"))
-                .context("no iPXE: run `make testbed`")?;
-            directory.write("script.ipxe", script.replace("@LINUX@", &linux))?;
-            command.args(["-kernel", "/tmp/ipxe.lkrn", "-initrd", "/tmp/script.ipxe"]);
-        } else {
-            command
-                .args(["-kernel", "/tmp/vmlinuz", "-initrd"])
-                .arg(format!("/tmp/{initrd}"))
-                .args(["-append", &linux]);
-        }
-        command.arg("-chardev").arg(format!("socket,id=c,path={}{reconnect}", socket.display()));
-        command.arg("-netdev").arg(format!("vhost-user,id=n,chardev=c,queues={pairs}"));
-        command.arg("-device").arg(format!("virtio-net-pci,netdev=n,romfile=,mac={}{properties}", self.mac));
-        Ok(command)
+        Ok(initrd)
     }
 }
 

@@ -25,7 +25,10 @@ pub fn bridge(mtu: u16) -> Result<()> {
 }
 
 /// Keeps an interface of the calling thread's namespace from speaking IPv6 by itself.
-fn quiet(interface: &str) -> Result<()> {
+///
+/// # Errors
+/// If there is no such interface.
+pub fn quiet(interface: &str) -> Result<()> {
     let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
     std::fs::write(&path, "1").with_context(|| path)
 }

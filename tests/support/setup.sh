@@ -3,7 +3,7 @@
 # Idempotent; a second run takes less than a second. Everything lies in $VONIC_TESTBED (default /var/cache/vonic-testbed):
 #
 #   lab/             a Debian root with user-mode Linux, QEMU, passt, … (guests and peers run in it, read-only)
-#   lab.stamp        hash of the package list that lab/ was made from: another list makes it anew
+#   lab.stamp        hash of the package list that lab/ was made from: another list makes it anew, unless all of that is there
 #   boot/            vmlinuz and initramfs.cpio for QEMU guests, release (the kernel's version), ipxe.lkrn (iPXE as a kernel)
 #   kvm              "yes" or "no": whether KVM really runs that kernel here, and on which host kernel this was tried
 set -eu
@@ -11,7 +11,7 @@ set -eu
 suite=forky
 packages=user-mode-linux,qemu-system-x86,passt,dpdk,dpdk-dev,linux-image-cloud-amd64,iperf3,netperf,wrk,ethtool,iproute2,\
 iputils-ping,busybox-static,kmod,python3-minimal,curl,wget,socat,tcpdump,nftables,bind9-dnsutils,nginx-light,openssh-client,\
-dropbear-bin,nghttp2-client,openvswitch-switch-dpdk
+dropbear-bin,nghttp2-client,openvswitch-switch-dpdk,libvirt-daemon-driver-qemu,libvirt-clients
 # command:package, on the host itself
 tools="mmdebstrap:mmdebstrap ip:iproute2 nft:nftables strace:strace tcpdump:tcpdump curl:curl xz:xz-utils flock:util-linux cc:gcc"
 
@@ -58,8 +58,8 @@ make_lab() {
     if [ -e "$cache/lab.stamp" ] && [ "$(cat "$cache/lab.stamp")" = "$stamp" ] && [ -x "$lab/usr/bin/linux.uml" ]; then
         return 0
     fi
-    # A lab without a stamp that holds every package was made by this list: keep it.
-    if [ ! -e "$cache/lab.stamp" ] && lab_is_complete; then
+    # One that holds every package is as good, whatever list it was made from.
+    if lab_is_complete; then
         echo "$stamp" >"$cache/lab.stamp"
         return 0
     fi

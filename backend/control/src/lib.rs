@@ -4,6 +4,7 @@
 //! * [`api`]: HTTP/1 with JSON over a Unix socket, on a thread of its own that knows nothing of the engine.
 //! * [`guest`]: what guests can ask of vonic itself, over the service address.
 //! * [`client`]: the command `vonic`, which speaks to that API.
+//! * [`launch`]: what a VMM is started with to have a VM's NIC from vonic.
 
 #![forbid(unsafe_code)]
 
@@ -12,3 +13,4 @@ pub mod client;
 pub mod config;
 pub mod engine;
 pub mod guest;
+pub mod launch;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Arguments, Command, EngineCommand, VmCommand, connection, upgrade, view};
+use super::{Arguments, Command, EngineCommand, VmCommand, connection, launch, upgrade, view};
 use crate::api::types::{EngineStatus, ReloadReport, Stats};
 use crate::api::{ApiError, ErrorBody};
 use crate::config::name;
@@ -28,6 +28,8 @@ pub(super) enum Failure {
     Output(io::Error),
     /// The reload left out these files; each is one line.
     BadFiles(Vec<String>),
+    /// No VMM can be started so; why, and what to do.
+    Launch(String),
 }
 
 impl Failure {
@@ -45,6 +47,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Api(error) => error.fmt(f),
+            Failure::Launch(why) => f.write_str(why),
             Failure::Output(error) => write!(f, "the output cannot be written: {error}"),
             Failure::BadFiles(lines) => {
                 let count = lines.len();
@@ -67,6 +70,7 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
         Command::Vm(VmCommand::Show { name }) => {
             show(arguments, Method::GET, &format!("/v1/vms/{}", checked(name)?), out, view::vm)
         }
+        Command::Vm(VmCommand::Command(wanted)) => launch::print(wanted, arguments.json, out),
         Command::Conns { vm: None } => show(arguments, Method::GET, "/v1/connections", out, view::connections),
         Command::Conns { vm: Some(vm) } => {
             show(arguments, Method::GET, &format!("/v1/connections?vm={}", checked(vm)?), out, view::connections)

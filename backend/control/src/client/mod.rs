@@ -4,6 +4,7 @@
 mod command;
 mod connection;
 mod guest;
+mod launch;
 mod layout;
 mod upgrade;
 mod view;
@@ -76,6 +77,8 @@ enum VmCommand {
         /// The VM's name
         name: String,
     },
+    /// Print what starts one: a command line, or a file for its VMM; from the configuration, whether or not vonicd runs
+    Command(launch::Arguments),
 }
 
 /// Runs `vonic` with this process's arguments.
