@@ -88,7 +88,7 @@ fn drain(leg: &mut Leg, now: Instant, queued: &mut u32) -> (u32, u32) {
     let (mut segments, mut bytes) = (0, 0);
     while let Some(transmit) = leg.poll(now, PAYLOAD) {
         match transmit {
-            Transmit::Control(header) => {
+            Transmit::Control(header) | Transmit::Question(header) => {
                 black_box(&header);
             }
             Transmit::Data(plan) => {
