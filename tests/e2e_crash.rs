@@ -223,6 +223,7 @@ fn the_peers_end_behind_the_guests_is_no_reset() {
         let send = format!("vonic-peer send 192.0.2.1:{} 1000 {i}", server.address().port());
         let told = guest.run(&send, seconds(60)).unwrap();
         assert_eq!(told.status, 0, "{point}: {}", told.stdout);
+        assert!(killer.has_fired() || point == "before-publishing");
         killer.disarm();
     }
     assert!(server.failures().is_empty(), "{:#?}", server.failures());

@@ -13,7 +13,7 @@ use vonic_tests::crash::{Killer, Manner, POINTS, Random, TAKEOVER_POINTS, seed};
 use vonic_tests::*;
 
 /// Ends in one scene, about: then everything is looked at.
-const A_SCENE: u64 = 144;
+const A_SCENE: u64 = 288;
 
 /// How many of what there shall be: by the environment in the long form.
 fn wanted(variable: &str, usual: u64) -> Option<u64> {

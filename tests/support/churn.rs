@@ -29,7 +29,7 @@ pub struct Load {
     pub sessions: u64,
     /// Connections that stay open all the time and exchange a few bytes again and again, half of them opened by either side.
     pub held: usize,
-    /// One of a hundred of the host's TCP segments is lost.
+    /// One of a hundred of the host's TCP segments is lost, but for resets.
     pub loss: bool,
     /// The host's sockets have little memory: segments are taken in part, windows close.
     pub cramped: bool,
@@ -212,8 +212,9 @@ impl Scene {
             std::fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 8192 32768")?;
         }
         if load.loss {
+            // A reset goes once, and whom it does not reach waits for ever, on any network.
             let rules = "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; \
-                         add rule inet loss in meta l4proto tcp numgen random mod 100 < 1 drop";
+                         add rule inet loss in tcp flags & rst == 0 numgen random mod 100 < 1 drop";
             ensure!(Command::new("nft").arg(rules).status()?.success(), "nft {rules}");
         }
         let names = [("a", 2), ("b", 3)];

@@ -151,6 +151,24 @@ impl HostSocket {
         tcp::cookie(self.as_fd())
     }
 
+    /// Of a connection that was reset: whether the peer's end had come before, which nothing counts. It has its place among the bytes received
+    /// then. This takes the socket's error: the reset has to be on record. Over scratch memory it can be told only if nothing is queued.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn amend(&mut self, progress: &mut Progress) -> io::Result<()> {
+        if progress.queued > 0 && self.peeks_over_scratch() {
+            return Ok(());
+        }
+        if progress.queued > 0 {
+            tcp::set_peek_offset(self.as_fd(), progress.queued as i32)?;
+        }
+        // Behind a FIN there is an end, behind all else the error (tcp_recvmsg_locked, net/ipv4/tcp.c).
+        let ended = tcp::peek_byte(self.as_fd()).is_ok();
+        progress.dropped -= u64::from(ended).min(progress.dropped);
+        self.rewind()
+    }
+
     /// Where both streams are. `shut`: an end of our own was passed on, or was about to be. Nothing may be sent or taken meanwhile;
     /// acknowledgments and data of the peer's may come. No pending error is taken by this.
     ///

@@ -156,6 +156,31 @@ fn what_lies_ahead_is_told_and_no_error_is_taken() {
     }
 }
 
+/// The peer's end, and then a reset, since its application has gone with bytes unread: what it had sent before is all there.
+#[test]
+fn an_end_before_a_reset_is_no_byte() {
+    for ends in [true, false] {
+        let mut line = Line::new(true);
+        line.writes.write_all(&[4; 10]).unwrap();
+        line.peer.write_all(&[5; 70]).unwrap();
+        line.becomes(Progress { taken: 10, queued: 70, ..START });
+        line.socket.discard(30).unwrap();
+        if ends {
+            line.peer.shutdown(Shutdown::Write).unwrap();
+            line.becomes(Progress { peer: Peer::Finished, taken: 10, dropped: 30, queued: 40, ..START });
+        }
+        drop(std::mem::replace(&mut line.peer, other()));
+        let end = Instant::now() + Duration::from_secs(5);
+        while line.progress().peer != Peer::Reset {
+            assert!(Instant::now() < end, "{:?}", line.progress());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut progress = line.progress();
+        line.socket.amend(&mut progress).unwrap();
+        assert_eq!((progress.dropped, progress.queued), (30, 40), "an end before it: {ends}");
+    }
+}
+
 /// A connection to nobody in particular.
 fn other() -> TcpStream {
     TcpStream::connect(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).unwrap()

@@ -9,7 +9,7 @@ use crate::spec::PortId;
 use crate::worker::Worker;
 use vonic_record::{Bits, Kind, Record, RecordId};
 use vonic_tcp::{Config, Leg, Restored, Seq, State};
-use vonic_uplink::{HostSocket, Known, Peer, Progress};
+use vonic_uplink::{HostSocket, Known, Peer, Progress, Stage};
 
 impl Worker {
     /// A VMM is connected: its connection's own connections go on.
@@ -75,7 +75,13 @@ impl Worker {
     }
 
     /// Goes on with a connection by its record and its socket; false: there is nothing that could go on.
-    pub(super) fn go_on(&mut self, port_id: PortId, id: Option<RecordId>, record: &Record, socket: HostSocket) -> bool {
+    pub(super) fn go_on(
+        &mut self,
+        port_id: PortId,
+        id: Option<RecordId>,
+        record: &Record,
+        mut socket: HostSocket,
+    ) -> bool {
         let now = self.now;
         if record.bits.has(Bits::FINISHED) {
             // Without a record it is the kernel's alone.
@@ -89,11 +95,16 @@ impl Worker {
             // changes nothing.
             let _ = socket.shutdown_write();
         }
-        let Ok(progress) = socket.progress(&known) else {
+        let Ok(mut progress) = socket.progress(&known) else {
             // The peer must not take an orderly end for that of the stream.
             socket.abort();
             return false;
         };
+        if progress.peer == Peer::Reset && known.origin.stage == Stage::Open {
+            id.into_iter().for_each(|id| self.records.mark(id, Bits::ABORTED));
+            // Fails of no open socket; then there is nothing to tell by.
+            let _ = socket.amend(&mut progress);
+        }
         if progress.peer == Peer::Nobody {
             // The guest's SYN comes again.
             return false;

@@ -86,13 +86,16 @@ impl Worker {
         true
     }
 
-    /// Takes over all of a port's, or of every port's, since they are to be ended.
+    /// Takes over all of a port's, or of every port's, since something is to be done to all of them.
     pub(crate) fn finish_resuming(&mut self, port: Option<PortId>) {
         while let Some(place) = self.resuming.iter().position(|resuming| port.is_none_or(|port| resuming.port == port))
         {
             let mut resuming = self.resuming.swap_remove(place);
             while let Some((id, record)) = resuming.next() {
                 self.resume(resuming.port, id, &record);
+            }
+            if resuming.recheck {
+                self.check_connections(Some(resuming.port));
             }
         }
     }

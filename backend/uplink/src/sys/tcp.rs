@@ -154,6 +154,14 @@ pub fn peek(fd: BorrowedFd<'_>, vecs: &IoVecs<'_>) -> io::Result<usize> {
     check_size(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_PEEK) })
 }
 
+/// Looks at one byte of the receive queue; 0: its end.
+pub fn peek_byte(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut byte = 0u8;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: there is place for one byte.
+    check_size(unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) })
+}
+
 /// Drops bytes from the head of the receive queue without copying them (recv(2), MSG_TRUNC on TCP).
 pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
