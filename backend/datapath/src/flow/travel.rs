@@ -50,9 +50,12 @@ impl Leaving {
         self.id
     }
 
-    /// Ends the connection by a reset to the peer, where it cannot go on anywhere.
+    /// Ends the connection by a reset to the peer, where it cannot go on anywhere. One that is over for its guest is left to the kernel.
     pub fn reset(self) -> RecordId {
-        if let Ok(socket) = self.frozen.thaw() {
+        let is_over = self.record.bits.has(Bits::FINISHED);
+        if let Ok(socket) = self.frozen.thaw()
+            && !is_over
+        {
             socket.abort();
         }
         self.id
@@ -178,7 +181,13 @@ impl Worker {
     }
 
     /// What has been taken out, and is still, after an engine's death. It goes on if the guest's rings start, or have since.
-    pub(super) fn resume_leaving(&mut self, port_id: PortId, id: RecordId, record: &Record, socket: HostSocket) -> bool {
+    pub(super) fn resume_leaving(
+        &mut self,
+        port_id: PortId,
+        id: RecordId,
+        record: &Record,
+        socket: HostSocket,
+    ) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return false };
         let Ok(frozen) = socket.freeze() else { return false };
         if port.queues.is_live() {
