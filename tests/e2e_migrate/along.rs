@@ -11,7 +11,7 @@ use vonic_tests::wire::{HandGuest, ramp};
 use vonic_tests::*;
 
 /// Bytes of a stream that its peer does not read: more than its socket takes.
-const UNREAD: usize = 40_000;
+const UNREAD: usize = 20_000;
 
 fn state_of(bytes: &[u8]) -> PortState {
     Stream::read(bytes).unwrap().try_into().unwrap()
@@ -167,6 +167,10 @@ fn what_has_come_outlives_the_engine_that_it_came_to() {
         kill_engine(hosts.here());
         streams.iter_mut().try_for_each(|stream| stream.exchange(&mut guest)).unwrap();
         let log = hosts.here().vonicd.log();
-        assert_eq!(log.matches("its guest is still to come, with 5 connections").count(), 2, "crossing {crossing}: {log}");
+        assert_eq!(
+            log.matches("its guest is still to come, with 5 connections").count(),
+            2,
+            "crossing {crossing}: {log}"
+        );
     }
 }

@@ -78,14 +78,8 @@ impl Registry {
         let arrival = self.inherited_arrival(name, id);
         match vonic_session::start(spec, &scratch, sink) {
             Ok((session, front_end)) => {
-                let state = SessionState {
-                    id,
-                    session,
-                    features: None,
-                    stopped: None,
-                    arrival,
-                    rings: BTreeMap::new(),
-                };
+                let state =
+                    SessionState { id, session, features: None, stopped: None, arrival, rings: BTreeMap::new() };
                 if let Some(entry) = self.vms.get_mut(name) {
                     entry.session = Some(state);
                 }

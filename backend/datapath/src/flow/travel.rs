@@ -50,9 +50,12 @@ impl Leaving {
         self.id
     }
 
-    /// Ends the connection by a reset to the peer, where it cannot go on anywhere.
+    /// Ends the connection by a reset to the peer, where it cannot go on anywhere. One that is over for its guest is left to the kernel.
     pub fn reset(self) -> RecordId {
-        if let Ok(socket) = self.frozen.thaw() {
+        let is_over = self.record.bits.has(Bits::FINISHED);
+        if let Ok(socket) = self.frozen.thaw()
+            && !is_over
+        {
             socket.abort();
         }
         self.id

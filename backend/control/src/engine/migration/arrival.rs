@@ -214,9 +214,7 @@ fn check(vm: &Vm, state: &PortState) -> Result<(), String> {
     };
     let guests = state.flows.iter().map(|flow| flow.guest).chain(state.datagrams.iter().map(|flow| flow.guest));
     match guests.map(|guest| guest.ip()).find(strange) {
-        Some(guest) => {
-            Err(format!("{name} has address {guest} there, this VM's file has another one: write the same"))
-        }
+        Some(guest) => Err(format!("{name} has address {guest} there, this VM's file has another one: write the same")),
         None => Ok(()),
     }
 }
@@ -260,7 +258,10 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
     let flows = flows.into_iter().zip(parked).map(release).collect();
     let (datagrams, unspoken) = datagrams::finish(spoken);
     if let Some((count, error)) = unspoken {
-        log::warn!("{}: {count} flows of datagrams have not come along, the next datagram begins another: {error}", vm.name);
+        log::warn!(
+            "{}: {count} flows of datagrams have not come along, the next datagram begins another: {error}",
+            vm.name
+        );
     }
     Arrived { clock: port.clock, claims: port.claims, flows, lost, datagrams, begun, hook }
 }

@@ -122,7 +122,9 @@ impl Registry {
     pub(super) fn saved(&mut self, name: &str, own: ThreadId) {
         let Some(entry) = self.vms.get_mut(name) else { return };
         entry.departure = match entry.departure.take() {
-            Some(Departure::Saving(thread, _)) if thread.thread().id() == own => thread.join().ok().map(Departure::Saved),
+            Some(Departure::Saving(thread, _)) if thread.thread().id() == own => {
+                thread.join().ok().map(Departure::Saved)
+            }
             // It was waited for already, and this is another one.
             other => other,
         };
