@@ -80,6 +80,15 @@ struct Blamed {
     quarantined: bool,
 }
 
+/// The same, as it is handed to another master.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BlamedState {
+    pub(crate) deaths: u64,
+    /// How long ago those within the window were, in milliseconds.
+    pub(crate) lately: Vec<u64>,
+    pub(crate) quarantined: bool,
+}
+
 impl Blames {
     /// An engine died at this VM's port. True: from now on the VM is to be left alone.
     pub(crate) fn note(&mut self, vm: u64, now: Instant) -> bool {
@@ -105,6 +114,27 @@ impl Blames {
         self.0.keys().copied().collect::<Vec<_>>().into_iter().for_each(|vm| self.forgive(vm));
     }
 
+    /// By VM, as another master goes on with it.
+    pub(crate) fn save(&self, now: Instant) -> BTreeMap<u64, BlamedState> {
+        let save = |blamed: &Blamed| {
+            let Blamed { deaths, lately, quarantined } = blamed;
+            let ago = |then: &Instant| now.saturating_duration_since(*then).as_millis() as u64;
+            BlamedState { deaths: *deaths, lately: lately.iter().map(ago).collect(), quarantined: *quarantined }
+        };
+        self.0.iter().map(|(&vm, blamed)| (vm, save(blamed))).collect()
+    }
+
+    /// What another master has saved.
+    pub(crate) fn restore(state: BTreeMap<u64, BlamedState>, now: Instant) -> Blames {
+        let restore = |state: BlamedState| {
+            let BlamedState { deaths, lately, quarantined } = state;
+            // What was before this host's clock began is beyond every window.
+            let then = |ago: u64| now.checked_sub(Duration::from_millis(ago));
+            Blamed { deaths, lately: lately.into_iter().filter_map(then).collect(), quarantined }
+        };
+        Blames(state.into_iter().map(|(vm, state)| (vm, restore(state))).collect())
+    }
+
     /// As the next engine is told.
     pub(crate) fn all(&self) -> BTreeMap<u64, Blame> {
         let blame = |b: &Blamed| Blame { deaths: b.deaths, quarantined: b.quarantined };
@@ -128,6 +158,19 @@ mod tests {
         assert!(!blames.note(1, start + BLAME_WINDOW + 2 * SECOND), "it is in quarantine already");
         let expected = [(1, Blame { deaths: 4, quarantined: true }), (2, Blame { deaths: 1, quarantined: false })];
         assert_eq!(blames.all(), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn what_is_held_against_a_vm_is_so_by_another_master() {
+        let (mut blames, start) = (Blames::default(), Instant::now());
+        assert_eq!([1, 2, 2].map(|vm| blames.note(vm, start)), [false, false, true]);
+        let later = start + 5 * SECOND;
+        let mut blames = Blames::restore(blames.save(later), later + SECOND);
+        // On its way it has aged no further: the second that nobody saw is the benefit of the doubt.
+        assert_eq!(blames.save(later + SECOND)[&1], BlamedState { deaths: 1, lately: vec![5000], quarantined: false });
+        assert!(blames.all()[&2].quarantined);
+        assert!(blames.note(1, later + 2 * SECOND), "the second within the window");
+        assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: true });
     }
 
     #[test]

@@ -263,6 +263,7 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Upgraded { number, error } => registry.upgraded(number, error),
         ToEngine::Marked { number } => registry.marked(number),
         ToEngine::Ping { number } => registry.tell(&ToMaster::Pong { number }),
+        ToEngine::Rest => registry.rest(),
         ToEngine::History(history) => registry.history = Some(*history),
         ToEngine::Stop => {}
     }

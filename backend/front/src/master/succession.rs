@@ -2,7 +2,7 @@
 use super::Master;
 use super::standby::Spare;
 use super::vigil::Vigil;
-use crate::channel::{Begin, ToEngine};
+use crate::channel::{Begin, ToEngine, ToMaster};
 use crate::engine::{Deaths, Engine, Maker};
 use crate::history::{self, Blames, Death, History, Storm, Takeover};
 use crate::run::{MasterConfig, MasterError};
@@ -31,11 +31,11 @@ pub(super) struct Process<'a> {
     /// The operator asked for a reload while there was no engine.
     reload: bool,
     /// Descriptors of the dead engine, which the next one has time to close.
-    left: Vec<RawFd>,
+    pub(super) left: Vec<RawFd>,
     /// Why the master itself ends the engine.
     pub(super) verdict: Option<Verdict>,
     pub(super) history: History,
-    blames: Blames,
+    pub(super) blames: Blames,
     quarantine: bool,
     /// The takeover that is under way.
     takeover: Option<Underway>,
@@ -203,6 +203,9 @@ impl Master<'_> {
         process.takeover = Some(Underway { since: now, planned, behind, serves: false });
         let delay = if planned { process.note_replacement() } else { process.note_death(ended, verdict, now) };
         process.next = Some(now + delay);
+        if self.upgrades.awaits_rest() {
+            return self.switch(now, ops);
+        }
         self.service.status("Between two engines");
         if delay.is_zero() {
             self.start_engine(now, ops);
@@ -211,9 +214,12 @@ impl Master<'_> {
 
     /// Puts away what the dead engine left, but for `held`. It is reaped: none of its threads can touch the table any more.
     pub(super) fn put_away_engine(&mut self, held: &[RawFd], now: Instant, ops: &mut EventOps) {
-        // What it said before its end holds.
+        // What it said before its end holds; for an upgrade, that it rests is of no more interest.
+        let is_for_upgrade = !held.is_empty() || self.upgrades.awaits_rest();
         while let Ok(Some(message)) = self.link.recv() {
-            self.on_message(message, now, ops);
+            if !(is_for_upgrade && message == ToMaster::Replace) {
+                self.on_message(message, now, ops);
+            }
         }
         self.watch.forget(ops, self.link.as_raw_fd());
         for session in self.connections.keys().copied().collect::<Vec<_>>() {
