@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
-use vonic_datapath::{Command, HostView, Notice, Waker, Worker, WorkerConfig};
+use vonic_datapath::{Command, HostView, Notice, Waker, Worker, WorkerConfig, crash_point};
 use vonic_front::{API, EngineLink, Start, ToEngine, ToMaster};
 use vonic_record::Ledger;
 use vonic_session::{EventSink, SessionEvent};
@@ -89,6 +89,7 @@ struct Sink(Sender<Input>);
 
 impl EventSink for Sink {
     fn event(&self, event: SessionEvent) {
+        crash_point!("message-heard");
         // The control thread is gone only when the process is.
         let _ = self.0.send(Input::Session(event));
     }
@@ -116,6 +117,7 @@ pub fn run(engine: EngineConfig, link: EngineLink, start: &Start) -> i32 {
 fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Registry, Receiver<Input>), String> {
     let (config, first_service) = succession::config(&engine.config_dir, start)?;
     vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
+    start.checkpoint.note_faults().map_err(|e| format!("handlers of signals: {e}"))?;
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig {
         checkpoint: Arc::clone(&start.checkpoint),

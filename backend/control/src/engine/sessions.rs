@@ -2,12 +2,14 @@
 use super::Sink;
 use super::migration::Arrival;
 use super::registry::{Entry, Registry};
+use super::succession::number;
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
 use std::time::Instant;
-use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand};
+use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand, crash_point};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
+use vonic_record::{Whom, work_for};
 use vonic_session::{PortEvent, Session, SessionEvent, SessionSpec};
 
 /// One VMM connection.
@@ -63,6 +65,11 @@ impl Registry {
         if let Some(old) = entry.session.take() {
             old.close();
         }
+        if entry.blame.unheard {
+            // The master forgave it, or would not speak of it.
+            self.forgive(name);
+        }
+        let Some(entry) = self.vms.get_mut(name) else { return };
         let entry_port = entry.port;
         let spec = SessionSpec {
             port: entry_port,
@@ -125,9 +132,17 @@ impl Registry {
 
     /// A vhost-user message has changed a port. What waits for an answer and is not passed on is answered by dropping it.
     pub(super) fn session_event(&mut self, event: SessionEvent) {
-        let SessionEvent { port, session, event } = event;
-        let Some(entry) = self.vms.values_mut().find(|e| e.port == port) else { return };
+        let Some(entry) = self.vms.values().find(|e| e.port == event.port) else { return };
         let name = entry.vm.name.clone();
+        work_for(Whom::Vm(number(&name)));
+        crash_point!("message-taken");
+        self.take_event(name, event);
+        work_for(Whom::Nobody);
+    }
+
+    fn take_event(&mut self, name: String, event: SessionEvent) {
+        let SessionEvent { port, session, event } = event;
+        let Some(entry) = self.vms.get_mut(&name) else { return };
         if entry.session.as_ref().is_none_or(|s| s.id != session) {
             return;
         }

@@ -295,6 +295,7 @@ impl<'a> Master<'a> {
             let connection = Connection::restore(connection, log, PATIENCE, now, &mut numbers).map_err(unfit)?;
             master.connections.insert(session, connection);
         }
+        master.part_from_unheard();
         Ok(master)
     }
 

@@ -14,7 +14,7 @@ use vonic_datapath::{Arriving, Command, PortId, Way};
 use vonic_frame::MacAddr;
 use vonic_migration::{FlowState, Identity, PortState, Stream};
 use vonic_queue::handover;
-use vonic_record::Bits;
+use vonic_record::{Bits, Whom, vm_number, work_for};
 use vonic_session::{LoadRequest, PortEvent, SessionEvent};
 use vonic_uplink::{HostSocket, Known, Origin, Parked, PeekMode, SocketState};
 
@@ -60,6 +60,7 @@ impl Registry {
         let Some(entry) = self.vms.get(name) else { return };
         let (vm, sender) = (entry.vm.clone(), self.sender());
         let work = move || {
+            work_for(Whom::Vm(vm_number(&vm.name)));
             let (bytes, answer) = request.take();
             let state = Stream::read(&bytes[..]).and_then(PortState::try_from).map_err(|error| error.to_string());
             let outcome = state.and_then(|state| check(&vm, &state).map(|()| state));
