@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "figures")]
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod along;
 mod hosts;
 mod state;
 
@@ -27,12 +28,6 @@ fn answer(mut stream: TcpStream, sent: u64) {
     let text = heard.split_off(32);
     assert_eq!(text.len() as u64, sent);
     stream.write_all(&sent.to_le_bytes()).unwrap();
-}
-
-fn kill_engine(bed: &Bed) {
-    let old = bed.vonicd.engine().unwrap();
-    assert!(Command::new("kill").args(["-9", &old.to_string()]).status().unwrap().success());
-    wait_until("another engine", seconds(10), || bed.vonicd.engine().is_ok_and(|engine| engine != old)).unwrap();
 }
 
 /// Streams both ways, of both openers; some that are ended at one end, some that nobody reads, some on which nothing moves.
@@ -90,7 +85,7 @@ fn connections_go_with_their_guest_back_and_forth() {
         if crossing == 2 {
             let is_here = || hosts.here().vonicd.log().contains("its guest is here");
             wait_until("the guest's connections", seconds(10), is_here).unwrap();
-            kill_engine(hosts.here());
+            state::kill_engine(hosts.here());
         }
     }
     guest.must("touch /run/moved", seconds(10)).unwrap();

@@ -11,12 +11,12 @@ use vonic_tests::wire::{Conn, HOST, HandGuest, ramp};
 use vonic_tests::*;
 
 /// A guest's connection with the world.
-struct Pair {
-    conn: Conn,
-    world: TcpStream,
+pub struct Pair {
+    pub conn: Conn,
+    pub world: TcpStream,
 }
 
-fn open(guest: &mut HandGuest, port: u16) -> Pair {
+pub fn open(guest: &mut HandGuest, port: u16) -> Pair {
     let listener = TcpListener::bind((WORLD, 0)).unwrap();
     let remote: Ipv4Addr = WORLD.parse().unwrap();
     let conn = Conn::new(remote, (port, listener.local_addr().unwrap().port())).open(guest).unwrap();
@@ -27,7 +27,7 @@ fn open(guest: &mut HandGuest, port: u16) -> Pair {
 
 impl Pair {
     /// Some segments each way. The guest may have moved meanwhile: what it is told twice it drops.
-    fn exchange(&mut self, guest: &mut HandGuest) -> Result<()> {
+    pub fn exchange(&mut self, guest: &mut HandGuest) -> Result<()> {
         let (out, into) = (ramp(2000), ramp(9001));
         self.world.write_all(&into)?;
         out.chunks(1000).try_for_each(|piece| self.conn.send(guest, 0, piece))?;
@@ -40,25 +40,25 @@ impl Pair {
     }
 }
 
-fn hand_guest(hosts: &Hosts) -> HandGuest {
+pub fn hand_guest(hosts: &Hosts) -> HandGuest {
     HandGuest::start_configured(hosts.here(), "a", 2, MockConfig::default()).unwrap()
 }
 
-fn kill_engine(bed: &Bed) {
+pub fn kill_engine(bed: &Bed) {
     let old = bed.vonicd.engine().unwrap();
     assert!(Command::new("kill").args(["-9", &old.to_string()]).status().unwrap().success());
     wait_until("another engine", seconds(10), || bed.vonicd.engine().is_ok_and(|engine| engine != old)).unwrap();
 }
 
 /// A VMM that waits for a guest, on the other host: nothing but features were spoken of yet.
-fn waiting(hosts: &Hosts) -> MockFrontend {
+pub fn waiting(hosts: &Hosts) -> MockFrontend {
     let mut mock = MockFrontend::connect(&hosts.there().socket("a"), MockConfig::default()).unwrap();
     mock.negotiate().unwrap();
     mock
 }
 
 /// The guest runs there.
-fn run(mock: &mut MockFrontend) {
+pub fn run(mock: &mut MockFrontend) {
     mock.share_memory().unwrap();
     mock.start_rings().unwrap();
     mock.post_buffers().unwrap();

@@ -1,5 +1,6 @@
 //! Everything that the control side can ask of a worker, and everything that a worker tells of its own accord.
 use crate::PortStats;
+use crate::datagram::travel::ArrivingDatagrams;
 use crate::flow::travel::{Arriving, Departure, Leaving};
 use crate::flow::usage::ServicePlace;
 use crate::spec::{HostView, NetworkId, NetworkSpec, PortId, PortSpec};
@@ -118,6 +119,8 @@ pub enum Command {
         port: PortId,
         /// Connections of its own.
         connections: Vec<Arriving>,
+        /// Flows of datagrams of its own.
+        datagrams: Vec<ArrivingDatagrams>,
         /// IPv6 addresses that it has claimed, the one used last first.
         claims: Vec<Ipv6Addr>,
         /// When they have begun to go on.

@@ -26,6 +26,7 @@ mod switch;
 mod worker;
 
 pub use command::{Command, ConnectionView, GuestLog, ListPart, ListPlace, Notice, RingCommand};
+pub use datagram::travel::{ArrivingDatagrams, Traveller};
 pub use flow::travel::{Arriving, Bound, Departure, Leaving};
 pub use flow::usage::ServicePlace;
 pub use limit::Limit;

@@ -237,3 +237,11 @@ pub struct HostView {
     /// The host's own addresses.
     pub addresses: Vec<IpAddr>,
 }
+
+impl HostView {
+    /// Whether this is an end on the host itself.
+    pub fn is_own(&self, end: SocketAddr) -> bool {
+        let address = end.ip().to_canonical();
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+}

@@ -179,12 +179,12 @@ impl EngineLink {
         self.0.send(&encode(message)?).map(drop)
     }
 
-    /// Leaves bytes for the next engine, in place of what was left by this name ([`crate::Start::read`]).
+    /// Leaves bytes for the next engine, these one behind the other, in place of what was left by this name ([`crate::Start::read`]).
     ///
     /// # Errors
     /// As `send`; no memory.
-    pub fn keep(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let fd = sys::memory_file(bytes)?;
+    pub fn keep(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        let fd = sys::memory_file_of(parts)?;
         self.send(&ToMaster::Keep { name: name.into(), fd: fd.as_raw_fd() })?;
         std::mem::forget(fd); // The master's from here on.
         Ok(())

@@ -58,6 +58,10 @@ pub struct DatagramState {
     pub host: SocketAddr,
     /// What the host's socket is bound to.
     pub local: SocketAddr,
+    /// When it began, in microseconds of the source's clock.
+    pub opened: u64,
+    /// When it was last used, by the same clock.
+    pub used: u64,
 }
 
 /// Everything of one port.

@@ -16,6 +16,7 @@ pub(crate) const DATAGRAMS: u8 = 3;
 /// Bytes of a section's data, at most: the port's has a name for each counter.
 const PORT_MAX: u64 = 1 << 20;
 const FLOW_MAX: u64 = 4096;
+const DATAGRAMS_MAX: u64 = 512;
 
 /// Everything of one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub(crate) struct Datagrams {
     remote: SocketAddr,
     host: SocketAddr,
     local: SocketAddr,
+    opened: u64,
+    used: u64,
 }
 
 /// In the order of their numbers here.
@@ -103,8 +106,9 @@ pub(crate) fn read(body: &mut Body<impl Read>) -> Result<Port, StreamError> {
     let (mut flows, mut datagrams) = (Vec::new(), Vec::new());
     while let Some(tag) = body.next()? {
         match tag {
-            FLOW => flows.push(read_flow(body)?),
-            DATAGRAMS => datagrams.push(body.data(FLOW_MAX)?),
+            FLOW if flows.len() < head.flows as usize => flows.push(read_flow(body)?),
+            DATAGRAMS if datagrams.len() < head.datagrams as usize => datagrams.push(body.data(DATAGRAMS_MAX)?),
+            FLOW | DATAGRAMS => return damaged("it has more flows than it says"),
             _ => return damaged("it has a section that its format does not know"),
         }
     }
@@ -154,7 +158,7 @@ impl TryFrom<Port> for PortState {
             saved,
             clock,
             flows: flows.into_iter().map(|(flow, queues)| flow.into_state(queues)).collect::<Result<_, _>>()?,
-            datagrams: datagrams.into_iter().map(Datagrams::into_state).collect(),
+            datagrams: datagrams.into_iter().map(Datagrams::into_state).collect::<Result<_, _>>()?,
             claims,
             counters,
         })
@@ -295,12 +299,15 @@ impl Socket {
 
 impl Datagrams {
     pub(crate) fn of(state: &DatagramState) -> Datagrams {
-        let DatagramState { echo, bits, guest, remote, host, local } = *state;
-        Datagrams { echo, bits, guest, remote, host, local }
+        let DatagramState { echo, bits, guest, remote, host, local, opened, used } = *state;
+        Datagrams { echo, bits, guest, remote, host, local, opened, used }
     }
 
-    fn into_state(self) -> DatagramState {
-        let Datagrams { echo, bits, guest, remote, host, local } = self;
-        DatagramState { echo, bits, guest, remote, host, local }
+    fn into_state(self) -> Result<DatagramState, StreamError> {
+        let Datagrams { echo, bits, guest, remote, host, local, opened, used } = self;
+        if host.is_ipv4() != local.is_ipv4() || guest.is_ipv4() != remote.is_ipv4() || used < opened {
+            return Err(StreamError::Damaged("what a flow of datagrams says of itself is no such flow"));
+        }
+        Ok(DatagramState { echo, bits, guest, remote, host, local, opened, used })
     }
 }

@@ -50,6 +50,8 @@ impl Bits {
     pub const PEER_GONE: Bits = Bits(1 << 10);
     /// The operator wants it to end with the engine: the next one resets both of its sides.
     pub const MORTAL: Bits = Bits(1 << 11);
+    /// It is over for the guest, which is told nothing of it any more: the peer has yet to acknowledge the last of what that sent.
+    pub const FINISHED: Bits = Bits(1 << 12);
     /// Of datagrams: they are pings, whose guest's end has the identifier in place of a port.
     pub const ECHO: Bits = Bits(1 << 16);
     /// Of datagrams: the world began, or goes on, by the socket of a forward, which the descriptor is.

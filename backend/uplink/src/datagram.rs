@@ -1,5 +1,7 @@
 //! The network side of one datagram flow: a connected datagram socket of the host's kernel, used without holding payload.
 use crate::sys::datagram as sys;
+use crate::sys::listener::{bind, local_address};
+use crate::sys::repair;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -72,9 +74,7 @@ impl DatagramSocket {
             Some(libc::EACCES | libc::EPERM) => OpenError::NotPermitted(e),
             _ => OpenError::Failed(e),
         })?;
-        sys::report_errors(fd.as_fd(), family).map_err(OpenError::Failed)?;
-        crate::sys::tcp::connect(fd.as_fd(), &SocketAddr::new(to, 0)).map_err(OpenError::Failed)?;
-        Ok(DatagramSocket { fd, family, hops: None })
+        DatagramSocket::connected(fd, SocketAddr::new(to, 0)).map_err(OpenError::Failed)
     }
 
     /// A UDP socket that is connected to `to` (udp(7)): it sends there, and receives from there and from nobody else.
@@ -82,11 +82,43 @@ impl DatagramSocket {
     /// # Errors
     /// The system's; see [`classify`](crate::classify).
     pub fn udp(to: SocketAddr) -> io::Result<DatagramSocket> {
+        DatagramSocket::connected(sys::udp_socket(sys::Family::of(to.ip()))?, to)
+    }
+
+    /// The socket of a flow that was another host's, from the same end of its own: a UDP port, or with `echo` an identifier. With
+    /// CAP_NET_ADMIN the address need not be on this host yet: nobody is told meanwhile that the port is closed.
+    ///
+    /// # Errors
+    /// The system's: EADDRINUSE where somebody has this end here, EADDRNOTAVAIL or EPERM where the address is not here.
+    pub fn again(echo: bool, local: SocketAddr, to: SocketAddr) -> io::Result<DatagramSocket> {
         let family = sys::Family::of(to.ip());
-        let fd = sys::udp_socket(family)?;
+        let fd = if echo { sys::ping_socket(family)? } else { sys::udp_socket(family)? };
+        // Without the capability the address is here, or the bind fails.
+        let foreign = repair::allow_foreign_address(fd.as_fd(), to.is_ipv4(), true).is_ok();
+        // Until it is connected anybody could send to it.
+        repair::shut_out(fd.as_fd())?;
+        bind(fd.as_fd(), local, None)?;
+        let socket = DatagramSocket::connected(fd, to)?;
+        if foreign {
+            repair::allow_foreign_address(socket.fd.as_fd(), to.is_ipv4(), false)?;
+        }
+        repair::let_in(socket.fd.as_fd())?;
+        Ok(socket)
+    }
+
+    fn connected(fd: OwnedFd, to: SocketAddr) -> io::Result<DatagramSocket> {
+        let family = sys::Family::of(to.ip());
         sys::report_errors(fd.as_fd(), family)?;
         crate::sys::tcp::connect(fd.as_fd(), &to)?;
         Ok(DatagramSocket { fd, family, hops: None })
+    }
+
+    /// This end: the address that the host has chosen, and the port, or the identifier.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        local_address(self.fd.as_fd())
     }
 
     /// Takes over a socket whose engine has died, by its number in the table that engines share; `None`: it is another socket by

@@ -136,7 +136,7 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     spawn("addresses", move || watch_addresses(&addresses))?;
     let guests = Service::start().map_err(|e| format!("thread guests: {e}"))?;
     let ledger = Ledger::new(Arc::clone(&start.checkpoint));
-    let migration = Migration::new(Arc::clone(&start.checkpoint), engine.peek_mode);
+    let migration = Migration::new(start, engine.peek_mode);
     let mut registry =
         Registry::new(engine.config_dir, (config, first_service), handle, (link, sender), guests, ledger, migration);
     registry.blamed.clone_from(&start.blamed);

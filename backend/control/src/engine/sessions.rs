@@ -82,6 +82,7 @@ impl Registry {
         };
         let sink = Sink(self.sender());
         let scratch = self.config.service.runtime_dir.clone();
+        let arrival = self.inherited_arrival(name, id);
         match vonic_session::start(spec, &scratch, sink) {
             Ok((session, front_end)) => {
                 let state = SessionState {
@@ -89,7 +90,7 @@ impl Registry {
                     session,
                     features: None,
                     stopped: None,
-                    arrival: Arrival::None,
+                    arrival,
                     rings: BTreeMap::new(),
                 };
                 if let Some(entry) = self.vms.get_mut(name) {
@@ -119,7 +120,11 @@ impl Registry {
         self.left(&name);
         let Some(entry) = self.vms.get_mut(&name) else { return };
         if let Some(session) = entry.session.take() {
+            let came = matches!(session.arrival, Arrival::Parked(_) | Arrival::Settling(_));
             session.close();
+            if came {
+                self.forget_arrival(&name);
+            }
         }
         self.taps.set_offloads(&name, None);
         // The master forgives it by itself.

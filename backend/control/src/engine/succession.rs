@@ -80,7 +80,7 @@ impl Registry {
     pub(super) fn leave_config(&self) {
         let running = Running { service: self.first_service.clone(), sources: self.config.sources.clone() };
         let left = serde_json::to_vec(&running).map_err(std::io::Error::other);
-        if let Err(error) = left.and_then(|bytes| self.link.keep(CONFIG, &bytes)) {
+        if let Err(error) = left.and_then(|bytes| self.link.keep(CONFIG, &[&bytes])) {
             log::error!("the configuration cannot be left for another engine: {error}");
         }
     }

@@ -4,7 +4,7 @@
 //! when there was silence for a time, or sooner to make room. `table` holds the flows, `class` says how long each may be silent,
 //! `open` begins and ends them, `send` gives a guest's datagram to the host, `pump` brings what their sockets receive to the
 //! guest, `errors` tells it what became of what it sent, what the kinds of datagrams differ in is in `echo` (ICMP) and `udp`,
-//! and `resume` has flows go on when the engine has died.
+//! `resume` has flows go on when the engine has died, and `travel` on another host.
 pub mod class;
 pub mod echo;
 pub mod errors;
@@ -19,6 +19,7 @@ pub(crate) mod reassembly;
 mod resume;
 pub mod send;
 pub mod table;
+pub mod travel;
 pub mod udp;
 
 use crate::limit::Limit;

@@ -67,7 +67,7 @@ impl Worker {
 }
 
 /// What is still known of a guest's last datagram, for errors about it: of UDP its ports; of a ping the host's kernel knows all.
-fn last(key: &Key) -> Quote {
+pub(super) fn last(key: &Key) -> Quote {
     let mut header = [0; HEADER_LEN];
     header[..2].copy_from_slice(&key.guest.port().to_be_bytes());
     header[2..4].copy_from_slice(&key.remote.port().to_be_bytes());

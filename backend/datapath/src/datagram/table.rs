@@ -144,6 +144,11 @@ impl<F> DatagramTable<F> {
         self.link(id);
     }
 
+    /// When a flow was last used.
+    pub fn used(&self, id: DatagramId) -> Instant {
+        self.slots.get(id as usize).and_then(|slot| slot.entry.as_ref()).map_or(Instant(0), |entry| entry.used)
+    }
+
     /// A flow that has been silent for too long.
     pub fn expired(&mut self, now: Instant) -> Option<DatagramId> {
         self.ends().find(|(at, _)| *at <= now).map(|(_, id)| id)

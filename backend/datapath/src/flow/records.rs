@@ -1,6 +1,7 @@
 //! What stands of each connection in the checkpoint, for the engine after this one.
 use crate::crash::crash_point;
 use crate::flow::table::Flow;
+use crate::spec::PortId;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Local, Options, Record, RecordId};
@@ -21,7 +22,19 @@ pub struct Records {
     /// What it has left of VMs, until their ports are there: listening sockets and taps.
     pub places: Vec<(RecordId, Record)>,
     /// Sockets of connections that are over, until the guests have what they are told of that.
-    retired: Vec<(HostSocket, Option<RecordId>)>,
+    retired: Vec<Retired>,
+}
+
+/// A connection that is over.
+pub struct Retired {
+    /// Whose.
+    pub port: PortId,
+    /// Its socket.
+    pub socket: HostSocket,
+    /// Its record.
+    pub record: Option<RecordId>,
+    /// Both streams have ended, neither by a reset.
+    pub in_order: bool,
 }
 
 impl Records {
@@ -130,20 +143,29 @@ impl Records {
     /// Keeps the socket of a connection that is over, and by that its record, until the guest has what it is told of that: the next
     /// engine would have nothing to tell it again.
     pub fn retire(&mut self, flow: &mut Flow, socket: HostSocket) {
-        self.retired.push((socket, flow.record.take()));
+        let (port, in_order) = (flow.key.port, !flow.failed);
+        self.retired.push(Retired { port, socket, record: flow.record.take(), in_order });
     }
 
-    /// The guests have it.
-    pub fn close_retired(&mut self) {
-        while let Some((socket, record)) = self.retired.pop() {
-            crash_point!("socket-retired");
-            drop(socket);
-            if let Some(id) = record {
-                crash_point!("socket-retired-closed");
-                self.free(id);
-                crash_point!("socket-retired-freed");
-            }
+    /// The next of those, once the guests have it.
+    pub fn next_retired(&mut self) -> Option<Retired> {
+        self.retired.pop()
+    }
+
+    /// Closes it.
+    pub fn close(&mut self, retired: Retired) {
+        crash_point!("socket-retired");
+        drop(retired.socket);
+        if let Some(id) = retired.record {
+            crash_point!("socket-retired-closed");
+            self.free(id);
+            crash_point!("socket-retired-freed");
         }
+    }
+
+    /// What stands under a number.
+    pub fn get(&self, id: RecordId) -> Option<Record> {
+        self.checkpoint.read(id)
     }
 
     /// As [`Records::end`], of what nobody has taken over.

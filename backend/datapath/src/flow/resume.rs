@@ -38,7 +38,9 @@ impl Worker {
         }
         for (id, record) in std::mem::take(&mut self.records.inherited) {
             let mode = self.peek_mode(record.host);
-            if let Ok(Some(socket)) = HostSocket::resume(record.descriptor, record.cookie, mode) {
+            if let Ok(Some(socket)) = HostSocket::resume(record.descriptor, record.cookie, mode)
+                && !record.bits.has(Bits::FINISHED)
+            {
                 socket.abort();
             }
             self.records.free(id);
@@ -59,6 +61,12 @@ impl Worker {
     /// Goes on with a connection by its record and its socket; false: there is nothing that could go on.
     pub(super) fn go_on(&mut self, port_id: PortId, id: Option<RecordId>, record: &Record, socket: HostSocket) -> bool {
         let now = self.now;
+        if record.bits.has(Bits::FINISHED) {
+            // Without a record it is the kernel's alone.
+            let Some(id) = id else { return false };
+            self.drain(port_id, id, socket);
+            return true;
+        }
         let known = known(record);
         if known.shut {
             // The engine before may have died between record and call, after which nobody would ask for it again. A second time it

@@ -7,7 +7,7 @@ use crate::keyed::KeyedMap;
 use crate::spec::PortId;
 use crate::worker::Worker;
 use std::net::SocketAddr;
-use vonic_record::{Record, RecordId};
+use vonic_record::{Bits, Record, RecordId};
 
 /// Connections taken over in one round: about a tenth of a millisecond's worth.
 const RESUMES_A_ROUND: usize = 16;
@@ -27,8 +27,10 @@ pub struct Resuming {
 
 impl Resuming {
     fn new(port: PortId, records: Vec<(RecordId, Record)>) -> Resuming {
-        let ends = records.iter().map(|(_, record)| (record.guest, record.remote));
-        let places = ends.enumerate().map(|(place, ends)| (ends, place)).collect();
+        // Of one that is over for its guest another may have the name.
+        let named = |record: &Record| !record.bits.has(Bits::FINISHED);
+        let places = records.iter().enumerate().filter(|(_, (_, record))| named(record));
+        let places = places.map(|(place, (_, record))| ((record.guest, record.remote), place)).collect();
         Resuming { port, records: records.into_iter().map(Some).collect(), done: 0, places, recheck: false }
     }
 

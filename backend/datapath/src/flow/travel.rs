@@ -4,6 +4,7 @@
 //! rings start again on this host, it goes on from its record and the kernel's counters, as behind an engine's death; and so does
 //! one that has come here.
 use crate::command::Notice;
+use crate::datagram::travel::Traveller;
 use crate::flow::open::leg_config;
 use crate::flow::records::{describe, opened};
 use crate::flow::resume::{known, restored};
@@ -34,6 +35,11 @@ pub struct Leaving {
 }
 
 impl Leaving {
+    /// A connection that was frozen, with its record.
+    pub(crate) fn new(id: RecordId, record: &Record, frozen: Frozen) -> Leaving {
+        Leaving { id, record: *record, known: known(record), frozen }
+    }
+
     /// This host's address that it has; `None`: the system does not say.
     pub fn local(&self) -> Option<IpAddr> {
         self.frozen.local().ok().map(|local| local.ip().to_canonical())
@@ -84,6 +90,8 @@ pub struct Departure {
     pub leaving: Vec<Leaving>,
     /// What cannot. It stays as it is: the guest may yet stay, too. ISS and IRS of these records are such that nothing was moved since.
     pub bound: Vec<(Record, Bound)>,
+    /// Flows of datagrams, all of them with the last part; they stay here, too.
+    pub datagrams: Vec<Traveller>,
     /// Addresses that the guest has claimed, the one used last first.
     pub claims: Vec<Ipv6Addr>,
     /// The worker's clock, in microseconds.
@@ -107,11 +115,15 @@ impl Worker {
         // If the guest stays, whoever connects meanwhile has only waited.
         self.await_port(port_id);
         self.finish_resuming(Some(port_id));
+        let (leaving, over) = self.depart_draining(port_id, PART);
+        if over == PART {
+            return Departure { leaving, clock: self.now.0, next: Some(from), ..Departure::default() };
+        }
         let wanted = |id: FlowId, flow: &Flow| id >= from && flow.key.port == port_id && flow.socket.is_some();
         let flows = self.flows.iter().filter(|(id, flow)| wanted(*id, flow)).take(PART);
         let flows: Vec<FlowId> = flows.map(|(id, _)| id).collect();
         let next = flows.get(PART - 1).map(|last| last + 1);
-        let mut departure = Departure { clock: self.now.0, next, ..Departure::default() };
+        let mut departure = Departure { leaving, clock: self.now.0, next, ..Departure::default() };
         if let Some(port) = Worker::port_mut(&mut self.ports, port_id) {
             // Of a save before this one, behind which the engine died.
             departure.leaving.append(&mut port.leaving);
@@ -122,6 +134,9 @@ impl Worker {
                 Some(Err(bound)) => departure.bound.push(bound),
                 None => {}
             }
+        }
+        if next.is_none() {
+            departure.datagrams = self.travellers(port_id);
         }
         departure.claims = self.claims_of(port_id);
         departure
@@ -137,8 +152,7 @@ impl Worker {
     fn freeze(&mut self, id: FlowId) -> Option<Result<Leaving, (Record, Bound)>> {
         let flow = self.flows.get_mut(id)?;
         let recorded = self.records.read(flow);
-        let host = flow.host.ip().to_canonical();
-        let is_here = flow.tries.is_some() || host.is_loopback() || self.host.addresses.contains(&host);
+        let is_here = flow.tries.is_some() || self.host.is_own(flow.host);
         let (number, record) = match recorded {
             Some(recorded) if !is_here && !flow.failed => recorded,
             _ => {
@@ -153,7 +167,7 @@ impl Worker {
                 self.poller.forget(fd);
                 flow.record = None;
                 self.finish(id);
-                Some(Ok(Leaving { id: number, known: known(&record), record, frozen }))
+                Some(Ok(Leaving::new(number, &record, frozen)))
             }
             Err((socket, error)) => {
                 let why = (standing(flow), Bound::System(error));
@@ -173,7 +187,7 @@ impl Worker {
         if port.leaving.is_empty() {
             (self.notify)(Notice::Left { port: port.spec.port });
         }
-        port.leaving.push(Leaving { id, record: *record, known: known(record), frozen });
+        port.leaving.push(Leaving::new(id, record, frozen));
         true
     }
 
@@ -211,16 +225,20 @@ impl Worker {
     /// Connections have come with the port's guest, whose rings are about to start, and addresses that it has claimed.
     pub(crate) fn arrive(&mut self, port_id: PortId, connections: Vec<Arriving>, claims: &[Ipv6Addr]) {
         self.await_port(port_id);
+        // Of an engine that has died over this.
+        self.finish_resuming(Some(port_id));
         for Arriving { record, socket } in connections {
             let key = FlowKey { port: port_id, guest: record.guest, remote: record.remote };
+            let is_over = record.bits.has(Bits::FINISHED);
             match socket {
-                _ if self.flows.find(&key).is_some() => {}
+                _ if !is_over && self.flows.find(&key).is_some() => {}
                 Some(socket) => {
                     let id = self.records.keep(&record, None);
                     if !self.go_on(port_id, id, &record, socket) {
                         id.into_iter().for_each(|id| self.records.free(id));
                     }
                 }
+                None if is_over => {}
                 None => self.tell_lost(key, &record),
             }
         }

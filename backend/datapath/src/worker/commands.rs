@@ -93,8 +93,9 @@ impl Worker {
                 }
                 Command::Stay { port, leaving } => self.stay(port, leaving),
                 Command::Gone { records } => self.gone(records),
-                Command::Arrive { port, connections, claims, done } => {
+                Command::Arrive { port, connections, datagrams, claims, done } => {
                     self.arrive(port, connections, &claims);
+                    self.arrive_datagrams(port, datagrams);
                     done.done();
                 }
                 Command::Barrier { done } => done.done(),
@@ -308,6 +309,7 @@ impl Worker {
         self.settle_adopted(id);
         self.reset_connections(id);
         self.let_go(id);
+        self.close_draining(id);
         for index in Queues::indices() {
             self.stop_ring(id, index);
         }

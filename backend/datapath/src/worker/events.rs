@@ -36,6 +36,11 @@ pub enum Token {
         /// Which of its forwards.
         index: u16,
     },
+    /// The socket of a connection that is over for its guest.
+    Draining {
+        /// Its record's number.
+        record: u32,
+    },
     /// Frames have arrived in the tap of `port`.
     Tap {
         /// Which port.
@@ -52,6 +57,7 @@ impl Token {
             Token::Listener { port, index } => (3, u32::from(index), port),
             Token::Tap { port } => (4, 0, port),
             Token::Datagrams { id, generation } => (5, generation, id),
+            Token::Draining { record } => (6, 0, record),
         };
         (kind << 56) | (u64::from(middle) << 32) | u64::from(low)
     }
@@ -66,6 +72,7 @@ impl Token {
             3 => Some(Token::Listener { port: low, index: middle as u16 }),
             4 => Some(Token::Tap { port: low }),
             5 => Some(Token::Datagrams { id: low, generation: middle }),
+            6 => Some(Token::Draining { record: low }),
             _ => None,
         }
     }
@@ -155,6 +162,7 @@ mod tests {
             Token::Listener { port: 7, index: 65535 },
             Token::Tap { port: u32::MAX },
             Token::Datagrams { id: 9, generation: 0xff_ffff },
+            Token::Draining { record: u32::MAX },
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

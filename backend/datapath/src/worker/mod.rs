@@ -22,6 +22,7 @@ use crate::datagram::reassembly::Reassembly;
 use crate::datagram::table::DatagramTable;
 use crate::flow::admission::AcceptLater;
 use crate::flow::adoption::Adopted;
+use crate::flow::draining::Draining;
 use crate::flow::peer::Questions;
 use crate::flow::records::Records;
 use crate::flow::resuming::Resuming;
@@ -121,6 +122,8 @@ pub struct Worker {
     /// What the engine before has accepted last, until its guest's rings run.
     pub(crate) adopted: Option<Adopted>,
     pub(crate) questions: Questions,
+    /// Connections that are over for their guests.
+    pub(crate) draining: Draining,
     pub(crate) datagrams: DatagramTable<Datagram>,
     /// What the host said when a ping socket was last asked for.
     pub(crate) ping_permitted: bool,
@@ -186,6 +189,7 @@ impl Worker {
             records: Records::new(Arc::clone(&config.checkpoint)),
             adopted: None,
             questions: Questions::default(),
+            draining: Draining::default(),
             datagrams: DatagramTable::default(),
             ping_permitted: true,
             poller,
@@ -282,6 +286,7 @@ impl Worker {
                 }
             }
             Token::Listener { port, index } => self.accept_from_world(port, usize::from(index), false),
+            Token::Draining { record } => self.draining_event(record, set),
             Token::Tap { port } => self.tap_event(port),
         }
     }
@@ -300,6 +305,7 @@ impl Worker {
         self.run_timers();
         self.ask_peers();
         self.expire_datagrams();
+        self.expire_draining();
         self.advertise();
         for _ in 0..self.flows.ready_len().min(PUMPS_A_ROUND) {
             let Some(id) = self.flows.pop_ready() else { break };
@@ -324,7 +330,7 @@ impl Worker {
         self.record_claims();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
         crash_point!("published-to-guest");
-        self.records.close_retired();
+        self.close_retired();
         self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
     }
 
@@ -355,7 +361,7 @@ impl Worker {
         let ports = self.ports.iter().flatten();
         let held = ports.flat_map(|port| port.kept.due().into_iter().chain(port.queues.short_until()));
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due()).chain(held);
-        let due = due.chain(self.questions.next_due());
+        let due = due.chain(self.questions.next_due()).chain(self.draining.next_due());
         let next = due.chain(self.accept_later.iter().map(|later| later.at)).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);

@@ -8,11 +8,16 @@ use std::thread;
 
 /// A file in memory with these bytes.
 pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    memory_file_of(&[bytes])
+}
+
+/// A file in memory with these bytes, one behind the other.
+pub(crate) fn memory_file_of(parts: &[&[u8]]) -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string; the call returns a new descriptor.
     let fd = check(unsafe { libc::memfd_create(c"vonic-kept".as_ptr(), libc::MFD_CLOEXEC) })?;
     // SAFETY: `fd` was just opened and belongs to nobody else.
     let mut file = fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    file.write_all(bytes)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
     Ok(file.into())
 }
 

@@ -91,7 +91,7 @@ impl Source<'_> {
     }
 
     fn datagrams(&mut self) -> DatagramState {
-        let v6 = self.flag();
+        let (v6, opened) = (self.flag(), self.long());
         DatagramState {
             echo: self.flag(),
             bits: self.long(),
@@ -99,6 +99,8 @@ impl Source<'_> {
             remote: self.address(v6),
             host: self.address(true),
             local: self.address(true),
+            opened,
+            used: opened.saturating_add(self.word().into()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! On the host that a guest comes to: its connections wait until its rings start, then they have sockets here.
 use super::hooks::{self, Moment};
-use super::{News, reasons};
+use super::{News, custody, datagrams, reasons};
 use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{ROUND_LIMIT, Registry};
@@ -10,13 +10,13 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use vonic_datapath::{Arriving, Command, PortId, Way};
+use vonic_datapath::{Arriving, ArrivingDatagrams, Command, PortId, Way};
 use vonic_frame::MacAddr;
-use vonic_migration::{FlowState, Identity, PortState, Stream};
+use vonic_migration::{DatagramState, FlowState, Identity, PortState, Stream};
 use vonic_queue::handover;
 use vonic_record::{Bits, Whom, vm_number, work_for};
 use vonic_session::{LoadRequest, PortEvent, SessionEvent};
-use vonic_uplink::{HostSocket, Known, Origin, Parked, PeekMode, SocketState};
+use vonic_uplink::{DatagramSocket, HostSocket, Known, Origin, Parked, PeekMode, SocketState};
 
 /// Connections that the worker takes up between two bursts.
 const PART: usize = 64;
@@ -49,6 +49,7 @@ pub(in crate::engine) struct Arrived {
     claims: Vec<std::net::Ipv6Addr>,
     flows: Vec<(FlowState, Option<(HostSocket, Known)>)>,
     lost: BTreeMap<String, usize>,
+    datagrams: Vec<(DatagramState, Option<DatagramSocket>)>,
     begun: Instant,
     /// How long the operator's hook took.
     hook: Duration,
@@ -58,12 +59,15 @@ impl Registry {
     /// The VMM has brought a state: reads and checks it.
     pub(in crate::engine) fn load_state(&mut self, name: &str, session: u64, request: LoadRequest) {
         let Some(entry) = self.vms.get(name) else { return };
-        let (vm, sender) = (entry.vm.clone(), self.sender());
+        let (vm, sender, link) = (entry.vm.clone(), self.sender(), self.link.try_clone());
         let work = move || {
             work_for(Whom::Vm(vm_number(&vm.name)));
             let (bytes, answer) = request.take();
             let state = Stream::read(&bytes[..]).and_then(PortState::try_from).map_err(|error| error.to_string());
             let outcome = state.and_then(|state| check(&vm, &state).map(|()| state));
+            if let (Ok(_), Ok(link)) = (&outcome, link) {
+                custody::leave(&link, &vm.name, session, &bytes);
+            }
             let read = Read { outcome, answer: Box::new(answer) };
             // The control side is gone only when the process is.
             let _ = sender.send(Input::Migration(News::Read(vm.name, session, Box::new(read))));
@@ -130,6 +134,7 @@ impl Registry {
                 claims: Vec::new(),
                 flows: Vec::new(),
                 lost: BTreeMap::new(),
+                datagrams: Vec::new(),
                 begun: Instant::now(),
                 hook: Duration::ZERO,
             };
@@ -139,7 +144,7 @@ impl Registry {
 
     /// What has come has its sockets: the worker goes on with it, then the guest's rings start.
     pub(super) fn arrived(&mut self, name: &str, session: u64, arrived: Arrived) {
-        let Arrived { clock, claims, flows, lost, begun, hook } = arrived;
+        let Arrived { clock, claims, flows, lost, datagrams, begun, hook } = arrived;
         let entry = self.vms.get_mut(name);
         let found = entry.and_then(|e| Some((e.port, e.session.as_mut().filter(|s| s.id() == session)?)));
         let Some((port, state)) = found else {
@@ -157,9 +162,11 @@ impl Registry {
             flows.into_iter().map(|(flow, socket)| arriving(&flow, socket, (clock, now), session)).collect();
         while !connections.is_empty() {
             let rest = connections.split_off(connections.len().min(PART));
-            self.take_up(port, std::mem::replace(&mut connections, rest), claims.clone());
+            self.take_up(port, std::mem::replace(&mut connections, rest), Vec::new(), claims.clone());
         }
-        self.take_up(port, Vec::new(), claims);
+        let spoken = datagrams.len();
+        let datagrams = datagrams.into_iter().map(|flow| datagrams::arriving(flow, (clock, now))).collect();
+        self.take_up(port, Vec::new(), datagrams, claims);
         let lost_count: usize = lost.values().sum();
         if lost_count > 0 {
             log::warn!("{name}: {lost_count} connections have not come along: {}", reasons(&lost));
@@ -167,16 +174,23 @@ impl Registry {
         let come = all - lost_count;
         let took = begun.elapsed().saturating_sub(hook);
         log::info!(
-            "{name}: its guest is here with {come} connections: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook"
+            "{name}: its guest is here with {come} connections and {spoken} flows of datagrams: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook"
         );
+        self.forget_arrival(name);
         for event in waiting {
             self.session_event(SessionEvent { port, session, event });
         }
     }
 
-    fn take_up(&mut self, port: PortId, connections: Vec<Arriving>, claims: Vec<std::net::Ipv6Addr>) {
+    fn take_up(
+        &mut self,
+        port: PortId,
+        connections: Vec<Arriving>,
+        datagrams: Vec<ArrivingDatagrams>,
+        claims: Vec<std::net::Ipv6Addr>,
+    ) {
         let (done, taken) = handover();
-        self.order(Command::Arrive { port, connections, claims, done });
+        self.order(Command::Arrive { port, connections, datagrams, claims, done });
         if !taken.wait(ROUND_LIMIT) {
             log::warn!("the worker has not taken up what came from another host within {ROUND_LIMIT:?}");
         }
@@ -194,14 +208,15 @@ fn check(vm: &Vm, state: &PortState) -> Result<(), String> {
         return Err(format!("{name} has MTU {mtu} there, this VM's file says {}: write the same", vm.mtu));
     }
     let own = [vm.address4.map(Into::into), vm.address6.map(Into::into)];
-    let strange = |flow: &&FlowState| {
-        let known = if flow.guest.is_ipv4() { own[0] } else { own[1] };
-        known.is_some_and(|address: std::net::IpAddr| address != flow.guest.ip())
-            && !matches!(flow.guest.ip(), std::net::IpAddr::V6(v6) if state.claims.contains(&v6) || v6.is_unicast_link_local())
+    let strange = |guest: &std::net::IpAddr| {
+        let known = if guest.is_ipv4() { own[0] } else { own[1] };
+        known.is_some_and(|address: std::net::IpAddr| address != *guest)
+            && !matches!(guest, std::net::IpAddr::V6(v6) if state.claims.contains(v6) || v6.is_unicast_link_local())
     };
-    match state.flows.iter().find(strange) {
-        Some(flow) => {
-            Err(format!("{name} has address {} there, this VM's file has another one: write the same", flow.guest.ip()))
+    let guests = state.flows.iter().map(|flow| flow.guest).chain(state.datagrams.iter().map(|flow| flow.guest));
+    match guests.map(|guest| guest.ip()).find(strange) {
+        Some(guest) => {
+            Err(format!("{name} has address {guest} there, this VM's file has another one: write the same"))
         }
         None => Ok(()),
     }
@@ -216,6 +231,8 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
     // Before the address is here: to a peer's segment for a connection without a socket the kernel answers by a reset (ADR 0013).
     let restore = |flow: &mut FlowState| flow.socket.as_mut().filter(|_| age <= AGE_MAX).map(SocketState::restore);
     let parked: Vec<_> = flows.iter_mut().map(restore).collect();
+    let spoken = if age <= AGE_MAX { port.datagrams } else { Vec::new() };
+    let spoken = datagrams::begin(spoken, vm);
     let before = begun.elapsed();
     hooks::run(hooks, Moment::Arrival, vm, &Arc::default());
     let hook = begun.elapsed() - before;
@@ -242,7 +259,11 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
         (flow, socket)
     };
     let flows = flows.into_iter().zip(parked).map(release).collect();
-    Arrived { clock: port.clock, claims: port.claims, flows, lost, begun, hook }
+    let (datagrams, unspoken) = datagrams::finish(spoken);
+    if let Some((count, error)) = unspoken {
+        log::warn!("{}: {count} flows of datagrams have not come along, the next datagram begins another: {error}", vm.name);
+    }
+    Arrived { clock: port.clock, claims: port.claims, flows, lost, datagrams, begun, hook }
 }
 
 /// A connection as the worker goes on with it.

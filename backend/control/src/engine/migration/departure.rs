@@ -1,6 +1,6 @@
 //! On the host that a guest leaves: its connections stand still from the save on, until it is known whether it leaves or stays.
 use super::hooks::{self, Moment};
-use super::{LINGER, News, close, identity, reasons};
+use super::{LINGER, News, close, datagrams, identity, reasons};
 use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{Entry, ROUND_LIMIT, Registry};
@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vonic_datapath::{Bound, Command, Leaving, PortId};
 use vonic_migration::{FlowState, PortState, write};
@@ -21,13 +21,22 @@ pub(in crate::engine) struct Saved {
     leaving: Vec<Leaving>,
     /// The places of those that could not be read.
     lost: Vec<usize>,
+    /// The VMM has been given everything.
+    complete: bool,
+}
+
+impl Saved {
+    /// Of a departure that has nothing here.
+    fn nothing(complete: bool) -> Saved {
+        Saved { leaving: Vec::new(), lost: Vec::new(), complete }
+    }
 }
 
 /// Where a departure is.
 pub(in crate::engine) enum Departure {
     /// Sockets are read, or the operator's hook runs.
     Saving(JoinHandle<Saved>, Arc<AtomicBool>),
-    /// The VMM has everything.
+    /// The VMM has its answer.
     Saved(Saved),
 }
 
@@ -41,14 +50,14 @@ pub(in crate::engine) struct Lingering {
 }
 
 impl Departure {
-    /// What was taken out, and whether the VMM had everything.
-    fn end(self) -> (Saved, bool) {
+    /// What was taken out.
+    fn end(self) -> Saved {
         match self {
-            Departure::Saved(saved) => (saved, true),
+            Departure::Saved(saved) => saved,
             Departure::Saving(thread, cancelled) => {
                 cancelled.store(true, Ordering::Relaxed);
                 // A panic would have ended the process (panic = abort).
-                (thread.join().unwrap_or(Saved { leaving: Vec::new(), lost: Vec::new() }), false)
+                thread.join().unwrap_or_else(|_| Saved::nothing(false))
             }
         }
     }
@@ -73,7 +82,7 @@ impl Registry {
         let (vm, port) = (entry.vm.clone(), entry.port);
         let counters = counters(entry);
         // One that was not heard of again: its connections go along.
-        let mut leaving = entry.departure.take().map_or_else(Vec::new, |departure| departure.end().0.leaving);
+        let mut leaving = entry.departure.take().map_or_else(Vec::new, |departure| departure.end().leaving);
         let saved = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
         let identity = identity(&vm, features);
         let mut state =
@@ -89,6 +98,7 @@ impl Registry {
             };
             leaving.extend(part.leaving);
             state.flows.extend(part.bound.into_iter().map(|(record, why)| lost(&record, &why, &mut bound)));
+            state.datagrams.extend(part.datagrams.iter().map(datagrams::departing));
             (state.clock, state.claims, from) = (part.clock, part.claims, part.next);
         }
         let hooks = self.config.service.migration.clone();
@@ -108,11 +118,12 @@ impl Registry {
         }
     }
 
-    /// The thread of a departure is done.
-    pub(super) fn saved(&mut self, name: &str) {
+    /// The thread of a departure is done, but for its return.
+    pub(super) fn saved(&mut self, name: &str, own: ThreadId) {
         let Some(entry) = self.vms.get_mut(name) else { return };
         entry.departure = match entry.departure.take() {
-            Some(Departure::Saving(thread, _)) if thread.is_finished() => thread.join().ok().map(Departure::Saved),
+            Some(Departure::Saving(thread, _)) if thread.thread().id() == own => thread.join().ok().map(Departure::Saved),
+            // It was waited for already, and this is another one.
             other => other,
         };
     }
@@ -121,7 +132,7 @@ impl Registry {
     pub(in crate::engine) fn stay(&mut self, name: &str) {
         let Some(entry) = self.vms.get_mut(name) else { return };
         let Some(departure) = entry.departure.take() else { return };
-        let (saved, _) = departure.end();
+        let saved = departure.end();
         let (port, vm) = (entry.port, entry.vm.clone());
         log::info!("{name}: its guest has not left: {} connections go on", saved.leaving.len());
         self.order(Command::Stay { port, leaving: saved.leaving });
@@ -137,7 +148,7 @@ impl Registry {
     pub(in crate::engine) fn resume_departure(&mut self, port: PortId) {
         let entry = self.vms.values_mut().find(|entry| entry.port == port);
         if let Some(entry) = entry.filter(|entry| entry.departure.is_none()) {
-            entry.departure = Some(Departure::Saved(Saved { leaving: Vec::new(), lost: Vec::new() }));
+            entry.departure = Some(Departure::Saved(Saved::nothing(true)));
         }
     }
 
@@ -145,7 +156,7 @@ impl Registry {
     /// their addresses are elsewhere, too.
     pub(in crate::engine) fn left(&mut self, name: &str) {
         let Some(departure) = self.vms.get_mut(name).and_then(|entry| entry.departure.take()) else { return };
-        let (Saved { leaving, lost }, complete) = departure.end();
+        let Saved { leaving, lost, complete } = departure.end();
         let places = leaving.into_iter().enumerate();
         let (lost, leaving): (Vec<_>, Vec<_>) = places.partition(|(place, _)| !complete || lost.contains(place));
         let records = lost.into_iter().map(|(_, leaving)| leaving.reset()).collect();
@@ -226,10 +237,12 @@ fn run(save: Save, request: SaveRequest, cancelled: &Arc<AtomicBool>, sender: &S
     );
     // The target goes on as soon as it has the stream's end: the addresses have to be free by then.
     hooks::run(&hooks, Moment::Departure, &vm, cancelled);
+    // Whoever gives it up before this has not had it.
+    let complete = outcome.is_ok() && !cancelled.load(Ordering::Relaxed);
     request.answer(outcome);
     // The control side is gone only when the process is.
-    let _ = sender.send(Input::Migration(News::Saved(vm.name)));
-    Saved { leaving, lost: unread }
+    let _ = sender.send(Input::Migration(News::Saved(vm.name, thread::current().id())));
+    Saved { leaving, lost: unread, complete }
 }
 
 /// What the target's guest is told to be lost.

@@ -3,6 +3,8 @@
 //! Two moments belong to the VMM: it asks for the port's state when every ring is stopped, and it brings a state before there are
 //! rings. Whatever takes long (reading and writing sockets' queues, the operator's hooks) runs on a thread of its own.
 mod arrival;
+mod custody;
+mod datagrams;
 mod departure;
 mod hooks;
 
@@ -13,8 +15,10 @@ use super::registry::Registry;
 use crate::config::Vm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 use vonic_datapath::Leaving;
+use vonic_front::Start;
 use vonic_migration::Identity;
 use vonic_record::Checkpoint;
 use vonic_uplink::PeekMode;
@@ -25,7 +29,7 @@ const LINGER: Duration = Duration::from_secs(60);
 /// What the threads that move connections tell the control side.
 pub(super) enum News {
     /// A departure's thread is done.
-    Saved(String),
+    Saved(String, ThreadId),
     /// A state was read and is good, or not.
     Read(String, u64, Box<arrival::Read>),
     /// What had come has sockets here, as far as it can.
@@ -40,11 +44,14 @@ pub(super) struct Migration {
     pub peek_mode: Option<PeekMode>,
     /// Connections that have left.
     pub lingering: Vec<Lingering>,
+    /// What had come when an engine died.
+    left: custody::Left,
 }
 
 impl Migration {
-    pub fn new(checkpoint: Arc<Checkpoint>, peek_mode: Option<PeekMode>) -> Migration {
-        Migration { checkpoint, peek_mode, lingering: Vec::new() }
+    pub fn new(start: &Start, peek_mode: Option<PeekMode>) -> Migration {
+        let checkpoint = Arc::clone(&start.checkpoint);
+        Migration { checkpoint, peek_mode, lingering: Vec::new(), left: custody::Left::of(start) }
     }
 
     /// When something is to be done next.
@@ -56,7 +63,7 @@ impl Migration {
 impl Registry {
     pub(super) fn migration_news(&mut self, news: News) {
         match news {
-            News::Saved(name) => self.saved(&name),
+            News::Saved(name, thread) => self.saved(&name, thread),
             News::Read(name, session, read) => self.state_read(&name, session, *read),
             News::Arrived(name, session, arrived) => self.arrived(&name, session, *arrived),
         }

@@ -1,0 +1,72 @@
+//! Flows of datagrams in a port's state, and their sockets on the host that they come to.
+use crate::config::Vm;
+use std::io;
+use vonic_datapath::{ArrivingDatagrams, Traveller};
+use vonic_migration::DatagramState;
+use vonic_record::Bits;
+use vonic_uplink::DatagramSocket;
+
+/// Pings that one guest has at most.
+const PINGS: usize = 64;
+
+/// A flow as it stands in the stream.
+pub(super) fn departing(flow: &Traveller) -> DatagramState {
+    let Traveller { echo, is_stream, forwarded, guest, remote, host, local, opened, used } = *flow;
+    let bits = Bits::STREAM.only_if(is_stream).0 | Bits::FORWARDED.only_if(forwarded).0;
+    DatagramState { echo, bits, guest, remote, host, local, opened, used }
+}
+
+/// One that comes, while it has no socket here: a forward's needs none.
+pub(super) struct Coming {
+    state: DatagramState,
+    socket: Option<io::Result<DatagramSocket>>,
+}
+
+/// Those that the VM may have, each with a socket if that can be had before its address is here; the ones used last come first.
+pub(super) fn begin(mut states: Vec<DatagramState>, vm: &Vm) -> Vec<Coming> {
+    states.sort_by_key(|state| std::cmp::Reverse(state.used));
+    let mut room = [PINGS, vm.limits.udp_flows as usize];
+    states.retain(|state| {
+        let room = &mut room[usize::from(!state.echo)];
+        let admitted = *room > 0;
+        *room = room.saturating_sub(1);
+        admitted
+    });
+    let socket = |state: &DatagramState| (!is_forwarded(state)).then(|| open(state));
+    states.into_iter().map(|state| Coming { socket: socket(&state), state }).collect()
+}
+
+/// The address is here: their sockets, and how many could not have one, with a reason.
+pub(super) fn finish(coming: Vec<Coming>) -> (Vec<(DatagramState, Option<DatagramSocket>)>, Option<(usize, io::Error)>) {
+    let (mut flows, mut lost) = (Vec::with_capacity(coming.len()), None);
+    for Coming { state, socket } in coming {
+        match socket.map(|socket| socket.or_else(|_| open(&state))).transpose() {
+            Ok(socket) => flows.push((state, socket)),
+            Err(error) => lost = Some((lost.map_or(1, |(count, _)| count + 1), error)),
+        }
+    }
+    (flows, lost)
+}
+
+fn is_forwarded(state: &DatagramState) -> bool {
+    Bits(state.bits).has(Bits::FORWARDED)
+}
+
+fn open(state: &DatagramState) -> io::Result<DatagramSocket> {
+    DatagramSocket::again(state.echo, state.local, state.host)
+}
+
+/// A flow as the worker goes on with it: its age and its silence go on by this host's clock, which is at `now` and was at `then` on the
+/// source.
+pub(super) fn arriving(
+    (state, socket): (DatagramState, Option<DatagramSocket>),
+    (then, now): (u64, u64),
+) -> ArrivingDatagrams {
+    let DatagramState { echo, bits, guest, remote, host, local, opened, used } = state;
+    let [opened, used] = [opened, used].map(|at| now.saturating_sub(then.saturating_sub(at)));
+    let (is_stream, forwarded) = (Bits(bits).has(Bits::STREAM), is_forwarded(&state));
+    ArrivingDatagrams {
+        flow: Traveller { echo, is_stream, forwarded, guest, remote, host, local, opened, used },
+        socket,
+    }
+}
