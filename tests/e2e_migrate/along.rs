@@ -167,6 +167,10 @@ fn what_has_come_outlives_the_engine_that_it_came_to() {
         kill_engine(hosts.here());
         streams.iter_mut().try_for_each(|stream| stream.exchange(&mut guest)).unwrap();
         let log = hosts.here().vonicd.log();
-        assert_eq!(log.matches("its guest is still to come, with 5 connections").count(), 2, "crossing {crossing}: {log}");
+        assert_eq!(
+            log.matches("its guest is still to come, with 5 connections").count(),
+            2,
+            "crossing {crossing}: {log}"
+        );
     }
 }

@@ -69,8 +69,7 @@ pub const POINTS: &[(&str, u64)] = &[
     ("record-freed", 5),
 ];
 /// Those that engines pass when they take over.
-pub const TAKEOVER_POINTS: &[(&str, u64)] =
-    &[
+pub const TAKEOVER_POINTS: &[(&str, u64)] = &[
     ("before-resumption", 5),
     ("after-resumption", 5),
     ("command-applied", 6),

@@ -168,7 +168,10 @@ mod tests {
         assert!(!blames.note(1, false, start + BLAME_WINDOW), "the first is forgotten");
         assert!(blames.note(1, false, start + BLAME_WINDOW + SECOND));
         assert!(!blames.note(1, false, start + BLAME_WINDOW + 2 * SECOND), "it is in quarantine already");
-        let expected = [(1, Blame { deaths: 4, quarantined: true, unheard: false }), (2, Blame { deaths: 1, quarantined: false, unheard: false })];
+        let expected = [
+            (1, Blame { deaths: 4, quarantined: true, unheard: false }),
+            (2, Blame { deaths: 1, quarantined: false, unheard: false }),
+        ];
         assert_eq!(blames.all(), BTreeMap::from(expected));
     }
 
@@ -177,7 +180,10 @@ mod tests {
         let (mut blames, now) = (Blames::default(), Instant::now());
         assert!(!blames.note(1, true, now) && !blames.is_unheard(1), "an accident");
         assert!(blames.note(1, true, now) && blames.is_unheard(1));
-        assert!(blames.note(2, true, now) | blames.note(2, false, now) && !blames.is_unheard(2), "a frame was the second");
+        assert!(
+            blames.note(2, true, now) | blames.note(2, false, now) && !blames.is_unheard(2),
+            "a frame was the second"
+        );
         assert!(!blames.note(2, true, now) && blames.is_unheard(2));
         blames.forgive_all();
         assert!(!blames.is_unheard(1) && !blames.is_unheard(2) && !blames.is_unheard(3));
@@ -190,7 +196,10 @@ mod tests {
         let later = start + 5 * SECOND;
         let mut blames = Blames::restore(blames.save(later), later + SECOND);
         // On its way it has aged no further: the second that nobody saw is the benefit of the doubt.
-        assert_eq!(blames.save(later + SECOND)[&1], BlamedState { deaths: 1, lately: vec![5000], quarantined: false, unheard: false });
+        assert_eq!(
+            blames.save(later + SECOND)[&1],
+            BlamedState { deaths: 1, lately: vec![5000], quarantined: false, unheard: false }
+        );
         assert!(blames.all()[&2].quarantined);
         assert!(blames.note(1, false, later + 2 * SECOND), "the second within the window");
         assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: true, unheard: false });

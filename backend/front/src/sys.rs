@@ -18,7 +18,8 @@ pub(crate) use socket::{
 };
 
 pub(crate) use table::{
-    Swept, accepted_at, close_later, memory_file, memory_file_of, move_off, open_descriptors, place, reserve, sweep, take_stdin,
+    Swept, accepted_at, close_later, memory_file, memory_file_of, move_off, open_descriptors, place, reserve, sweep,
+    take_stdin,
 };
 
 use std::io;

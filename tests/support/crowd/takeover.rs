@@ -61,7 +61,9 @@ impl Crowd {
         let pidfd = sys::pidfd(engine).context("the engine's pidfd")?;
         let (since, dying) = match blow {
             Blow::Kill => self.kill(engine, &pidfd)?,
-            Blow::Restart => (self.replace(|| vonicd.vonic_text(&["engine", "restart"]).map(drop), &pidfd)?, Duration::ZERO),
+            Blow::Restart => {
+                (self.replace(|| vonicd.vonic_text(&["engine", "restart"]).map(drop), &pidfd)?, Duration::ZERO)
+            }
             Blow::Upgrade => {
                 let program = Vonicd::program(false)?;
                 (self.replace(|| vonicd.upgrade(&program), &pidfd)?, Duration::ZERO)

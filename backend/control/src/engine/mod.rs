@@ -209,9 +209,8 @@ fn watch_addresses(to: &Sender<Input>) {
 
 fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
     loop {
-        let retry =
-            registry.taps.retry_in().into_iter().chain(registry.relisten.due_in()).chain(registry.migration.due_in());
-        let retry = retry.min();
+        let retry = registry.taps.retry_in().into_iter().chain(registry.relisten.due_in());
+        let retry = retry.chain(registry.migration.due_in()).chain(registry.by_hand_due_in()).min();
         let input = match retry {
             None => inputs.recv().map_err(RecvTimeoutError::from),
             Some(time) => inputs.recv_timeout(time),
@@ -243,6 +242,7 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Resolvers => registry.look_for_resolvers(),
             Input::Links => {
                 registry.end_lingering_in_time();
+                registry.end_by_hand_in_time();
                 registry.mend_uplinks();
                 registry.mend_forwards();
             }

@@ -42,6 +42,11 @@ impl SessionState {
         self.id
     }
 
+    /// Whether any ring runs.
+    pub fn runs(&self) -> bool {
+        self.rings.values().any(|ring| ring.enabled)
+    }
+
     /// Whether both rings of a pair run.
     pub fn driver_ready(&self) -> bool {
         let runs = |index: u16| self.rings.get(&index).is_some_and(|ring| ring.enabled && ring.broken.is_none());
@@ -82,17 +87,14 @@ impl Registry {
         };
         let sink = Sink(self.sender());
         let scratch = self.config.service.runtime_dir.clone();
-        let arrival = self.inherited_arrival(name, id);
+        let arrival = match self.inherited_arrival(name, id) {
+            Arrival::None => self.arrival_by_hand(name),
+            inherited => inherited,
+        };
         match vonic_session::start(spec, &scratch, sink) {
             Ok((session, front_end)) => {
-                let state = SessionState {
-                    id,
-                    session,
-                    features: None,
-                    stopped: None,
-                    arrival,
-                    rings: BTreeMap::new(),
-                };
+                let state =
+                    SessionState { id, session, features: None, stopped: None, arrival, rings: BTreeMap::new() };
                 if let Some(entry) = self.vms.get_mut(name) {
                     entry.session = Some(state);
                 }
@@ -152,7 +154,7 @@ impl Registry {
             return;
         }
         let Some(event) = self.arrive(&name, event) else { return };
-        if matches!(event, PortEvent::Ring { .. }) {
+        if matches!(event, PortEvent::Ring { enabled: true, .. }) {
             self.stay(&name);
         }
         let Some(entry) = self.vms.get_mut(&name) else { return };
@@ -168,7 +170,14 @@ impl Registry {
                 self.order(Command::Log { port, log: log.map(|log| GuestLog { log, used }), done });
             }
             PortEvent::Announce => self.order(Command::Announce { port }),
-            PortEvent::Save(request) => self.save_state(&name, request),
+            PortEvent::Save(request) => {
+                let answer = move |state| {
+                    request.answer(state);
+                    // Whether it has come through, the VMM knows.
+                    true
+                };
+                self.save_state(&name, Box::new(answer), false);
+            }
             PortEvent::Load(request) => self.load_state(&name, session, request),
             PortEvent::Ring { index, setup, kick, call, enabled, done } => {
                 let size = setup.size;
@@ -182,11 +191,13 @@ impl Registry {
                 if let Some(ring) = now {
                     self.order(Command::Ring(ring));
                 }
+                self.rings_stopped(&name);
             }
             PortEvent::RingStopped { index, done } => {
                 state.rings.remove(&index);
                 state.stopped = Some(Instant::now());
                 self.order(Command::StopRing { port, index, done });
+                self.rings_stopped(&name);
             }
             PortEvent::Reset => {
                 state.features = None;

@@ -178,7 +178,13 @@ impl Worker {
     }
 
     /// What has been taken out, and is still, after an engine's death. It goes on if the guest's rings start, or have since.
-    pub(super) fn resume_leaving(&mut self, port_id: PortId, id: RecordId, record: &Record, socket: HostSocket) -> bool {
+    pub(super) fn resume_leaving(
+        &mut self,
+        port_id: PortId,
+        id: RecordId,
+        record: &Record,
+        socket: HostSocket,
+    ) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return false };
         let Ok(frozen) = socket.freeze() else { return false };
         if port.queues.is_live() {

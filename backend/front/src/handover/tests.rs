@@ -53,7 +53,10 @@ fn sample() -> MasterState {
         last_session: 3,
         upgrades: 1,
         history: History::default(),
-        blames: BTreeMap::from([(7, BlamedState { deaths: 3, lately: vec![1000, 20], quarantined: true, unheard: true })]),
+        blames: BTreeMap::from([(
+            7,
+            BlamedState { deaths: 3, lately: vec![1000, 20], quarantined: true, unheard: true },
+        )]),
     }
 }
 

@@ -273,7 +273,8 @@ impl<'a> Master<'a> {
         let link = crate::channel::MasterLink::none().map_err(crate::run::system("no control channel"))?;
         let mut master =
             Master { process: Some(Process::new(None, maker, config)), service, ..Master::standalone(signals, link) };
-        let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades, history, blames } = state;
+        let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades, history, blames } =
+            state;
         if let Some(process) = &mut master.process {
             process.history = history;
             process.blames = Blames::restore(blames, now);

@@ -37,7 +37,9 @@ pub(super) fn begin(mut states: Vec<DatagramState>, vm: &Vm) -> Vec<Coming> {
 }
 
 /// The address is here: their sockets, and how many could not have one, with a reason.
-pub(super) fn finish(coming: Vec<Coming>) -> (Vec<(DatagramState, Option<DatagramSocket>)>, Option<(usize, io::Error)>) {
+pub(super) fn finish(
+    coming: Vec<Coming>,
+) -> (Vec<(DatagramState, Option<DatagramSocket>)>, Option<(usize, io::Error)>) {
     let (mut flows, mut lost) = (Vec::with_capacity(coming.len()), None);
     for Coming { state, socket } in coming {
         match socket.map(|socket| socket.or_else(|_| open(&state))).transpose() {
