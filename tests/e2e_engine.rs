@@ -189,7 +189,8 @@ impl Poisoned {
         let frame = frames::arp_request(2, frames::ip4(1));
         let head = self.a.mock.queue_frame_on(0, &VnetHeader::default(), &frame).unwrap();
         self.a.mock.notify_on(0).unwrap();
-        assert!(self.a.mock.receive_frame(Duration::from_millis(300)).unwrap().is_none());
+        let frame = self.a.mock.receive_frame(Duration::from_millis(300)).unwrap();
+        assert!(frame.is_none(), "{frame:?}");
         self.b.mock.gateway_answers(3).unwrap();
         self.waits = Some(head);
     }
@@ -251,6 +252,31 @@ fn a_vm_that_engines_die_of_is_left_alone() {
     b.mock.gateway_answers(3).unwrap();
     stays.exchange(&mut b).unwrap();
     bed.vonicd.stop().unwrap();
+}
+
+/// A newer vonicd knows what engines of the older one have died of, whichever formats it writes.
+#[test]
+fn a_quarantine_outlives_upgrades() {
+    let mut poisoned = Poisoned::start();
+    poisoned.die();
+    poisoned.a.mock.gateway_answers(2).unwrap();
+    let same = Vonicd::copy(&poisoned.bed.directory).unwrap();
+    poisoned.bed.vonicd.upgrade(&same).unwrap();
+    for (guest, number) in [(&mut poisoned.a, 2), (&mut poisoned.b, 3)] {
+        guest.mock.gateway_answers(number).unwrap();
+    }
+    assert_eq!(poisoned.state("a"), "running");
+    // The second is the second of both.
+    poisoned.die();
+    for program in [same, Vonicd::of_next_format().unwrap()] {
+        assert_eq!(status_with(&poisoned.bed, "deaths", 2)["quarantined"], serde_json::json!(["a"]));
+        poisoned.bed.vonicd.upgrade(&program).unwrap();
+        assert_eq!((poisoned.state("a").as_str(), poisoned.dead()), ("quarantined", 2));
+        poisoned.is_left_alone();
+    }
+    poisoned.bed.vonicd.vonic(&["engine", "restart", "--json"]).unwrap();
+    poisoned.is_served(2);
+    poisoned.bed.vonicd.stop().unwrap();
 }
 
 /// The header says whose frames are being taken, and nobody's when none are.

@@ -40,6 +40,7 @@ const CASES: &[Case] = &[
     killed(10_000, 0),
     killed(10_000, 1024),
     Case { connections: 1000, touched: 0, blow: Blow::Restart },
+    Case { connections: 1000, touched: 0, blow: Blow::Upgrade },
 ];
 
 /// Measures every case, prints the table, and writes it and its plot into the current directory's `bench/results`.
@@ -54,14 +55,14 @@ pub fn bench() -> Result<()> {
 }
 
 fn measure(case: Case, kills: usize) -> Result<Row> {
-    let bed = Bed::start(&TestConfig::default().vm("a", 2, Crowd::LIMITS))?;
+    let mut bed = Bed::start(&TestConfig::default().vm("a", 2, Crowd::LIMITS))?;
     let bytes = (case.touched as u64) << 20;
     let mut crowd = Crowd::gather(&bed, "a", 2, case.connections, bytes)?;
     let mut row = Row::new(case);
     for _ in 0..kills {
         crowd.flood(case.touched << 20)?;
         crowd.serve(LIFE)?;
-        let takeover = crowd.takeover(&bed.vonicd, case.blow)?;
+        let takeover = crowd.takeover(&mut bed.vonicd, case.blow)?;
         row.add(&takeover, &Phases::read(&bed.vonicd.log(), takeover.since));
     }
     drop(crowd);

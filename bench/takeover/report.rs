@@ -69,7 +69,11 @@ impl Row {
 
 /// What a case is called.
 pub fn name(case: &Case) -> String {
-    let how = if case.blow == Blow::Kill { "" } else { ", `vonic engine restart`" };
+    let how = match case.blow {
+        Blow::Kill => "",
+        Blow::Restart => ", `vonic engine restart`",
+        Blow::Upgrade => ", `vonic upgrade`",
+    };
     match case.touched {
         0 => format!("{}{how}", case.connections),
         touched => format!("{}, {touched} MiB{how}", case.connections),
@@ -106,7 +110,7 @@ impl Report {
 `make bench-takeover`, {machine}. {kills} kills a row, a second and more apart. A mock frontend has so many connections whose far ends, in the bench's
 process, send 16 bytes in rounds; the engine is stopped, each far end sends once more, and the engine is killed. Milliseconds by the
 mock's clock from when the engine's pidfd is readable, as median / p99 / longest. *MiB*: of the guest's memory, which the engine has
-touched since it began. *Dying*: from the kill to that pidfd, in which the kernel unmaps that memory. Of `vonic engine restart`: from the old engine's last byte.
+touched since it began. *Dying*: from the kill to that pidfd, in which the kernel unmaps that memory. Of `vonic engine restart` and `vonic upgrade`: from the old engine's last byte.
 
 {head}
 {rows}

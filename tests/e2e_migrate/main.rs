@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod along;
+mod by_hand;
 mod hosts;
 mod state;
 

@@ -69,8 +69,13 @@ pub const POINTS: &[(&str, u64)] = &[
     ("record-freed", 5),
 ];
 /// Those that engines pass when they take over.
-pub const TAKEOVER_POINTS: &[(&str, u64)] =
-    &[("before-resumption", 5), ("after-resumption", 5), ("command-applied", 6)];
+pub const TAKEOVER_POINTS: &[(&str, u64)] = &[
+    ("before-resumption", 5),
+    ("after-resumption", 5),
+    ("command-applied", 6),
+    ("message-heard", 5),
+    ("message-taken", 5),
+];
 
 /// How an engine is ended at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -183,6 +183,23 @@ impl<T> fmt::Debug for Reply<T> {
     }
 }
 
+impl Command {
+    /// The port of whose VMM's message it comes, where it comes of one.
+    pub(crate) fn of_message(&self) -> Option<PortId> {
+        match self {
+            Command::Features { port, .. }
+            | Command::Memory { port, .. }
+            | Command::Log { port, .. }
+            | Command::Announce { port }
+            | Command::StopRing { port, .. }
+            | Command::Depart { port, .. }
+            | Command::Arrive { port, .. } => Some(*port),
+            Command::Ring(ring) => Some(ring.port),
+            _ => None,
+        }
+    }
+}
+
 /// Where what is written for a guest is logged.
 #[derive(Clone, Debug)]
 pub struct GuestLog {

@@ -8,12 +8,16 @@
 
 /// A place at which the engine may be told to die.
 #[cfg(not(feature = "crash-points"))]
+#[doc(hidden)]
+#[macro_export]
 macro_rules! crash_point {
     ($name:literal) => {};
 }
 
 /// A place at which the engine may be told to die.
 #[cfg(feature = "crash-points")]
+#[doc(hidden)]
+#[macro_export]
 macro_rules! crash_point {
     ($name:literal) => {{
         const ID: u64 = $crate::crash::id($name);
@@ -23,10 +27,12 @@ macro_rules! crash_point {
     }};
 }
 
-pub(crate) use crash_point;
+pub use crate::crash_point;
 
 #[cfg(feature = "crash-points")]
-pub(crate) use armed::{id, is_armed, reach, watch};
+pub(crate) use armed::watch;
+#[cfg(feature = "crash-points")]
+pub use armed::{id, is_armed, reach};
 
 #[cfg(feature = "crash-points")]
 mod armed {
@@ -49,7 +55,7 @@ mod armed {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
     /// A point's number: FNV-1a of its name.
-    pub(crate) const fn id(name: &str) -> u64 {
+    pub const fn id(name: &str) -> u64 {
         let (bytes, mut hash, mut i) = (name.as_bytes(), 0xcbf2_9ce4_8422_2325_u64, 0);
         while i < bytes.len() {
             hash = (hash ^ bytes[i] as u64).wrapping_mul(0x100_0000_01b3);
@@ -58,13 +64,14 @@ mod armed {
         hash
     }
 
-    pub(crate) fn is_armed(id: u64) -> bool {
+    /// Whether this is the armed one.
+    pub fn is_armed(id: u64) -> bool {
         ARMED.load(Ordering::Relaxed) == id
     }
 
     /// The armed point is reached: the end, if it was to be passed no more.
     #[cold]
-    pub(crate) fn reach(name: &str) {
+    pub fn reach(name: &str) {
         if LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
             if let Some(folder) = FOLDER.get() {
                 let _ = fs::remove_file(folder.join("point"));

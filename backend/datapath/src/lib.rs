@@ -7,7 +7,8 @@
 
 mod bridged;
 mod command;
-mod crash;
+#[doc(hidden)]
+pub mod crash;
 mod custody;
 mod datagram;
 mod flow;

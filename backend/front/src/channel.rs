@@ -78,8 +78,8 @@ pub enum ToMaster {
         /// As asked.
         number: u64,
     },
-    /// The operator wants another engine: this one's worker has stopped, between two rounds, and what it had is as it should be
-    /// found. The engine does nothing more, and is killed.
+    /// Another engine is to go on, as the operator wants it or [`ToEngine::Rest`] says: this one's worker has stopped, between two
+    /// rounds, and what it had is as it should be found. The engine does nothing more, and is killed.
     Replace,
     /// A VM is no longer to be blamed for what engines died of ([`crate::Start::blamed`]).
     Forgive {
@@ -133,6 +133,8 @@ pub enum ToEngine {
     },
     /// What has become of engines so far; again whenever that has changed.
     History(Box<History>),
+    /// A newer vonicd is ready to take over: lay everything down for its engine, and answer by [`ToMaster::Replace`] within 3 s.
+    Rest,
     /// The operator wants the configuration read again (SIGHUP).
     Reload,
     /// End in order, and soon: SIGKILL follows.

@@ -61,6 +61,9 @@ pub struct Blame {
     pub deaths: u64,
     /// It is to be left alone.
     pub quarantined: bool,
+    /// It was what its VMM said that they died of: that is not listened to either, and no session is asked for.
+    #[serde(default)]
+    pub unheard: bool,
 }
 
 /// Seconds since 1970.
@@ -78,17 +81,29 @@ struct Blamed {
     /// Those within the window.
     lately: Vec<Instant>,
     quarantined: bool,
+    unheard: bool,
+}
+
+/// The same, as it is handed to another master.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BlamedState {
+    pub(crate) deaths: u64,
+    /// How long ago those within the window were, in milliseconds.
+    pub(crate) lately: Vec<u64>,
+    pub(crate) quarantined: bool,
+    pub(crate) unheard: bool,
 }
 
 impl Blames {
-    /// An engine died at this VM's port. True: from now on the VM is to be left alone.
-    pub(crate) fn note(&mut self, vm: u64, now: Instant) -> bool {
+    /// An engine died at this VM's port, at what its VMM had said or at frames. True: from now on the VM is to be left alone.
+    pub(crate) fn note(&mut self, vm: u64, said: bool, now: Instant) -> bool {
         let blamed = self.0.entry(vm).or_default();
         blamed.deaths += 1;
         blamed.lately.retain(|&then| now.duration_since(then) < BLAME_WINDOW);
         blamed.lately.push(now);
         let before = blamed.quarantined;
         blamed.quarantined |= blamed.lately.len() > ACCIDENTS;
+        blamed.unheard |= blamed.quarantined && said;
         blamed.quarantined && !before
     }
 
@@ -96,7 +111,7 @@ impl Blames {
     pub(crate) fn forgive(&mut self, vm: u64) {
         if let Some(blamed) = self.0.get_mut(&vm) {
             blamed.lately.clear();
-            blamed.quarantined = false;
+            (blamed.quarantined, blamed.unheard) = (false, false);
         }
     }
 
@@ -105,9 +120,36 @@ impl Blames {
         self.0.keys().copied().collect::<Vec<_>>().into_iter().for_each(|vm| self.forgive(vm));
     }
 
+    /// By VM, as another master goes on with it.
+    pub(crate) fn save(&self, now: Instant) -> BTreeMap<u64, BlamedState> {
+        let save = |blamed: &Blamed| {
+            let Blamed { deaths, lately, quarantined, unheard } = blamed;
+            let ago = |then: &Instant| now.saturating_duration_since(*then).as_millis() as u64;
+            let lately = lately.iter().map(ago).collect();
+            BlamedState { deaths: *deaths, lately, quarantined: *quarantined, unheard: *unheard }
+        };
+        self.0.iter().map(|(&vm, blamed)| (vm, save(blamed))).collect()
+    }
+
+    /// What another master has saved.
+    pub(crate) fn restore(state: BTreeMap<u64, BlamedState>, now: Instant) -> Blames {
+        let restore = |state: BlamedState| {
+            let BlamedState { deaths, lately, quarantined, unheard } = state;
+            // What was before this host's clock began is beyond every window.
+            let then = |ago: u64| now.checked_sub(Duration::from_millis(ago));
+            Blamed { deaths, lately: lately.into_iter().filter_map(then).collect(), quarantined, unheard }
+        };
+        Blames(state.into_iter().map(|(vm, state)| (vm, restore(state))).collect())
+    }
+
+    /// Whether what this VM's VMM says is not listened to.
+    pub(crate) fn is_unheard(&self, vm: u64) -> bool {
+        self.0.get(&vm).is_some_and(|blamed| blamed.unheard)
+    }
+
     /// As the next engine is told.
     pub(crate) fn all(&self) -> BTreeMap<u64, Blame> {
-        let blame = |b: &Blamed| Blame { deaths: b.deaths, quarantined: b.quarantined };
+        let blame = |b: &Blamed| Blame { deaths: b.deaths, quarantined: b.quarantined, unheard: b.unheard };
         self.0.iter().map(|(&vm, blamed)| (vm, blame(blamed))).collect()
     }
 }
@@ -121,23 +163,56 @@ mod tests {
     #[test]
     fn a_second_death_within_ten_minutes_is_no_accident() {
         let (mut blames, start) = (Blames::default(), Instant::now());
-        assert!(!blames.note(1, start));
-        assert!(!blames.note(2, start + SECOND), "another VM's");
-        assert!(!blames.note(1, start + BLAME_WINDOW), "the first is forgotten");
-        assert!(blames.note(1, start + BLAME_WINDOW + SECOND));
-        assert!(!blames.note(1, start + BLAME_WINDOW + 2 * SECOND), "it is in quarantine already");
-        let expected = [(1, Blame { deaths: 4, quarantined: true }), (2, Blame { deaths: 1, quarantined: false })];
+        assert!(!blames.note(1, false, start));
+        assert!(!blames.note(2, false, start + SECOND), "another VM's");
+        assert!(!blames.note(1, false, start + BLAME_WINDOW), "the first is forgotten");
+        assert!(blames.note(1, false, start + BLAME_WINDOW + SECOND));
+        assert!(!blames.note(1, false, start + BLAME_WINDOW + 2 * SECOND), "it is in quarantine already");
+        let expected = [
+            (1, Blame { deaths: 4, quarantined: true, unheard: false }),
+            (2, Blame { deaths: 1, quarantined: false, unheard: false }),
+        ];
         assert_eq!(blames.all(), BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn what_engines_die_of_by_its_word_is_heard_no_more() {
+        let (mut blames, now) = (Blames::default(), Instant::now());
+        assert!(!blames.note(1, true, now) && !blames.is_unheard(1), "an accident");
+        assert!(blames.note(1, true, now) && blames.is_unheard(1));
+        assert!(
+            blames.note(2, true, now) | blames.note(2, false, now) && !blames.is_unheard(2),
+            "a frame was the second"
+        );
+        assert!(!blames.note(2, true, now) && blames.is_unheard(2));
+        blames.forgive_all();
+        assert!(!blames.is_unheard(1) && !blames.is_unheard(2) && !blames.is_unheard(3));
+    }
+
+    #[test]
+    fn what_is_held_against_a_vm_is_so_by_another_master() {
+        let (mut blames, start) = (Blames::default(), Instant::now());
+        assert_eq!([1, 2, 2].map(|vm| blames.note(vm, false, start)), [false, false, true]);
+        let later = start + 5 * SECOND;
+        let mut blames = Blames::restore(blames.save(later), later + SECOND);
+        // On its way it has aged no further: the second that nobody saw is the benefit of the doubt.
+        assert_eq!(
+            blames.save(later + SECOND)[&1],
+            BlamedState { deaths: 1, lately: vec![5000], quarantined: false, unheard: false }
+        );
+        assert!(blames.all()[&2].quarantined);
+        assert!(blames.note(1, false, later + 2 * SECOND), "the second within the window");
+        assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: true, unheard: false });
     }
 
     #[test]
     fn who_is_forgiven_begins_anew() {
         let (mut blames, now) = (Blames::default(), Instant::now());
-        assert_eq!([1, 1, 2, 2].map(|vm| blames.note(vm, now)), [false, true, false, true]);
+        assert_eq!([1, 1, 2, 2].map(|vm| blames.note(vm, false, now)), [false, true, false, true]);
         blames.forgive(1);
-        assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: false });
+        assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: false, unheard: false });
         assert!(blames.all()[&2].quarantined);
-        assert_eq!([1, 1].map(|vm| blames.note(vm, now)), [false, true]);
+        assert_eq!([1, 1].map(|vm| blames.note(vm, false, now)), [false, true]);
         blames.forgive_all();
         assert!(blames.all().values().all(|blame| !blame.quarantined));
     }

@@ -87,6 +87,11 @@ impl<'a> Master<'a> {
         }
     }
 
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.outcome.is_some()
+    }
+
     /// How it ended, once it has.
     pub(crate) fn outcome(&mut self) -> Option<Result<i32, MasterError>> {
         let outcome = self.outcome.take()?;
@@ -220,8 +225,9 @@ impl<'a> Master<'a> {
             }
             ToMaster::Upgrade { path } => self.begin_upgrade(&path, now, ops),
             ToMaster::Pong { number } => self.on_pong(number),
+            ToMaster::Replace if self.upgrades.awaits_rest() => self.switch(now, ops),
             ToMaster::Replace => self.replace_engine(ops),
-            ToMaster::Forgive { vm } => self.forgive(vm),
+            ToMaster::Forgive { vm } => self.forgive(vm, now),
         }
     }
 
@@ -289,7 +295,7 @@ impl<'a> Master<'a> {
         }
         drop(connection);
         // Its next one is another machine, or another life of it.
-        self.forgive(vonic_record::vm_number(&name));
+        self.forgive(vonic_record::vm_number(&name), Instant::now());
         self.note_replayed(session);
         if let Some(entrance) = self.entrances.get_mut(&name)
             && entrance.session == Some(session)

@@ -146,11 +146,13 @@ pub(crate) fn serve<'a>(
     loop {
         let due = master.borrow().next_due();
         manager.run_with_timeout(due.map_or(-1, milliseconds_until)).map_err(MasterError::Events)?;
+        if !master.borrow().is_over() {
+            let mut ops = manager.event_ops(id).map_err(MasterError::Events)?;
+            master.borrow_mut().tick(Instant::now(), &mut ops);
+        }
         if let Some(outcome) = master.borrow_mut().outcome() {
             return outcome;
         }
-        let mut ops = manager.event_ops(id).map_err(MasterError::Events)?;
-        master.borrow_mut().tick(Instant::now(), &mut ops);
     }
 }
 

@@ -16,6 +16,8 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// How long the newer vonicd may take to read what it is told of this one, while this one serves.
 pub(crate) const PREPARE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the engine may take to lay everything down. A reload may be under way; then it is ended where it is.
+pub(crate) const REST_LIMIT: Duration = Duration::from_secs(3);
 /// How long everything may take from the old engine's end until the new one serves.
 pub(crate) const SWITCH_LIMIT: Duration = Duration::from_secs(5);
 /// The longest message of the channel.
@@ -115,8 +117,10 @@ pub struct Upgrade {
 pub(crate) struct Candidate {
     child: Child,
     pub(crate) channel: Channel,
-    /// When it must have said that it is ready.
+    /// When it must have said that it is ready; of one that has, when the engine must have laid everything down.
     pub(crate) due: Instant,
+    /// It has.
+    pub(crate) is_ready: bool,
     took_over: bool,
 }
 
@@ -138,7 +142,7 @@ impl Candidate {
         sys::close_on_exec(&mut command);
         let child = command.spawn().map_err(|e| format!("{} cannot be run: {e}", program.display()))?;
         let channel = Channel::new(ours);
-        let candidate = Candidate { child, channel, due: now + PREPARE_LIMIT, took_over: false };
+        let candidate = Candidate { child, channel, due: now + PREPARE_LIMIT, is_ready: false, took_over: false };
         let offer = handover::seal(&Offer { vonic: env!("CARGO_PKG_VERSION").into() }).map_err(|e| e.to_string())?;
         // A program that is gone already is found out by its end.
         let _ = candidate.channel.send_bytes(&offer, &[checkpoint, essential]);

@@ -1,12 +1,13 @@
 //! The whole of it: header and records.
 use crate::header::{CheckpointError, Header, Secrets};
-use crate::layout::{COUNTERS, HEADER, RECORD};
+use crate::layout::{COUNTERS, HEADER, RECORD, header as word};
 use crate::record::{Bits, Local, Options, Record, Words};
 use crate::sys::{self, Mapping};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 /// A record's number.
@@ -59,6 +60,16 @@ impl Checkpoint {
         let checkpoint = Checkpoint { fd, memory, capacity };
         checkpoint.header().write(capacity, Secrets(sys::random()?), sys::monotonic());
         Ok(checkpoint)
+    }
+
+    /// Has this process write down at its end, if that is its own fault, for whom it was at work ([`crate::work_for`]). This mapping stays
+    /// for as long as the process does.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn note_faults(self: &Arc<Checkpoint>) -> io::Result<()> {
+        let kept: &'static Checkpoint = Box::leak(Box::new(Arc::clone(self)));
+        sys::note_faults(&kept.memory.words()[word::CULPRIT])
     }
 
     /// One that another process made.

@@ -1,6 +1,7 @@
 //! What is true of the whole checkpoint.
 use crate::layout::{COUNTERS, RECORD, header as word};
 use crate::sys;
+use crate::whom::Whom;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -132,6 +133,11 @@ impl Header<'_> {
     /// The VM that a worker is, or was when it died, at work on.
     pub fn working_on(&self, worker: usize) -> Option<u64> {
         Some(self.worker(worker, word::VM).load(Ordering::Acquire)).filter(|&vm| vm != 0)
+    }
+
+    /// What a thread that died of its own fault was at, and forgets it.
+    pub fn take_culprit(&self) -> Whom {
+        Whom::of_word(self.0[word::CULPRIT].swap(0, Ordering::AcqRel))
     }
 
     /// A word of one worker; of those that share a place, if there should be more than [`WORKERS_MAX`].

@@ -23,6 +23,8 @@ pub(crate) mod header {
     pub(crate) const ADOPTED: usize = 10;
     /// Words of counters behind the records.
     pub(crate) const COUNTERS: usize = 11;
+    /// For whom the thread was at work that died of its own fault; 0: the worker's word says so.
+    pub(crate) const CULPRIT: usize = 12;
     /// The number that workers are to answer with, on a cache line that they only read.
     pub(crate) const ASKED: usize = 255;
     /// [`WORKER_WORDS`] for each of [`crate::WORKERS_MAX`] workers.

@@ -16,12 +16,14 @@ mod layout;
 mod ledger;
 mod record;
 mod sys;
+mod whom;
 
 pub use checkpoint::{Checkpoint, FreeNumbers, RecordId};
 pub use header::{CheckpointError, Header, OLDEST, Secrets, VERSION, WORKERS_MAX};
 pub use ledger::{Counters, Ledger, name};
 pub use record::{Bits, Kind, Local, Options, Record};
 pub use sys::Shared;
+pub use whom::{Whom, work_for};
 
 /// What a VM is known as in a checkpoint; never 0.
 pub fn vm_number(vm: &str) -> u64 {

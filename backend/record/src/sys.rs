@@ -1,5 +1,7 @@
 //! The shared memory itself.
 #![allow(unsafe_code)]
+mod fault;
+
 use std::any::Any;
 use std::fmt;
 use std::fs::File;
@@ -10,6 +12,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use zerocopy::{FromBytes, IntoBytes};
+
+pub(crate) use fault::note_faults;
 
 /// A memfd of `bytes`, which nobody can shrink or grow any more.
 pub(crate) fn sealed_memory(bytes: usize) -> io::Result<OwnedFd> {

@@ -12,6 +12,7 @@ use vhost_user_backend::VhostUserBackend;
 use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vonic_queue::MemoryMap;
+use vonic_record::{Whom, vm_number, work_for};
 
 /// The largest ring: what QEMU, cloud-hypervisor and DPDK ask for at most.
 const RING_MAX: usize = 1024;
@@ -76,7 +77,9 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
         RING_MAX
     }
 
+    /// The front asks for them before the VMM says anything: from here on this thread works for it.
     fn features(&self) -> u64 {
+        work_for(Whom::Vm(vm_number(&self.port.spec.name)));
         self.port.spec.features | LOG_ALL
     }
 
@@ -138,10 +141,13 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let port = Arc::clone(&self.port);
+        let vm = vm_number(name);
         let transfer = match direction {
-            VhostTransferStateDirection::SAVE => Transfer::save(file, |request| port.emit(PortEvent::Save(request))),
+            VhostTransferStateDirection::SAVE => {
+                Transfer::save((vm, file), |request| port.emit(PortEvent::Save(request)))
+            }
             VhostTransferStateDirection::LOAD => {
-                Transfer::load(file, move |request| port.emit(PortEvent::Load(request)))
+                Transfer::load((vm, file), move |request| port.emit(PortEvent::Load(request)))
             }
         };
         // One that was begun before is given up.

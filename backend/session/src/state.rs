@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+use vonic_record::{Whom, work_for};
 
 /// The longest state, in bytes: what legs and their queues can make is below.
 pub const STATE_MAX: usize = 1 << 30;
@@ -68,11 +69,11 @@ impl Drop for Transfer {
 }
 
 impl Transfer {
-    /// Writes the state to `pipe` and closes it, once the request that is passed to `ask` is answered.
+    /// Writes the state to a VM's `pipe` and closes it, once the request that is passed to `ask` is answered.
     ///
     /// # Errors
     /// The system's.
-    pub fn save(pipe: File, ask: impl FnOnce(SaveRequest)) -> io::Result<Transfer> {
+    pub fn save(pipe: (u64, File), ask: impl FnOnce(SaveRequest)) -> io::Result<Transfer> {
         let (reply, state) = channel();
         let transfer = Transfer::start(pipe, move |pipe| {
             let state: Vec<u8> = state.recv_timeout(WORK_LIMIT).map_err(|_| NO_ANSWER)??;
@@ -85,11 +86,11 @@ impl Transfer {
         Ok(transfer)
     }
 
-    /// Reads a state from `pipe` to its end, and passes it to `tell`.
+    /// Reads a state from a VM's `pipe` to its end, and passes it to `tell`.
     ///
     /// # Errors
     /// The system's.
-    pub fn load(pipe: File, tell: impl FnOnce(LoadRequest) + Send + 'static) -> io::Result<Transfer> {
+    pub fn load(pipe: (u64, File), tell: impl FnOnce(LoadRequest) + Send + 'static) -> io::Result<Transfer> {
         Transfer::start(pipe, move |pipe| {
             let state = pipe.read(STATE_MAX)?;
             let (reply, outcome) = channel();
@@ -98,12 +99,16 @@ impl Transfer {
         })
     }
 
-    fn start(file: File, work: impl FnOnce(&mut Pipe) -> Result<(), String> + Send + 'static) -> io::Result<Transfer> {
+    fn start(
+        (vm, file): (u64, File),
+        work: impl FnOnce(&mut Pipe) -> Result<(), String> + Send + 'static,
+    ) -> io::Result<Transfer> {
         set_non_blocking(file.as_fd())?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let mut pipe = Pipe { file, cancelled: Arc::clone(&cancelled) };
         let (reply, outcome) = channel();
         thread::Builder::new().name("vu-state".into()).spawn(move || {
+            work_for(Whom::Vm(vm));
             let result = work(&mut pipe);
             // The VMM reads to the pipe's end, and asks then.
             drop(pipe);

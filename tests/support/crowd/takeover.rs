@@ -23,6 +23,8 @@ pub enum Blow {
     Kill,
     /// By `vonic engine restart`; at the old engine's end every far end says something.
     Restart,
+    /// The same by `vonic upgrade`, to a copy of the same program.
+    Upgrade,
 }
 
 /// What became of it.
@@ -54,12 +56,18 @@ impl Crowd {
     ///
     /// # Errors
     /// If a connection does not go on, or its bytes are not those that were sent.
-    pub fn takeover(&mut self, vonicd: &Vonicd, blow: Blow) -> Result<Takeover> {
+    pub fn takeover(&mut self, vonicd: &mut Vonicd, blow: Blow) -> Result<Takeover> {
         let engine = vonicd.engine()?;
         let pidfd = sys::pidfd(engine).context("the engine's pidfd")?;
         let (since, dying) = match blow {
             Blow::Kill => self.kill(engine, &pidfd)?,
-            Blow::Restart => (self.restart(vonicd, &pidfd)?, Duration::ZERO),
+            Blow::Restart => {
+                (self.replace(|| vonicd.vonic_text(&["engine", "restart"]).map(drop), &pidfd)?, Duration::ZERO)
+            }
+            Blow::Upgrade => {
+                let program = Vonicd::program(false)?;
+                (self.replace(|| vonicd.upgrade(&program), &pidfd)?, Duration::ZERO)
+            }
         };
         let wall = SystemTime::now() - since.elapsed();
         let count = self.len();
@@ -85,12 +93,12 @@ impl Crowd {
     }
 
     /// When the last byte of the old engine came.
-    fn restart(&mut self, vonicd: &Vonicd, pidfd: &OwnedFd) -> Result<Instant> {
+    fn replace(&mut self, ask: impl FnOnce() -> Result<()> + Send, pidfd: &OwnedFd) -> Result<Instant> {
         let (count, pause) = (self.len(), self.pause());
         // One tells how long the old engine serves; the others' rounds would only be in its way.
         self.far.speak(1, RESTLESS)?;
         thread::scope(|scope| {
-            let asked = scope.spawn(|| vonicd.vonic_text(&["engine", "restart"]));
+            let asked = scope.spawn(ask);
             let end = Instant::now() + LOST;
             while !sys::wait_readable(pidfd.as_raw_fd(), Duration::ZERO)? {
                 ensure!(Instant::now() < end, "the engine is not replaced");
@@ -104,7 +112,7 @@ impl Crowd {
             self.serve_until("new byte on every connection", LOST, |crowd| Ok(crowd.heard == count))?;
             self.far.speak(count, pause)?;
             self.serve(Duration::from_millis(100))?;
-            asked.join().map_err(|_| anyhow!("vonic engine restart"))??;
+            asked.join().map_err(|_| anyhow!("who asked for another engine"))??;
             Ok(last)
         })
     }

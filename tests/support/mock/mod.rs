@@ -93,12 +93,22 @@ pub struct MockConfig {
     /// Bytes of guest memory over which the first pair's receive buffers roam, as those of a guest with so much memory do; 0: each head
     /// has its place.
     pub roam: u64,
+    /// Takes its backend's state along when it moves, as VMMs of today do.
+    pub device_state: bool,
 }
 
 impl Default for MockConfig {
     /// All features, rings of 256, buffers of 64 KiB.
     fn default() -> MockConfig {
-        MockConfig { features: feature::ALL, ring_size: 256, buffer: vec![65_562], posted: 64, queue_pairs: 1, roam: 0 }
+        MockConfig {
+            features: feature::ALL,
+            ring_size: 256,
+            buffer: vec![65_562],
+            posted: 64,
+            queue_pairs: 1,
+            roam: 0,
+            device_state: true,
+        }
     }
 }
 
@@ -167,7 +177,7 @@ impl MockFrontend {
     /// # Errors
     /// If the backend refuses, or lacks REPLY_ACK.
     pub fn negotiate(&mut self) -> Result<()> {
-        let wanted = VhostUserProtocolFeatures::MQ
+        let mut wanted = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::RESET_DEVICE
@@ -175,6 +185,7 @@ impl MockFrontend {
             | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RARP
             | VhostUserProtocolFeatures::DEVICE_STATE;
+        wanted.set(VhostUserProtocolFeatures::DEVICE_STATE, self.config.device_state);
         self.frontend.set_owner().context("SET_OWNER")?;
         let offered = self.frontend.get_features().context("GET_FEATURES")?;
         let protocol = self.frontend.get_protocol_features().context("GET_PROTOCOL_FEATURES")?;

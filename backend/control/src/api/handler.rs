@@ -1,10 +1,14 @@
 //! The border between the API's thread and the engine: requests go over it, responses come back.
+use hyper::body::Bytes;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::ApiError;
-use super::types::{ConnectionRow, EngineStatus, Health, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow};
+use super::types::{
+    ConnectionRow, EngineStatus, Health, LoadReport, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow,
+};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What a client asks for, checked for form only.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +36,36 @@ pub enum Request {
     Engine,
     /// Another engine in the place of this one.
     RestartEngine,
+    /// A VM's state for another host, as soon as its rings have stopped.
+    SaveState {
+        /// The VM.
+        vm: String,
+        /// How long that may take.
+        limit: Duration,
+    },
+    /// A VM's state is about to come: its rings are to wait. Answered by [`Response::Awaited`].
+    AwaitState {
+        /// The VM.
+        vm: String,
+        /// How long they may have to wait.
+        limit: Duration,
+    },
+    /// It has come.
+    LoadState {
+        /// The VM.
+        vm: String,
+        /// As it was answered.
+        number: u64,
+        /// The state.
+        state: Bytes,
+    },
+    /// It will not come, or has: nobody waits for it any more. Not answered.
+    ForgetState {
+        /// The VM.
+        vm: String,
+        /// As it was answered.
+        number: u64,
+    },
 }
 
 /// What it gets.
@@ -54,6 +88,14 @@ pub enum Response {
     Health(Health),
     /// The engine.
     Engine(Box<EngineStatus>),
+    /// What has come with a VM's guest.
+    Loaded(LoadReport),
+    /// A VM's state.
+    #[serde(skip)]
+    State(Bytes),
+    /// A VM's rings wait for its state, which is to be given by this number.
+    #[serde(skip)]
+    Awaited(u64),
     /// Why not.
     #[serde(skip)]
     Error(ApiError),
@@ -73,6 +115,16 @@ impl Reply {
     /// Answers; from any thread, without blocking. A client that has gone away in the meantime is nobody's error.
     pub fn send(self, response: Response) {
         drop(self.0.send(response));
+    }
+
+    /// The same; whether the client was still there.
+    pub fn deliver(self, response: Response) -> bool {
+        self.0.send(response).is_ok()
+    }
+
+    /// Whether the client has gone.
+    pub fn is_gone(&self) -> bool {
+        self.0.is_closed()
     }
 }
 

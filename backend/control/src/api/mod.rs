@@ -7,6 +7,7 @@ mod error;
 mod handler;
 mod routes;
 mod server;
+mod transfer;
 pub mod types;
 
 use std::time::Duration;

@@ -2,7 +2,7 @@
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 
-use super::{ApiError, Request};
+use super::{ApiError, Request, transfer};
 
 /// One route: what to ask for, and what it becomes.
 pub struct Route {
@@ -92,6 +92,26 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::POST,
+        path: "/v1/migrate/save/{name}",
+        query: &["timeout"],
+        help: "a VM's state for another host, as bytes, once its rings have stopped",
+        request: |arguments| {
+            let limit = transfer::wait(arguments.value.as_deref())?;
+            Ok(Request::SaveState { vm: arguments.name.to_string(), limit })
+        },
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/migrate/load/{name}",
+        query: &["timeout"],
+        help: "has a VM's rings wait for its state, which is the body",
+        request: |arguments| {
+            let limit = transfer::wait(arguments.value.as_deref())?;
+            Ok(Request::AwaitState { vm: arguments.name.to_string(), limit })
+        },
+    },
+    Route {
+        method: Method::POST,
         path: "/v1/engine/restart",
         query: &[],
         help: "another engine in its place; answers with the one that goes",
@@ -170,6 +190,11 @@ mod tests {
         assert_eq!(get("/v1/engine", None), Ok(Request::Engine));
         assert_eq!(resolve(&Method::POST, "/v1/engine/restart", None), Ok(Request::RestartEngine));
         assert_eq!(get("/v1/upgrade", None), Ok(Request::Upgraded));
+        let (vm, minute) = ("a".to_string(), std::time::Duration::from_secs(60));
+        let save = resolve(&Method::POST, "/v1/migrate/save/a", None);
+        assert_eq!(save, Ok(Request::SaveState { vm: vm.clone(), limit: minute }));
+        let load = resolve(&Method::POST, "/v1/migrate/load/a", Some("timeout=5"));
+        assert_eq!(load, Ok(Request::AwaitState { vm, limit: minute / 12 }));
         let binary = "binary=/opt/a%20b%26/vonicd";
         assert_eq!(
             resolve(&Method::POST, "/v1/upgrade", Some(binary)),
@@ -189,6 +214,9 @@ mod tests {
         assert_eq!(status(resolve(&Method::DELETE, "/v1/vms/a", None)), 405);
         for query in [None, Some("binary="), Some("binary=%ff"), Some("vm=a")] {
             assert_eq!(status(resolve(&Method::POST, "/v1/upgrade", query)), 400, "{query:?}");
+        }
+        for query in ["timeout=0", "timeout=-1", "timeout=1.5", "timeout=86401", "timeout=", "vm=a"] {
+            assert_eq!(status(resolve(&Method::POST, "/v1/migrate/save/a", Some(query))), 400, "{query}");
         }
         for query in ["x=1", "vm=", "vm", "vm=a&vm=b", "vm=a&y"] {
             assert_eq!(status(get("/v1/connections", Some(query))), 400, "{query}");

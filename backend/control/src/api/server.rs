@@ -2,22 +2,24 @@
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::Method;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time;
 
-use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, Reply, Response, body, routes};
+use super::transfer::{self, Until};
+use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, Reply, Request, Response, body, routes};
 
 /// How many connections are served at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 64;
@@ -73,28 +75,44 @@ async fn accept(listener: tokio::net::UnixListener, handler: Arc<dyn Handler>) {
 }
 
 async fn connection(stream: UnixStream, handler: Arc<dyn Handler>) {
+    let (until, limit) = watch::channel(Instant::now() + CONNECTION_TIMEOUT);
+    let until = Arc::new(until);
     let service = service_fn(|request| {
-        let handler = Arc::clone(&handler);
-        async move { Ok::<_, Infallible>(respond(request, &*handler).await) }
+        let (handler, until) = (Arc::clone(&handler), Arc::clone(&until));
+        async move { Ok::<_, Infallible>(respond(request, &*handler, &until).await) }
     });
-    let served = http1::Builder::new()
-        .keep_alive(false)
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(body::BODY_LIMIT)
-        .serve_connection(TokioIo::new(stream), service);
-    match time::timeout(CONNECTION_TIMEOUT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => log::debug!("API client: {e}"),
-        Err(_) => log::debug!("API client: too slow"),
+    let mut served = pin!(served(stream, service));
+    loop {
+        let end = *limit.borrow();
+        match time::timeout_at(end.into(), served.as_mut()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) => return log::debug!("API client: {e}"),
+            // It was moved on meanwhile.
+            Err(_) if *limit.borrow() > end => {}
+            Err(_) => return log::debug!("API client: too slow"),
+        }
     }
 }
 
-async fn respond(request: hyper::Request<Incoming>, handler: &dyn Handler) -> hyper::Response<Full<Bytes>> {
+async fn served<S>(stream: UnixStream, service: S) -> hyper::Result<()>
+where
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<Full<Bytes>>, Error = Infallible>,
+{
+    let mut builder = http1::Builder::new();
+    builder.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.max_buf_size(body::BODY_LIMIT).serve_connection(TokioIo::new(stream), service).await
+}
+
+async fn respond(
+    request: hyper::Request<Incoming>,
+    handler: &dyn Handler,
+    until: &Until,
+) -> hyper::Response<Full<Bytes>> {
     let path = request.uri().path().to_string();
-    let response = answer(request, handler).await.unwrap_or_else(Response::Error);
+    let response = answer(request, handler, until).await.unwrap_or_else(Response::Error);
     let (status, mut http) = match response {
         Response::Error(error) => (error.status, body::json(error.status, &ErrorBody { error })),
+        Response::State(state) => (200, body::bytes(state)),
         good => (200, body::json(200, &good)),
     };
     if status == 405
@@ -106,22 +124,37 @@ async fn respond(request: hyper::Request<Incoming>, handler: &dyn Handler) -> hy
 }
 
 /// Checks a request and gets the handler's answer.
-async fn answer(request: hyper::Request<Incoming>, handler: &dyn Handler) -> Result<Response, ApiError> {
+async fn answer(request: hyper::Request<Incoming>, handler: &dyn Handler, until: &Until) -> Result<Response, ApiError> {
     let wanted = routes::resolve(request.method(), request.uri().path(), request.uri().query())?;
-    if request.method() != Method::GET {
-        no_body(request.into_body()).await?;
+    let limit = wanted.limit();
+    if limit > ANSWER_TIMEOUT {
+        until.send_modify(|until| *until = Instant::now() + limit + CONNECTION_TIMEOUT);
     }
+    match wanted {
+        Request::AwaitState { vm, limit } => transfer::load(vm, limit, request.into_body(), handler).await,
+        wanted => {
+            if request.method() != Method::GET {
+                no_body(request.into_body()).await?;
+            }
+            ask(handler, wanted, limit).await
+        }
+    }
+}
+
+/// What the handler answers within so long.
+pub(super) async fn ask(handler: &dyn Handler, wanted: Request, limit: Duration) -> Result<Response, ApiError> {
     let (reply, response) = Reply::new();
     handler.handle(wanted, reply);
-    match time::timeout(ANSWER_TIMEOUT, response).await {
+    match time::timeout(limit, response).await {
+        Ok(Ok(Response::Error(error))) => Err(error),
         Ok(Ok(response)) => Ok(response),
         Ok(Err(_)) => Err(ApiError::internal("the engine gave no answer").mend("see vonicd's log")),
-        Err(_) => Err(ApiError::unavailable(format!("the engine did not answer within {ANSWER_TIMEOUT:?}"))
+        Err(_) => Err(ApiError::unavailable(format!("the engine did not answer within {limit:?}"))
             .mend("try again; see vonicd's log if it stays so")),
     }
 }
 
-/// No route takes a body yet.
+/// Most routes take none.
 async fn no_body(incoming: Incoming) -> Result<(), ApiError> {
     let read = body::read(incoming).await.map_err(|e| e.mend("send none"))?;
     if read.is_empty() {

@@ -373,6 +373,17 @@ pub struct UpgradeReport {
     pub process: u32,
 }
 
+/// What has come with a guest from another host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// The VM's name there.
+    pub from: String,
+    /// Its connections, those that could not come along too.
+    pub connections: usize,
+    /// Its rings were waiting for it: its guest runs now.
+    pub runs: bool,
+}
+
 /// Whether the service works.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Health {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Arguments, Command, EngineCommand, VmCommand, connection, launch, upgrade, view};
+use super::{Arguments, Command, EngineCommand, VmCommand, connection, launch, migrate, upgrade, view};
 use crate::api::types::{EngineStatus, ReloadReport, Stats};
 use crate::api::{ApiError, ErrorBody};
 use crate::config::name;
@@ -80,6 +80,7 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
         Command::Reload => reload(arguments, out),
         Command::Engine(EngineCommand::Status) => show(arguments, Method::GET, ENGINE, out, view::engine),
         Command::Engine(EngineCommand::Restart) => restart_engine(arguments, out),
+        Command::Migrate(command) => migrate::execute(arguments, command, out),
         Command::Upgrade { binary } => {
             let report = upgrade::upgrade(&arguments.socket, binary)?;
             if arguments.json {
@@ -92,7 +93,7 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
 }
 
 /// A name that can stand in a path; another one is no VM's anyway.
-fn checked(name: &str) -> Result<&str, Failure> {
+pub(super) fn checked(name: &str) -> Result<&str, Failure> {
     name::check(name).map(|()| name).map_err(|_| Failure::Api(ApiError::no_such_vm(name)))
 }
 

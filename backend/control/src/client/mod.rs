@@ -6,6 +6,7 @@ mod connection;
 mod guest;
 mod launch;
 mod layout;
+mod migrate;
 mod upgrade;
 mod view;
 
@@ -55,6 +56,9 @@ enum Command {
         /// Its program
         binary: PathBuf,
     },
+    /// Move a guest's connections by hand, where its VMM does not take them along: save VM - | ssh HOST vonic migrate load VM -
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
     /// The engine: the process that moves frames
     #[command(subcommand)]
     Engine(EngineCommand),

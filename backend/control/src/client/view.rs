@@ -6,9 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::guest;
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, Opener, ReloadReport, RingRow, Stats, Traffic,
-    UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, LoadReport, Opener, ReloadReport, RingRow, Stats,
+    Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
+
+/// `migrate load`.
+pub(super) fn loaded(report: &LoadReport, out: &mut dyn Write) -> io::Result<()> {
+    let LoadReport { from, connections, runs } = report;
+    let rings = if *runs { "its rings, which waited, start" } else { "they go on when its rings start" };
+    writeln!(out, "{connections} connections have come from {from}: {rings}")
+}
 
 /// `vm list`.
 pub(super) fn vms(rows: &Vec<VmRow>, out: &mut dyn Write) -> io::Result<()> {

@@ -35,6 +35,10 @@ impl Registry {
             Request::Reload => return self.reload(Some(reply)),
             Request::Engine => Response::Engine(Box::new(self.status())),
             Request::RestartEngine => return self.give_way(reply),
+            Request::SaveState { vm, limit } => return self.save_by_hand(&vm, limit, reply),
+            Request::AwaitState { vm, limit } => return self.await_state(&vm, limit, reply),
+            Request::LoadState { vm, number, state } => return self.load_by_hand(&vm, number, state, reply),
+            Request::ForgetState { vm, number } => return self.forget_state(&vm, number),
             Request::Upgrade(path) => return self.upgrade(path, reply),
             Request::Upgraded => Response::Upgrade(self.upgrade_report()),
             Request::Health => Response::Health(Health {

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
-use vonic_datapath::{Command, HostView, Notice, Waker, Worker, WorkerConfig};
+use vonic_datapath::{Command, HostView, Notice, Waker, Worker, WorkerConfig, crash_point};
 use vonic_front::{API, EngineLink, Start, ToEngine, ToMaster};
 use vonic_record::Ledger;
 use vonic_session::{EventSink, SessionEvent};
@@ -91,6 +91,7 @@ struct Sink(Sender<Input>);
 
 impl EventSink for Sink {
     fn event(&self, event: SessionEvent) {
+        crash_point!("message-heard");
         // The control thread is gone only when the process is.
         let _ = self.0.send(Input::Session(event));
     }
@@ -118,6 +119,7 @@ pub fn run(engine: EngineConfig, link: EngineLink, start: &Start) -> i32 {
 fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Registry, Receiver<Input>), String> {
     let (config, first_service) = succession::config(&engine.config_dir, start)?;
     vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
+    start.checkpoint.note_faults().map_err(|e| format!("handlers of signals: {e}"))?;
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig {
         checkpoint: Arc::clone(&start.checkpoint),
@@ -213,9 +215,8 @@ fn watch_addresses(to: &Sender<Input>) {
 
 fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
     loop {
-        let retry =
-            registry.taps.retry_in().into_iter().chain(registry.relisten.due_in()).chain(registry.migration.due_in());
-        let retry = retry.min();
+        let retry = registry.taps.retry_in().into_iter().chain(registry.relisten.due_in());
+        let retry = retry.chain(registry.migration.due_in()).chain(registry.by_hand_due_in()).min();
         let input = match retry {
             None => inputs.recv().map_err(RecvTimeoutError::from),
             Some(time) => inputs.recv_timeout(time),
@@ -248,6 +249,7 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Resolvers => registry.look_for_resolvers(),
             Input::Links => {
                 registry.end_lingering_in_time();
+                registry.end_by_hand_in_time();
                 registry.mend_uplinks();
                 registry.mend_forwards();
             }
@@ -270,6 +272,7 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Upgraded { number, error } => registry.upgraded(number, error),
         ToEngine::Marked { number } => registry.marked(number),
         ToEngine::Ping { number } => registry.tell(&ToMaster::Pong { number }),
+        ToEngine::Rest => registry.rest(),
         ToEngine::History(history) => registry.history = Some(*history),
         ToEngine::Stop => {}
     }

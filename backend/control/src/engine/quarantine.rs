@@ -11,10 +11,15 @@ pub(super) fn report(name: &str, blame: Blame) -> Option<String> {
     if !blame.quarantined {
         return None;
     }
-    let message = "in quarantine: engines have died of what its guest sends, so its rings are left alone; restart its VMM, or change \
-                   its file and reload, or try again by vonic engine restart";
+    let what = match blame.unheard {
+        false => "engines have died of what its guest sends, so its rings are left alone",
+        true => "engines have died of what its VMM says, so it gets no answers",
+    };
+    let message = format!(
+        "in quarantine: {what}; restart its VMM, or change its file and reload, or try again by vonic engine restart"
+    );
     log::error!("{name}: {message}");
-    Some(message.into())
+    Some(message)
 }
 
 impl Registry {
@@ -41,9 +46,10 @@ impl Registry {
     /// Nothing more is held against a VM. False: nothing was.
     pub(super) fn forgive(&mut self, name: &str) -> bool {
         let Some(blame) = self.blamed.get_mut(&number(name)).filter(|blame| blame.quarantined) else { return false };
-        blame.quarantined = false;
+        (blame.quarantined, blame.unheard) = (false, false);
+        let forgiven = *blame;
         if let Some(entry) = self.vms.get_mut(name) {
-            entry.blame.quarantined = false;
+            entry.blame = forgiven;
             entry.last_error = None;
         }
         true

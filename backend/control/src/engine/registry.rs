@@ -3,7 +3,7 @@ use super::Input;
 use super::egress::Egress;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
-use super::migration::{Departure, Migration};
+use super::migration::{ByHand, Departure, Migration};
 use super::quarantine;
 use super::relisten::{self, Retry};
 use super::reload::Reloads;
@@ -52,6 +52,8 @@ pub(super) struct Entry {
     pub blame: Blame,
     /// Its guest leaves for another host, or seems to have left.
     pub departure: Option<Departure>,
+    /// What the operator has asked for about that.
+    pub by_hand: ByHand,
 }
 
 /// Everything that the engine knows.
@@ -240,6 +242,7 @@ impl Registry {
             socket_error: None,
             blame,
             departure: None,
+            by_hand: ByHand::default(),
         };
         self.vms.insert(entry.vm.name.clone(), entry);
     }

@@ -83,6 +83,9 @@ impl Registry {
                 }
             }
         }
+        if self.upgrades.waits_for_reload && !self.is_reloading() {
+            self.rest();
+        }
     }
 
     fn apply(&mut self, change: Change, report: &mut ReloadReport) {

@@ -43,6 +43,15 @@ impl Registry {
         }
         log::info!("the operator wants another engine");
         reply.send(Response::Engine(Box::new(self.status())));
+        self.rest();
+    }
+
+    /// Lays everything down for another engine, of this vonicd or of a newer one. A reload that is under way is done first.
+    pub(super) fn rest(&mut self) {
+        if self.is_reloading() {
+            self.upgrades.waits_for_reload = true;
+            return;
+        }
         self.rests = true;
         let (done, rests) = handover();
         self.order(Command::Rest { done });

@@ -2,12 +2,14 @@
 use super::Sink;
 use super::migration::Arrival;
 use super::registry::{Entry, Registry};
+use super::succession::number;
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
 use std::time::Instant;
-use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand};
+use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand, crash_point};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
+use vonic_record::{Whom, work_for};
 use vonic_session::{PortEvent, Session, SessionEvent, SessionSpec};
 
 /// One VMM connection.
@@ -40,6 +42,11 @@ impl SessionState {
         self.id
     }
 
+    /// Whether any ring runs.
+    pub fn runs(&self) -> bool {
+        self.rings.values().any(|ring| ring.enabled)
+    }
+
     /// Whether both rings of a pair run.
     pub fn driver_ready(&self) -> bool {
         let runs = |index: u16| self.rings.get(&index).is_some_and(|ring| ring.enabled && ring.broken.is_none());
@@ -63,6 +70,11 @@ impl Registry {
         if let Some(old) = entry.session.take() {
             old.close();
         }
+        if entry.blame.unheard {
+            // The master forgave it, or would not speak of it.
+            self.forgive(name);
+        }
+        let Some(entry) = self.vms.get_mut(name) else { return };
         let entry_port = entry.port;
         let spec = SessionSpec {
             port: entry_port,
@@ -75,7 +87,10 @@ impl Registry {
         };
         let sink = Sink(self.sender());
         let scratch = self.config.service.runtime_dir.clone();
-        let arrival = self.inherited_arrival(name, id);
+        let arrival = match self.inherited_arrival(name, id) {
+            Arrival::None => self.arrival_by_hand(name),
+            inherited => inherited,
+        };
         match vonic_session::start(spec, &scratch, sink) {
             Ok((session, front_end)) => {
                 let state =
@@ -124,14 +139,22 @@ impl Registry {
 
     /// A vhost-user message has changed a port. What waits for an answer and is not passed on is answered by dropping it.
     pub(super) fn session_event(&mut self, event: SessionEvent) {
-        let SessionEvent { port, session, event } = event;
-        let Some(entry) = self.vms.values_mut().find(|e| e.port == port) else { return };
+        let Some(entry) = self.vms.values().find(|e| e.port == event.port) else { return };
         let name = entry.vm.name.clone();
+        work_for(Whom::Vm(number(&name)));
+        crash_point!("message-taken");
+        self.take_event(name, event);
+        work_for(Whom::Nobody);
+    }
+
+    fn take_event(&mut self, name: String, event: SessionEvent) {
+        let SessionEvent { port, session, event } = event;
+        let Some(entry) = self.vms.get_mut(&name) else { return };
         if entry.session.as_ref().is_none_or(|s| s.id != session) {
             return;
         }
         let Some(event) = self.arrive(&name, event) else { return };
-        if matches!(event, PortEvent::Ring { .. }) {
+        if matches!(event, PortEvent::Ring { enabled: true, .. }) {
             self.stay(&name);
         }
         let Some(entry) = self.vms.get_mut(&name) else { return };
@@ -147,7 +170,14 @@ impl Registry {
                 self.order(Command::Log { port, log: log.map(|log| GuestLog { log, used }), done });
             }
             PortEvent::Announce => self.order(Command::Announce { port }),
-            PortEvent::Save(request) => self.save_state(&name, request),
+            PortEvent::Save(request) => {
+                let answer = move |state| {
+                    request.answer(state);
+                    // Whether it has come through, the VMM knows.
+                    true
+                };
+                self.save_state(&name, Box::new(answer), false);
+            }
             PortEvent::Load(request) => self.load_state(&name, session, request),
             PortEvent::Ring { index, setup, kick, call, enabled, done } => {
                 let size = setup.size;
@@ -161,11 +191,13 @@ impl Registry {
                 if let Some(ring) = now {
                     self.order(Command::Ring(ring));
                 }
+                self.rings_stopped(&name);
             }
             PortEvent::RingStopped { index, done } => {
                 state.rings.remove(&index);
                 state.stopped = Some(Instant::now());
                 self.order(Command::StopRing { port, index, done });
+                self.rings_stopped(&name);
             }
             PortEvent::Reset => {
                 state.features = None;

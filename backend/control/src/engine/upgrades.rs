@@ -13,6 +13,8 @@ pub(super) struct Upgrades {
     error: Option<String>,
     /// Answered only if the newer vonicd refuses: a switch ends this engine.
     waiting: Vec<Reply>,
+    /// The newer vonicd waits until a reload is done.
+    pub waits_for_reload: bool,
 }
 
 impl Registry {

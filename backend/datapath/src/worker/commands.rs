@@ -29,6 +29,8 @@ impl Worker {
     /// Applies everything that waits; false once the worker is to end.
     pub(crate) fn apply_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.pop() {
+            let of = command.of_message().and_then(|id| Worker::port_mut(&mut self.ports, id));
+            self.signs.at_command(of.map(|port| port.spec.vm));
             match command {
                 Command::Network(spec) => {
                     self.set_network(*spec);
@@ -126,6 +128,7 @@ impl Worker {
             }
             crash_point!("command-applied");
         }
+        self.signs.at_frames();
         true
     }
 

@@ -223,6 +223,7 @@ impl Worker {
     /// Works until [`Command::Stop`] or [`Command::Rest`].
     pub fn run(mut self) {
         let mut last_work = self.now;
+        self.signs.at_frames();
         loop {
             self.now = self.clock.now();
             self.signs.answer();

@@ -1,7 +1,7 @@
 //! Signs of life, and of what the worker was at when it died: words of the checkpoint's header, which outlives this process.
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
-use vonic_record::Checkpoint;
+use vonic_record::{Checkpoint, Whom, work_for};
 
 /// The place of the one worker that there is.
 const WORKER: usize = 0;
@@ -33,6 +33,16 @@ impl Signs {
     #[inline]
     pub(crate) fn at(&self, vm: u64) {
         self.checkpoint.header().work_on(WORKER, vm);
+    }
+
+    /// What follows is a command: what this VM's VMM has said, or nobody's.
+    pub(crate) fn at_command(&self, of: Option<u64>) {
+        work_for(of.map_or(Whom::Nobody, Whom::Vm));
+    }
+
+    /// What follows is done for whomever the header names.
+    pub(crate) fn at_frames(&self) {
+        work_for(Whom::AsNoted);
     }
 
     /// What follows is nobody's own.

@@ -25,6 +25,16 @@ impl Connection {
         Ok(())
     }
 
+    /// No engine is to be asked for a session: whatever the VMM says waits.
+    pub(crate) fn wait_unheard(&mut self) {
+        self.due = None;
+    }
+
+    /// The engine is asked for a session.
+    pub(crate) fn wait_for_session(&mut self, now: Instant) {
+        self.due = Some(now + self.patience);
+    }
+
     /// A transfer of the device's state dies with the engine: its pipe is half written, or half read. The VMM's migration fails,
     /// and the VM goes on where it is.
     fn give_up_transfer(&mut self) -> Result<(), End> {

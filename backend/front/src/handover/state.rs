@@ -2,7 +2,7 @@
 //!
 //! Fields may be added with a default; whatever else changes here is a change of [`super::FORMAT`]. Descriptors are numbers, which the
 //! next master has its own descriptors at: records name them so.
-use crate::history::History;
+use crate::history::{BlamedState, History};
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +34,8 @@ pub(crate) struct MasterState {
     /// Of the engines so far.
     #[serde(default)]
     pub(crate) history: History,
+    /// What is held against VMs for the deaths of engines, by their numbers.
+    pub(crate) blames: BTreeMap<u64, BlamedState>,
 }
 
 /// One VM's way in.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::connection::Connection;
-use crate::history::History;
+use crate::history::{BlamedState, History};
 use crate::limit::VmLog;
 use crate::message::{Message, Reader, Request};
 use crate::request::Front;
@@ -53,6 +53,10 @@ fn sample() -> MasterState {
         last_session: 3,
         upgrades: 1,
         history: History::default(),
+        blames: BTreeMap::from([(
+            7,
+            BlamedState { deaths: 3, lately: vec![1000, 20], quarantined: true, unheard: true },
+        )]),
     }
 }
 

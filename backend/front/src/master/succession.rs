@@ -2,7 +2,8 @@
 use super::Master;
 use super::standby::Spare;
 use super::vigil::Vigil;
-use crate::channel::{Begin, ToEngine};
+use crate::channel::{Begin, ToEngine, ToMaster};
+use crate::connection::Connection;
 use crate::engine::{Deaths, Engine, Maker};
 use crate::history::{self, Blames, Death, History, Storm, Takeover};
 use crate::run::{MasterConfig, MasterError};
@@ -13,6 +14,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::EventSet;
+use vonic_record::{Whom, vm_number};
 
 /// How long an attempt to make an engine waits after one that failed.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -31,11 +33,11 @@ pub(super) struct Process<'a> {
     /// The operator asked for a reload while there was no engine.
     reload: bool,
     /// Descriptors of the dead engine, which the next one has time to close.
-    left: Vec<RawFd>,
+    pub(super) left: Vec<RawFd>,
     /// Why the master itself ends the engine.
     pub(super) verdict: Option<Verdict>,
     pub(super) history: History,
-    blames: Blames,
+    pub(super) blames: Blames,
     quarantine: bool,
     /// The takeover that is under way.
     takeover: Option<Underway>,
@@ -142,19 +144,20 @@ impl<'a> Process<'a> {
         let lately = self.deaths.lately();
         let window = Deaths::WINDOW;
         log::error!("the engine {reason}, end {lately} within {window:?}: the next one takes over in {delay:?}");
-        let culprit = self.maker.checkpoint.header().working_on(0).filter(|_| own_fault && self.quarantine);
-        if let Some(vm) = culprit {
-            self.blames.note(vm, now);
+        let header = self.maker.checkpoint.header();
+        // Where no thread has written down what it died at, the worker is supposed to be the one.
+        let (culprit, said) = match header.take_culprit() {
+            Whom::AsNoted => (header.working_on(0), false),
+            Whom::Vm(vm) => (Some(vm), true),
+            Whom::Nobody => (None, false),
+        };
+        if let Some(vm) = culprit.filter(|_| own_fault && self.quarantine) {
+            self.blames.note(vm, said, now);
         }
         self.history.deaths += 1;
         self.history.last_death = Some(Death { reason, at: history::now() });
         self.history.storm = Storm { deaths: lately as u64, delay: delay.as_millis() as u64 };
         delay
-    }
-
-    /// Nothing more is held against a VM.
-    pub(super) fn forgive(&mut self, vm: u64) {
-        self.blames.forgive(vm);
     }
 
     /// A connection stands again, or is gone; or the new engine serves. True: that was the last of the takeover.
@@ -203,6 +206,10 @@ impl Master<'_> {
         process.takeover = Some(Underway { since: now, planned, behind, serves: false });
         let delay = if planned { process.note_replacement() } else { process.note_death(ended, verdict, now) };
         process.next = Some(now + delay);
+        self.part_from_unheard();
+        if self.upgrades.awaits_rest() {
+            return self.switch(now, ops);
+        }
         self.service.status("Between two engines");
         if delay.is_zero() {
             self.start_engine(now, ops);
@@ -211,9 +218,12 @@ impl Master<'_> {
 
     /// Puts away what the dead engine left, but for `held`. It is reaped: none of its threads can touch the table any more.
     pub(super) fn put_away_engine(&mut self, held: &[RawFd], now: Instant, ops: &mut EventOps) {
-        // What it said before its end holds.
+        // What it said before its end holds; for an upgrade, that it rests is of no more interest.
+        let is_for_upgrade = !held.is_empty() || self.upgrades.awaits_rest();
         while let Ok(Some(message)) = self.link.recv() {
-            self.on_message(message, now, ops);
+            if !(is_for_upgrade && message == ToMaster::Replace) {
+                self.on_message(message, now, ops);
+            }
         }
         self.watch.forget(ops, self.link.as_raw_fd());
         for session in self.connections.keys().copied().collect::<Vec<_>>() {
@@ -280,7 +290,8 @@ impl Master<'_> {
         process.vigil.begin(now);
         let reload = std::mem::take(&mut process.reload);
         self.link = link;
-        for (&session, connection) in &self.connections {
+        let unheard = |connection: &Connection| process.blames.is_unheard(vm_number(connection.log().name()));
+        for (&session, connection) in self.connections.iter().filter(|(_, connection)| !unheard(connection)) {
             self.link.send(&ToEngine::Connected { name: connection.log().name().into(), session });
         }
         if let Some(told) = self.upgrades.told() {
@@ -333,10 +344,26 @@ impl Master<'_> {
         self.kill_engine();
     }
 
-    /// Nothing more is held against a VM.
-    pub(super) fn forgive(&mut self, vm: u64) {
-        if let Some(process) = &mut self.process {
-            process.forgive(vm);
+    /// VMMs that engines die of: they wait, and no engine is told of them until they are forgiven.
+    pub(super) fn part_from_unheard(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        for (session, connection) in &mut self.connections {
+            if process.blames.is_unheard(vm_number(connection.log().name())) {
+                connection.wait_unheard();
+                process.takeover.iter_mut().for_each(|takeover| _ = takeover.behind.remove(session));
+            }
+        }
+    }
+
+    /// Nothing more is held against a VM. What its VMM has said meanwhile is heard now.
+    pub(super) fn forgive(&mut self, vm: u64, now: Instant) {
+        let Some(process) = &mut self.process else { return };
+        let was_unheard = process.blames.is_unheard(vm);
+        process.blames.forgive(vm);
+        let of_vm = |connection: &Connection| vm_number(connection.log().name()) == vm;
+        for (&session, connection) in self.connections.iter_mut().filter(|(_, c)| was_unheard && of_vm(c)) {
+            connection.wait_for_session(now);
+            self.link.send(&ToEngine::Connected { name: connection.log().name().into(), session });
         }
     }
 

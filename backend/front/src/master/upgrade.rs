@@ -6,11 +6,12 @@ use crate::channel::ToEngine;
 use crate::connection::Connection;
 use crate::engine::Maker;
 use crate::handover::{MasterState, Numbers};
+use crate::history::Blames;
 use crate::limit::VmLog;
 use crate::run::{MasterConfig, MasterError};
 use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
-use crate::upgrade::{Candidate, Channel, FromSuccessor, SWITCH_LIMIT, Upgrade};
+use crate::upgrade::{Candidate, Channel, FromSuccessor, REST_LIMIT, SWITCH_LIMIT, Upgrade};
 use crate::watch::Source;
 use event_manager::EventOps;
 use std::io;
@@ -52,7 +53,12 @@ impl Upgrades {
         self.older.is_some()
     }
 
-    /// When a newer vonicd must have answered.
+    /// Whether a newer vonicd waits for the engine to lay everything down.
+    pub(super) fn awaits_rest(&self) -> bool {
+        self.candidate.as_ref().is_some_and(|candidate| candidate.is_ready)
+    }
+
+    /// When a newer vonicd, or the engine for its sake, must have answered.
     pub(super) fn due(&self) -> Option<Instant> {
         self.candidate.as_ref().map(|candidate| candidate.due)
     }
@@ -105,16 +111,34 @@ impl Master<'_> {
         match said {
             Ok(FromSuccessor::Ready(version)) => {
                 log::info!("vonicd {version} is ready to take over");
-                self.switch(now, ops);
+                self.await_rest(now, ops);
             }
             Ok(FromSuccessor::Refused(why)) | Err(why) => self.drop_candidate(why),
             Ok(FromSuccessor::Serves) => self.drop_candidate("it is no vonicd that can take over".into()),
         }
     }
 
-    /// It has not answered in time.
+    /// Has the engine lay everything down, so that the next one finds nothing half done. Without one there is nothing to wait for.
+    fn await_rest(&mut self, now: Instant, ops: &mut EventOps) {
+        let Some(candidate) = &mut self.upgrades.candidate else { return };
+        candidate.is_ready = true;
+        candidate.due = now + REST_LIMIT;
+        let Some(process) = &mut self.process else { return };
+        // Its end is not to be waited for while no engine serves.
+        drop(process.standby.take(&mut self.watch, ops));
+        match process.pidfd() {
+            Some(_) => self.link.send(&ToEngine::Rest),
+            None => self.switch(now, ops),
+        }
+    }
+
+    /// It, or the engine, has not answered in time.
     pub(super) fn tick_upgrade(&mut self, now: Instant, ops: &mut EventOps) {
         let Some(candidate) = self.upgrades.candidate.as_ref().filter(|candidate| candidate.due <= now) else { return };
+        if candidate.is_ready {
+            log::warn!("the engine has not come to rest within {REST_LIMIT:?}: it is ended where it is");
+            return self.switch(now, ops);
+        }
         self.watch.forget(ops, candidate.channel.as_raw_fd());
         self.drop_candidate("it did not answer in time".into());
     }
@@ -139,8 +163,9 @@ impl Master<'_> {
 
     /// Ends the engine, gives everything away, and waits for the other engine to serve. Nothing else is done meanwhile: whatever comes
     /// waits in sockets that both masters have.
-    fn switch(&mut self, now: Instant, ops: &mut EventOps) {
-        let Some(mut candidate) = self.upgrades.candidate.take() else { return };
+    pub(super) fn switch(&mut self, now: Instant, ops: &mut EventOps) {
+        // If vonicd is to stop, the newer one is to be none either.
+        let Some(mut candidate) = self.upgrades.candidate.take().filter(|_| !self.stopping) else { return };
         let held = candidate.channel.as_raw_fd();
         let given = self.retire_engine(held, now, ops).and_then(|()| {
             let state = self.save(held).map_err(|e| format!("descriptors cannot be listed: {e}"))?;
@@ -168,6 +193,7 @@ impl Master<'_> {
     /// Ends the engine, and puts away what it leaves.
     fn retire_engine(&mut self, held: RawFd, now: Instant, ops: &mut EventOps) -> Result<(), String> {
         let Some(process) = &mut self.process else { return Ok(()) };
+        // Another one may have been made since.
         drop(process.standby.take(&mut self.watch, ops));
         if let Some(pidfd) = process.pidfd() {
             sys::kill(pidfd.as_fd()).map_err(|e| format!("the engine cannot be ended: {e}"))?;
@@ -186,7 +212,7 @@ impl Master<'_> {
     fn save(&self, held: RawFd) -> io::Result<MasterState> {
         let mut descriptors = sys::open_descriptors()?;
         if let Some(process) = &self.process {
-            descriptors.retain(|fd| !process.maker.owns(*fd));
+            descriptors.retain(|fd| !process.maker.owns(*fd) && !process.left.contains(fd));
         }
         descriptors.retain(|&fd| fd != held && fd != self.link.as_raw_fd());
         Ok(MasterState {
@@ -197,6 +223,7 @@ impl Master<'_> {
             last_session: self.last_session,
             upgrades: self.upgrades.number,
             history: self.process.as_ref().map(|process| process.history.clone()).unwrap_or_default(),
+            blames: self.process.as_ref().map(|process| process.blames.save(Instant::now())).unwrap_or_default(),
         })
     }
 
@@ -246,9 +273,11 @@ impl<'a> Master<'a> {
         let link = crate::channel::MasterLink::none().map_err(crate::run::system("no control channel"))?;
         let mut master =
             Master { process: Some(Process::new(None, maker, config)), service, ..Master::standalone(signals, link) };
-        let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades, history } = state;
+        let MasterState { descriptors: _, kept, entrances, connections, last_session, upgrades, history, blames } =
+            state;
         if let Some(process) = &mut master.process {
             process.history = history;
+            process.blames = Blames::restore(blames, now);
         }
         master.last_session = last_session;
         let older = Some(Older { channel, told: false });
@@ -267,6 +296,7 @@ impl<'a> Master<'a> {
             let connection = Connection::restore(connection, log, PATIENCE, now, &mut numbers).map_err(unfit)?;
             master.connections.insert(session, connection);
         }
+        master.part_from_unheard();
         Ok(master)
     }
 

@@ -65,6 +65,7 @@ fn state(descriptors: impl IntoIterator<Item = RawFd>) -> MasterState {
         last_session: 0,
         upgrades: 0,
         history: Default::default(),
+        blames: Default::default(),
     }
 }
 

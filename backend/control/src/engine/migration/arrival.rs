@@ -1,6 +1,7 @@
 //! On the host that a guest comes to: its connections wait until its rings start, then they have sockets here.
+use super::by_hand::{WaitingRings, hold_back};
 use super::hooks::{self, Moment};
-use super::{News, custody, datagrams, reasons};
+use super::{AGE_MAX, News, custody, datagrams, reasons};
 use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{ROUND_LIMIT, Registry};
@@ -14,14 +15,12 @@ use vonic_datapath::{Arriving, ArrivingDatagrams, Command, PortId, Way};
 use vonic_frame::MacAddr;
 use vonic_migration::{DatagramState, FlowState, Identity, PortState, Stream};
 use vonic_queue::handover;
-use vonic_record::Bits;
+use vonic_record::{Bits, Whom, vm_number, work_for};
 use vonic_session::{LoadRequest, PortEvent, SessionEvent};
 use vonic_uplink::{DatagramSocket, HostSocket, Known, Origin, Parked, PeekMode, SocketState};
 
 /// Connections that the worker takes up between two bursts.
 const PART: usize = 64;
-/// Between save and load, a stream may take so long: a peer that hears nothing for longer may have given up, or be somebody else.
-const AGE_MAX: Duration = Duration::from_secs(60);
 /// The directions with their names in the stream.
 pub(super) const WAYS: [(Way, &str); 2] = [(Way::GuestToHost, "guest_to_host"), (Way::HostToGuest, "host_to_guest")];
 
@@ -37,6 +36,8 @@ pub(in crate::engine) enum Arrival {
     /// None comes, or it is here.
     #[default]
     None,
+    /// The operator has said that it will come with something: its rings wait for that.
+    Awaited(WaitingRings),
     /// What came with it waits for its rings to start.
     Parked(Box<PortState>),
     /// Its connections get their sockets; what the VMM wants meanwhile waits.
@@ -61,9 +62,9 @@ impl Registry {
         let Some(entry) = self.vms.get(name) else { return };
         let (vm, sender, link) = (entry.vm.clone(), self.sender(), self.link.try_clone());
         let work = move || {
+            work_for(Whom::Vm(vm_number(&vm.name)));
             let (bytes, answer) = request.take();
-            let state = Stream::read(&bytes[..]).and_then(PortState::try_from).map_err(|error| error.to_string());
-            let outcome = state.and_then(|state| check(&vm, &state).map(|()| state));
+            let outcome = read(&vm, &bytes);
             if let (Ok(_), Ok(link)) = (&outcome, link) {
                 custody::leave(&link, &vm.name, session, &bytes);
             }
@@ -97,6 +98,11 @@ impl Registry {
         let Some(session) = entry.session.as_mut() else { return Some(event) };
         match std::mem::take(&mut session.arrival) {
             Arrival::None => return Some(event),
+            Arrival::Awaited(mut rings) => {
+                let event = hold_back(&mut rings, event);
+                session.arrival = Arrival::Awaited(rings);
+                return event;
+            }
             Arrival::Settling(mut waiting) => {
                 waiting.push(event);
                 session.arrival = Arrival::Settling(waiting);
@@ -115,7 +121,7 @@ impl Registry {
         None
     }
 
-    fn settle(&mut self, session: u64, vm: Vm, port: PortState) {
+    pub(super) fn settle(&mut self, session: u64, vm: Vm, port: PortState) {
         self.forget_departure(&vm.name);
         // The sockets that were in the way are closed; their records are the worker's.
         let (hooks, peek_mode, sender) =
@@ -176,7 +182,12 @@ impl Registry {
             "{name}: its guest is here with {come} connections and {spoken} flows of datagrams: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook"
         );
         self.forget_arrival(name);
-        for event in waiting {
+        self.resume_events(port, session, waiting);
+    }
+
+    /// What has waited comes now.
+    pub(super) fn resume_events(&mut self, port: PortId, session: u64, events: impl IntoIterator<Item = PortEvent>) {
+        for event in events {
             self.session_event(SessionEvent { port, session, event });
         }
     }
@@ -194,6 +205,12 @@ impl Registry {
             log::warn!("the worker has not taken up what came from another host within {ROUND_LIMIT:?}");
         }
     }
+}
+
+/// Reads a state; a VM's that is not to be trusted more than its guest.
+pub(super) fn read(vm: &Vm, bytes: &[u8]) -> Result<PortState, String> {
+    let state = Stream::read(bytes).and_then(PortState::try_from).map_err(|error| error.to_string())?;
+    check(vm, &state).map(|()| state)
 }
 
 /// Whether a state can be this VM's: nothing of it is used otherwise.
@@ -280,7 +297,7 @@ fn arriving(flow: &FlowState, socket: Option<(HostSocket, Known)>, clocks: (u64,
 }
 
 /// The guest's counters go on.
-fn resume_counters(entry: &crate::engine::registry::Entry, port: &PortState) {
+pub(super) fn resume_counters(entry: &crate::engine::registry::Entry, port: &PortState) {
     let value = |name: String| port.counters.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value);
     for (way, prefix) in WAYS {
         entry.stats.resume(way, (value(format!("{prefix}_frames")), value(format!("{prefix}_bytes"))));

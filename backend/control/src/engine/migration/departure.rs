@@ -13,7 +13,6 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vonic_datapath::{Bound, Command, Leaving, PortId};
 use vonic_migration::{FlowState, PortState, write};
-use vonic_session::SaveRequest;
 use vonic_uplink::host_addresses;
 
 /// What the thread of a departure comes back with.
@@ -21,7 +20,7 @@ pub(in crate::engine) struct Saved {
     leaving: Vec<Leaving>,
     /// The places of those that could not be read.
     lost: Vec<usize>,
-    /// The VMM has been given everything.
+    /// Whoever wanted it has been given everything.
     complete: bool,
 }
 
@@ -32,11 +31,16 @@ impl Saved {
     }
 }
 
+/// Where a state goes; whether anybody has taken it.
+pub(in crate::engine) type Answer = Box<dyn FnOnce(Result<Vec<u8>, String>) -> bool + Send>;
+
 /// Where a departure is.
 pub(in crate::engine) enum Departure {
     /// Sockets are read, or the operator's hook runs.
     Saving(JoinHandle<Saved>, Arc<AtomicBool>),
-    /// The VMM has its answer.
+    /// The same, for the operator: the VMM does not wait for it, and may leave meanwhile.
+    SavingByHand(JoinHandle<Saved>, Arc<AtomicBool>),
+    /// Who wanted it has the answer.
     Saved(Saved),
 }
 
@@ -54,7 +58,7 @@ impl Departure {
     fn end(self) -> Saved {
         match self {
             Departure::Saved(saved) => saved,
-            Departure::Saving(thread, cancelled) => {
+            Departure::Saving(thread, cancelled) | Departure::SavingByHand(thread, cancelled) => {
                 cancelled.store(true, Ordering::Relaxed);
                 // A panic would have ended the process (panic = abort).
                 thread.join().unwrap_or_else(|_| Saved::nothing(false))
@@ -74,8 +78,8 @@ struct Save {
 }
 
 impl Registry {
-    /// The VMM wants the port's state: takes its connections out of the worker and reads them.
-    pub(in crate::engine) fn save_state(&mut self, name: &str, request: SaveRequest) {
+    /// The port's state is wanted, by the VMM or `by_hand`: takes its connections out of the worker and reads them.
+    pub(in crate::engine) fn save_state(&mut self, name: &str, answer: Answer, by_hand: bool) {
         let Some(entry) = self.vms.get_mut(name) else { return };
         let stopped = entry.session.as_ref().and_then(|session| session.stopped);
         let features = entry.session.as_ref().and_then(|session| session.features).unwrap_or_default();
@@ -94,7 +98,8 @@ impl Registry {
             self.order(Command::Depart { port, from: place, reply });
             let Ok(part) = part.recv_timeout(ROUND_LIMIT) else {
                 self.order(Command::Stay { port, leaving });
-                return request.answer(Err("the worker does not answer".into()));
+                answer(Err("the worker does not answer".into()));
+                return;
             };
             leaving.extend(part.leaving);
             state.flows.extend(part.bound.into_iter().map(|(record, why)| lost(&record, &why, &mut bound)));
@@ -103,14 +108,15 @@ impl Registry {
         }
         let hooks = self.config.service.migration.clone();
         let save = Save { vm, hooks, state, bound, leaving, stopped };
-        self.read_sockets(name, save, request);
+        self.read_sockets(name, save, answer, by_hand);
     }
 
-    fn read_sockets(&mut self, name: &str, save: Save, request: SaveRequest) {
+    fn read_sockets(&mut self, name: &str, save: Save, answer: Answer, by_hand: bool) {
         let cancelled = Arc::new(AtomicBool::new(false));
         let (sender, flag, own) = (self.sender(), Arc::clone(&cancelled), name.to_string());
-        let thread = thread::Builder::new().name("depart".into()).spawn(move || run(save, request, &flag, &sender));
+        let thread = thread::Builder::new().name("depart".into()).spawn(move || run(save, answer, &flag, &sender));
         match (thread, self.vms.get_mut(&own)) {
+            (Ok(thread), Some(entry)) if by_hand => entry.departure = Some(Departure::SavingByHand(thread, cancelled)),
             (Ok(thread), Some(entry)) => entry.departure = Some(Departure::Saving(thread, cancelled)),
             (Ok(_), None) => {}
             // The request is dropped, and with it the VMM's hope; what was taken out is gone with the closure.
@@ -122,12 +128,15 @@ impl Registry {
     pub(super) fn saved(&mut self, name: &str, own: ThreadId) {
         let Some(entry) = self.vms.get_mut(name) else { return };
         entry.departure = match entry.departure.take() {
-            Some(Departure::Saving(thread, _)) if thread.thread().id() == own => {
+            Some(Departure::Saving(thread, _) | Departure::SavingByHand(thread, _)) if thread.thread().id() == own => {
                 thread.join().ok().map(Departure::Saved)
             }
             // It was waited for already, and this is another one.
             other => other,
         };
+        if entry.session.is_none() {
+            self.left(name);
+        }
     }
 
     /// The guest's rings start again: it has not left.
@@ -157,7 +166,9 @@ impl Registry {
     /// The VMM is gone. Where it had everything, the connections go on elsewhere: the kernel is kept from answering for them until
     /// their addresses are elsewhere, too.
     pub(in crate::engine) fn left(&mut self, name: &str) {
-        let Some(departure) = self.vms.get_mut(name).and_then(|entry| entry.departure.take()) else { return };
+        let departure = self.vms.get_mut(name).map(|entry| &mut entry.departure);
+        let is_done = |departure: &mut Departure| !matches!(departure, Departure::SavingByHand(..));
+        let Some(departure) = departure.and_then(|departure| departure.take_if(is_done)) else { return };
         let Saved { leaving, lost, complete } = departure.end();
         let places = leaving.into_iter().enumerate();
         let (lost, leaving): (Vec<_>, Vec<_>) = places.partition(|(place, _)| !complete || lost.contains(place));
@@ -206,7 +217,7 @@ impl Registry {
 }
 
 /// The thread of a departure.
-fn run(save: Save, request: SaveRequest, cancelled: &Arc<AtomicBool>, sender: &Sender<Input>) -> Saved {
+fn run(save: Save, answer: Answer, cancelled: &Arc<AtomicBool>, sender: &Sender<Input>) -> Saved {
     let begun = Instant::now();
     let Save { vm, hooks, mut state, mut bound, leaving, stopped } = save;
     let (mut unread, mut bytes) = (Vec::new(), 0);
@@ -240,8 +251,8 @@ fn run(save: Save, request: SaveRequest, cancelled: &Arc<AtomicBool>, sender: &S
     // The target goes on as soon as it has the stream's end: the addresses have to be free by then.
     hooks::run(&hooks, Moment::Departure, &vm, cancelled);
     // Whoever gives it up before this has not had it.
-    let complete = outcome.is_ok() && !cancelled.load(Ordering::Relaxed);
-    request.answer(outcome);
+    let wanted = outcome.is_ok() && !cancelled.load(Ordering::Relaxed);
+    let complete = answer(outcome) && wanted;
     // The control side is gone only when the process is.
     let _ = sender.send(Input::Migration(News::Saved(vm.name, thread::current().id())));
     Saved { leaving, lost: unread, complete }

@@ -3,12 +3,14 @@
 //! Two moments belong to the VMM: it asks for the port's state when every ring is stopped, and it brings a state before there are
 //! rings. Whatever takes long (reading and writing sockets' queues, the operator's hooks) runs on a thread of its own.
 mod arrival;
+mod by_hand;
 mod custody;
 mod datagrams;
 mod departure;
 mod hooks;
 
 pub(super) use arrival::{Arrival, Arrived};
+pub(super) use by_hand::ByHand;
 pub(super) use departure::{Departure, Lingering};
 
 use super::registry::Registry;
@@ -26,12 +28,17 @@ use vonic_uplink::PeekMode;
 /// How long the kernel is kept from answering for connections that have left, if their address stays on this host.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// Between save and load, a stream may take so long: a peer that hears nothing for longer may have given up, or be somebody else.
+const AGE_MAX: Duration = Duration::from_secs(60);
+
 /// What the threads that move connections tell the control side.
 pub(super) enum News {
     /// A departure's thread is done.
     Saved(String, ThreadId),
     /// A state was read and is good, or not.
     Read(String, u64, Box<arrival::Read>),
+    /// The same of one that the operator brought.
+    Brought(Box<by_hand::Brought>),
     /// What had come has sockets here, as far as it can.
     Arrived(String, u64, Box<Arrived>),
 }
@@ -46,12 +53,19 @@ pub(super) struct Migration {
     pub lingering: Vec<Lingering>,
     /// What had come when an engine died.
     left: custody::Left,
+    /// Of states that the operator brings.
+    last_number: u64,
 }
 
 impl Migration {
     pub fn new(start: &Start, peek_mode: Option<PeekMode>) -> Migration {
-        let checkpoint = Arc::clone(&start.checkpoint);
-        Migration { checkpoint, peek_mode, lingering: Vec::new(), left: custody::Left::of(start) }
+        let (checkpoint, left) = (Arc::clone(&start.checkpoint), custody::Left::of(start));
+        Migration { checkpoint, peek_mode, lingering: Vec::new(), left, last_number: 0 }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     /// When something is to be done next.
@@ -65,6 +79,7 @@ impl Registry {
         match news {
             News::Saved(name, thread) => self.saved(&name, thread),
             News::Read(name, session, read) => self.state_read(&name, session, *read),
+            News::Brought(brought) => self.brought(*brought),
             News::Arrived(name, session, arrived) => self.arrived(&name, session, *arrived),
         }
     }

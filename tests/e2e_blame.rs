@@ -1,0 +1,72 @@
+//! Engines die of what a VMM says: who is held to be the cause, and what becomes of that VM and of its neighbours?
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vonic_tests::crash::{self, Killer, Manner};
+use vonic_tests::line::Line;
+use vonic_tests::mock::{code, feature};
+use vonic_tests::wire::HandGuest;
+use vonic_tests::*;
+
+fn status(bed: &Bed) -> Value {
+    bed.vonicd.vonic(&["engine", "status", "--json"]).unwrap()
+}
+
+/// SET_VRING_ENABLE of the first ring, as it is.
+fn speak(guest: &mut HandGuest) {
+    let body: Vec<u8> = [0_u32, 1].into_iter().flat_map(u32::to_ne_bytes).collect();
+    assert!(guest.mock.raw().tell(code::SET_VRING_ENABLE, 8, &body, &[]).unwrap());
+}
+
+fn is_answered(guest: &mut HandGuest) {
+    assert_eq!(guest.mock.raw().reply(code::SET_VRING_ENABLE).unwrap().acknowledged(), Some(true));
+}
+
+/// By a panic of the session's thread, and by an abort of the control thread, while the worker is busy with the neighbour: the second time
+/// the VMM is not listened to any more, until the operator says so.
+#[test]
+fn a_vmm_whose_messages_engines_die_of_is_heard_no_more() {
+    let bed = Bed::start(&TestConfig { crash_points: true, ..TestConfig::default() }.vm("a", 2, "").vm("b", 3, ""));
+    let bed = bed.unwrap();
+    let killer = Killer::new(&bed.directory).unwrap();
+    let [mut a, mut b] =
+        [("a", 2), ("b", 3)].map(|(name, number)| HandGuest::start(&bed, name, number, feature::ALL).unwrap());
+    let mut stays = Line::guest_opens(&mut b, 4000).unwrap();
+    for (point, manner) in [("message-heard", Manner::Panic), ("message-taken", Manner::Abort)] {
+        let old = bed.vonicd.engine().unwrap();
+        killer.arm(point, 1, manner).unwrap();
+        std::thread::sleep(crash::LOOKS);
+        speak(&mut a);
+        wait_until("the engine's death", seconds(10), || {
+            b.mock.gateway_answers(3).unwrap();
+            killer.has_fired()
+        })
+        .unwrap();
+        killer.wait_successor(old).unwrap();
+        stays.exchange(&mut b).unwrap();
+        if point == "message-heard" {
+            is_answered(&mut a);
+            a.mock.gateway_answers(2).unwrap();
+        }
+    }
+    let now = status(&bed);
+    assert_eq!((&now["quarantined"], &now["deaths"]), (&json!(["a"]), &json!(2)), "{now}");
+    let deaths = |vm: &str| bed.vonicd.stats().unwrap()["vms"][vm]["engine_deaths"].as_u64().unwrap();
+    assert_eq!([deaths("a"), deaths("b")], [2, 0]);
+    let shown = bed.vonicd.vm("a").unwrap();
+    assert!(shown["last_error"].as_str().unwrap().contains("died of what its VMM says"), "{shown}");
+    // The next engine is not told of it, and so does not die of it.
+    killer.kill().unwrap();
+    stays.exchange(&mut b).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!((&bed.vonicd.vm("a").unwrap()["connected"], &status(&bed)["deaths"]), (&json!(false), &json!(3)));
+    bed.vonicd.vonic(&["engine", "restart", "--json"]).unwrap();
+    is_answered(&mut a);
+    a.mock.gateway_answers(2).unwrap();
+    stays.exchange(&mut b).unwrap();
+    assert_eq!(status(&bed)["quarantined"], json!([]));
+    assert_eq!(bed.vonicd.log().matches("a VMM connected").count(), 2, "neither has noticed");
+    bed.vonicd.stop().unwrap();
+}
