@@ -41,7 +41,8 @@ fn uptime(vm: &Value) -> u64 {
 fn counts(vm: &Value) -> [[u64; 4]; 2] {
     let count = |who: &str, way: &str, what: &str| vm["guest"]["nic"][way][who][what].as_u64().unwrap();
     ["host", "guest"].map(|who| {
-        let [sent, received] = ["guest_to_host", "host_to_guest"].map(|way| [count(who, way, "frames"), count(who, way, "bytes")]);
+        let [sent, received] =
+            ["guest_to_host", "host_to_guest"].map(|way| [count(who, way, "frames"), count(who, way, "bytes")]);
         [sent[0], sent[1], received[0], received[1]]
     })
 }
@@ -108,9 +109,6 @@ fn figures_of_both_sides_agree_to_the_byte() {
         next(&bed, case.name, 0);
         load(&mut guest, &case, &server);
         let vm = agree(&bed, case.name);
-        println!("{}", serde_json::to_string_pretty(&vm["guest"]).unwrap());
-        println!("{}", bed.vonicd.vonic_text(&["vm", "show", case.name]).unwrap());
-        println!("{}", guest.must("cat /proc/$(pidof vonic-agent)/stat /proc/uptime", seconds(5)).unwrap());
         if case.ip4 != Ip4::None {
             assert!(counts(&vm)[1].iter().skip(1).step_by(2).all(|bytes| *bytes > 2 * BYTES), "{vm}");
         }

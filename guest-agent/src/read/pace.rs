@@ -3,7 +3,9 @@ use crate::sys;
 use std::time::{Duration, Instant};
 
 /// The share of a processor that each part may take is one in so many.
-const SHARE: u32 = 1000;
+const SHARE: u32 = 2500;
+/// But it is read after so long at the latest.
+const LATEST: Duration = Duration::from_secs(30);
 /// A failure, such as what the kernel lacks, is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -27,7 +29,7 @@ impl<T: Clone> Paced<T> {
             let before = sys::processor_time();
             self.value = read();
             let took = sys::processor_time().saturating_sub(before);
-            let pause = took.saturating_mul(SHARE);
+            let pause = took.saturating_mul(SHARE).min(LATEST);
             self.due = now.checked_add(if self.value.is_none() { pause.max(AGAIN) } else { pause });
         }
         self.value.clone()

@@ -64,8 +64,9 @@ fn round_trips(tcp: &Tcp) -> Option<String> {
     let more = if sockets.more == Some(true) { "the first " } else { "" };
     let waiting = sockets.retransmitting.filter(|waiting| *waiting > 0);
     let waiting = waiting.map(|waiting| format!("; {waiting} of them sending again")).unwrap_or_default();
-    let count = sockets.count.unwrap_or_default();
-    Some(format!("median {}, 99 % at most {}, of {more}{count} connections{waiting}", time(median), time(most)))
+    let count = sockets.count?;
+    let connections = if count == 1 { "connection" } else { "connections" };
+    Some(format!("median {}, 99 % at most {}, of {more}{count} {connections}{waiting}", time(median), time(most)))
 }
 
 fn softirq(cpu: &Cpu) -> Option<String> {
