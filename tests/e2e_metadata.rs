@@ -38,8 +38,8 @@ fn a_guest_is_told_of_itself_and_of_its_nic() {
     let config = TestConfig::both_families().vm("a", 2, LABELS).vm("b", 3, "labels = { tier = \"secret\" }");
     let bed = Bed::start(&config).unwrap();
     let programs = vec![agent_program().unwrap()];
-    let mut guest =
-        bed.start_configured(&GuestConfig { programs, ..GuestConfig::new("a", 2, &bed.socket("a")) }).unwrap();
+    let config = GuestConfig { programs, ip6: true, ..GuestConfig::new("a", 2, &bed.socket("a")) };
+    let mut guest = bed.start_configured(&config).unwrap();
     guest.wait_ready().unwrap();
     metadata(&mut guest);
     refusals(&mut guest);
@@ -77,7 +77,10 @@ fn metadata(guest: &mut Guest) {
     let six = guest.must("curl -sS -m 5 -g 'http://[fe80::a9fe:a9fe%25eth0]/v1/name'", seconds(10)).unwrap();
     assert_eq!(six.trim(), "a");
     let (status, head) = get(guest, "-I /v1/labels/tier");
-    assert!(status == 200 && head.to_ascii_lowercase().contains("content-length: 3") && !head.contains("web"), "{head}");
+    assert!(
+        status == 200 && head.to_ascii_lowercase().contains("content-length: 3") && !head.contains("web"),
+        "{head}"
+    );
 }
 
 fn refusals(guest: &mut Guest) {
