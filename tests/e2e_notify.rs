@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vonic_tests::burst::Burst;
-use vonic_tests::{Bed, TestConfig, wire};
+use vonic_tests::*;
 
 const BATCH: usize = 500;
 const DELAY: Duration = Duration::from_millis(200);
@@ -91,4 +91,43 @@ fn check_established(burst: &Burst, opened: Duration) -> BTreeSet<String> {
     assert!(part(&delays, 100) <= DELAY + SLACK, "{:?}", part(&delays, 100));
     assert!(part(&waits, 100) <= DELAY + SLACK, "{:?}", part(&waits, 100));
     told.into_values().map(|(_, id)| id).collect()
+}
+
+/// How many lines of what the agent has printed have that in them, or how many such texts there are.
+fn count(guest: &mut Guest, command: &str) -> usize {
+    guest.must(command, seconds(20)).unwrap().trim().parse().unwrap()
+}
+
+/// The agent is told of each of the guest's connections, and goes on where the engine is another one.
+#[test]
+fn an_agent_is_told_of_each_connection_over_the_engines_death() {
+    const COUNT: usize = 300;
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
+    let programs = vec![agent_program().unwrap()];
+    let config = GuestConfig { programs, ..GuestConfig::new("a", 2, &bed.socket("a")) };
+    let mut guest = bed.start_configured(&config).unwrap();
+    guest.wait_ready().unwrap();
+    let server = bed.server().unwrap();
+    guest.spawn("vonic-agent connections --follow --json --batch 50 --delay 100 > /tmp/told").unwrap();
+    for round in 1..=2 {
+        // The list comes behind the news that it is wanted.
+        let began = "awk '/\"connections\":/ {n++} END {print n+0}' /tmp/told";
+        wait_until("the beginning", seconds(30), || count(&mut guest, began) == round).unwrap();
+        let port = server.address().port();
+        guest.must(&format!("vonic-peer connections 192.0.2.1:{port} {COUNT}"), seconds(60)).unwrap();
+        for event in ["established", "closed"] {
+            let command = format!("grep -o '\"event\":\"{event}\"' /tmp/told | wc -l");
+            wait_until("event for each", seconds(20), || count(&mut guest, &command) >= COUNT * round).unwrap();
+            assert_eq!(count(&mut guest, &command), COUNT * round);
+        }
+        if round == 1 {
+            let old = bed.vonicd.engine().unwrap();
+            assert!(std::process::Command::new("kill").args(["-9", &old.to_string()]).status().unwrap().success());
+        }
+    }
+    let twice = "grep -o '\"id\":\"[0-9a-f]*\",\"event\":\"[a-z]*\"' /tmp/told | sort | uniq -d | wc -l";
+    assert_eq!(count(&mut guest, twice), 0);
+    assert_eq!(count(&mut guest, "awk '/\"missed\":[1-9]/ {n++} END {print n+0}' /tmp/told"), 0);
+    let batches = count(&mut guest, "awk '/\"events\":\\[\\{/ {n++} END {print n+0}' /tmp/told");
+    assert!(batches < 2 * COUNT, "{batches} batches for {} events", 4 * COUNT);
 }
