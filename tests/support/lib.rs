@@ -4,6 +4,7 @@
 //! it starts ends with it, also if it is killed; whatever it waits for has a deadline; logs and consoles are shown if it fails.
 
 mod bed;
+pub mod burst;
 pub mod churn;
 mod console;
 pub mod crash;

@@ -97,4 +97,44 @@ def never():
     return {"sent": sent, "seconds": time.time() - begin, "end": s_end}
 
 
+def listeners():
+    """Every place listens to each connection of this guest's, and reads nothing of what it is told of a thousand of them. How long until
+    the service has room again."""
+    held = []
+    for _ in range(8):
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        s.connect(SERVICE)
+        s.sendall(b"GET /v1/events?stream=1&batch=1&delay_ms=0 HTTP/1.1\r\nhost: x\r\n\r\n")
+        held.append(s)
+    for _ in range(1000):
+        socket.create_connection(("192.0.2.1", int(sys.argv[2]))).close()
+    begin = time.time()
+    while time.time() - begin < 60:
+        try:
+            connect().close()
+            break
+        except OSError:
+            time.sleep(0.5)
+    return {"seconds": time.time() - begin}
+
+
+def lists():
+    """Every place asks for the list of connections again and again, and for what is none."""
+    answers = []
+
+    def ask():
+        s = connect()
+        s.settimeout(30)
+        for _ in range(25):
+            s.sendall(b"GET /v1/connections HTTP/1.1\r\nhost: x\r\n\r\n")
+        s.sendall(b"GET /v1/events?" + b"x" * 9000 + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answers.append(end(s, 40)[0])
+
+    asking = [threading.Thread(target=ask) for _ in range(8)]
+    [thread.start() for thread in asking]
+    [thread.join() for thread in asking]
+    return {"lists": sum(a.count(b"HTTP/1.1 200 OK") for a in answers), "refused": sum(a.count(b"HTTP/1.1 400") for a in answers)}
+
+
 print(json.dumps(globals()[sys.argv[1]]()))
