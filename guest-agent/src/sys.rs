@@ -2,13 +2,13 @@
 #![allow(unsafe_code)]
 mod terminal;
 
-pub use terminal::{Keys, Terminal};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::ptr;
 use std::time::Duration;
+pub use terminal::{Keys, Terminal};
 
 extern "C" fn end(_signal: libc::c_int) {
     // SAFETY: _exit(2) may be called in a signal handler (signal-safety(7)); nothing is buffered that could be lost.

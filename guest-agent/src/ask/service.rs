@@ -1,8 +1,8 @@
 //! vonic's service, as this guest asks it.
 use super::http::Answers;
 use crate::arguments::{Address, candidates};
-use crate::read::links6;
 use crate::link::Failure;
+use crate::read::links6;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Write};

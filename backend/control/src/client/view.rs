@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::guest;
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, LoadReport, Opener, ReloadReport, RingRow, Stats,
-    Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, LoadReport, Opener, ReloadReport, RingRow,
+    Stats, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `migrate load`.

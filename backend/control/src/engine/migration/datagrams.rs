@@ -36,10 +36,11 @@ pub(super) fn begin(mut states: Vec<DatagramState>, vm: &Vm) -> Vec<Coming> {
     states.into_iter().map(|state| Coming { socket: socket(&state), state }).collect()
 }
 
+/// One with its socket, if it has one of its own.
+type Opened = (DatagramState, Option<DatagramSocket>);
+
 /// The address is here: their sockets, and how many could not have one, with a reason.
-pub(super) fn finish(
-    coming: Vec<Coming>,
-) -> (Vec<(DatagramState, Option<DatagramSocket>)>, Option<(usize, io::Error)>) {
+pub(super) fn finish(coming: Vec<Coming>) -> (Vec<Opened>, Option<(usize, io::Error)>) {
     let (mut flows, mut lost) = (Vec::with_capacity(coming.len()), None);
     for Coming { state, socket } in coming {
         match socket.map(|socket| socket.or_else(|_| open(&state))).transpose() {
