@@ -152,12 +152,13 @@ impl HostSocket {
     }
 
     /// Of a connection that was reset: whether the peer's end had come before, which nothing counts. It has its place among the bytes received
-    /// then. This takes the socket's error: the reset has to be on record. Over scratch memory it can be told only if nothing is queued.
+    /// then. This may take the socket's error: the reset has to be on record. Once the error is taken it can be told no more, and over scratch
+    /// memory only if nothing is queued.
     ///
     /// # Errors
     /// The system's.
     pub fn amend(&mut self, progress: &mut Progress) -> io::Result<()> {
-        if progress.queued > 0 && self.peeks_over_scratch() {
+        if progress.queued > 0 && self.peeks_over_scratch() || !tcp::has_error(self.as_fd())? {
             return Ok(());
         }
         if progress.queued > 0 {
