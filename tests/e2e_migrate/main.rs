@@ -45,7 +45,7 @@ fn answer(mut stream: TcpStream, sent: u64) {
 #[test]
 fn connections_go_with_their_guest_back_and_forth() {
     let long = std::env::var_os("VONIC_LONG").is_some();
-    let (crossings, bytes, rounds) = if long { (100, "30000017", 6000) } else { (3, "1500007", 300) };
+    let (crossings, bytes, rounds) = if long { (100, "30000017", 600) } else { (3, "1500007", 50) };
     let mut hosts = Hosts::new(FORWARD).unwrap();
     let directory = hosts.here().directory.path().to_path_buf();
     let (mut guest, mut name) = hosts.guest(0, false).unwrap();
@@ -75,7 +75,7 @@ fn connections_go_with_their_guest_back_and_forth() {
     });
     let reflector = Reflector::start();
     // Sent again after a third of that.
-    let spoken = format!("VONIC_PEER_TIMEOUT=15 vonic-peer exchange {} 1472 {rounds}", reflector.address);
+    let spoken = format!("VONIC_PEER_TIMEOUT=15 vonic-peer datagrams {} 1472 {rounds} twice", reflector.address);
     let spoken = guest.spawn(&spoken).unwrap();
     let mut into = world("into", &["both", &format!("{SERVICE}:7007"), bytes, "5", &STREAMS.to_string()]);
     let both =
@@ -120,7 +120,7 @@ struct Reflector {
 }
 
 impl Reflector {
-    const SLOWLY: Duration = Duration::from_millis(10);
+    const SLOWLY: Duration = Duration::from_millis(30);
 
     fn start() -> Reflector {
         let socket = UdpSocket::bind((WORLD, 0)).unwrap();

@@ -145,3 +145,37 @@ impl Worker {
         own.map(|(id, _)| *id).take(most).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use vonic_uplink::PeekMode;
+
+    #[test]
+    fn the_oldest_is_given_up_by_its_time_or_for_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut draining = Draining::default();
+        for id in 1..=4 {
+            let (socket, _) = HostSocket::connect(to, PeekMode::Scratch).unwrap();
+            let until = Instant(u64::from(id) * 10);
+            draining.sockets.insert(id, Drain { port: 0, socket, until });
+            draining.ends.push_back((until, id));
+        }
+        assert_eq!((draining.next_due(), draining.overdue(Instant(9), 4)), (Some(Instant(10)), None));
+        // One is done, and its number is another one's by now.
+        let mut again = draining.sockets.remove(&1).unwrap();
+        again.until = Instant(50);
+        draining.sockets.insert(1, again);
+        draining.ends.push_back((Instant(50), 1));
+        let mut given_up = Vec::new();
+        for (now, most) in [(9, 3), (9, 3), (30, 3), (30, 3), (49, 3), (50, 3)] {
+            let id = draining.overdue(Instant(now), most);
+            id.into_iter().for_each(|id| drop(draining.sockets.remove(&id)));
+            given_up.push(id);
+        }
+        assert_eq!(given_up, [Some(2), None, Some(3), None, Some(4), Some(1)]);
+        assert_eq!(draining.next_due(), None);
+    }
+}

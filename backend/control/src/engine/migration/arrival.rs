@@ -273,13 +273,7 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
         (flow, socket)
     };
     let flows = flows.into_iter().zip(parked).map(release).collect();
-    let (datagrams, unspoken) = datagrams::finish(spoken);
-    if let Some((count, error)) = unspoken {
-        log::warn!(
-            "{}: {count} flows of datagrams have not come along, the next datagram begins another: {error}",
-            vm.name
-        );
-    }
+    let datagrams = datagrams::finish(spoken, vm);
     Arrived { clock: port.clock, claims: port.claims, flows, lost, datagrams, begun, hook }
 }
 

@@ -1,5 +1,7 @@
 //! Flows of datagrams in a port's state, and their sockets on the host that they come to.
+use super::reasons;
 use crate::config::Vm;
+use std::collections::BTreeMap;
 use std::io;
 use vonic_datapath::{ArrivingDatagrams, Traveller};
 use vonic_migration::DatagramState;
@@ -36,19 +38,20 @@ pub(super) fn begin(mut states: Vec<DatagramState>, vm: &Vm) -> Vec<Coming> {
     states.into_iter().map(|state| Coming { socket: socket(&state), state }).collect()
 }
 
-/// One with its socket, if it has one of its own.
-type Opened = (DatagramState, Option<DatagramSocket>);
-
-/// The address is here: their sockets, and how many could not have one, with a reason.
-pub(super) fn finish(coming: Vec<Coming>) -> (Vec<Opened>, Option<(usize, io::Error)>) {
-    let (mut flows, mut lost) = (Vec::with_capacity(coming.len()), None);
+/// The address is here: the flows with their sockets. Those that can have none are left out, and named in the log.
+pub(super) fn finish(coming: Vec<Coming>, vm: &Vm) -> Vec<(DatagramState, Option<DatagramSocket>)> {
+    let (mut flows, mut lost) = (Vec::with_capacity(coming.len()), BTreeMap::<String, usize>::new());
     for Coming { state, socket } in coming {
         match socket.map(|socket| socket.or_else(|_| open(&state))).transpose() {
             Ok(socket) => flows.push((state, socket)),
-            Err(error) => lost = Some((lost.map_or(1, |(count, _)| count + 1), error)),
+            Err(error) => *lost.entry(error.to_string()).or_default() += 1,
         }
     }
-    (flows, lost)
+    if !lost.is_empty() {
+        let count: usize = lost.values().sum();
+        log::warn!("{}: {count} flows of datagrams have not come along and begin anew: {}", vm.name, reasons(&lost));
+    }
+    flows
 }
 
 fn is_forwarded(state: &DatagramState) -> bool {
