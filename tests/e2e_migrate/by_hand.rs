@@ -117,9 +117,15 @@ fn what_cannot_be_done_by_hand_is_said() {
     fails(here, "load a -", "a's rings run here already");
     fails(here, "save a /nowhere/state", "/nowhere/state: No such file");
     exchange(&mut stream, &mut guest);
-    // A save that nobody takes: the guest stays.
+    // The guest does not leave, whichever way its rings stand still.
+    let enable = |guest: &mut HandGuest, on| (0..2).try_for_each(|ring| guest.mock.enable_ring(ring, on)).unwrap();
+    let save = || vonic(here, &["migrate", "save", "a", "-"]).output().unwrap().stdout;
+    enable(&mut guest, false);
+    assert!(!save().is_empty());
+    enable(&mut guest, true);
+    exchange(&mut stream, &mut guest);
     guest.mock.stop_rings().unwrap();
-    let state = vonic(here, &["migrate", "save", "a", "-"]).output().unwrap().stdout;
+    let state = save();
     guest.mock.start_rings().unwrap();
     exchange(&mut stream, &mut guest);
 

@@ -1,12 +1,16 @@
 //! Does `vonic` print what the API says, for people and for programs, and say clearly what went wrong?
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use vonic_control::api::types::{ConnectionRow, EngineStatus, ReloadReport, Stats, VmDetail, VmRow, VmStats};
+use vonic_control::api::types::{
+    ConnectionRow, EngineStatus, LoadReport, ReloadReport, Stats, VmDetail, VmRow, VmStats,
+};
 use vonic_control::client;
 
 #[path = "support/service.rs"]
@@ -118,6 +122,30 @@ fn the_engine_and_its_successor() {
     assert_eq!(good(&service, "engine restart"), "process 101 has taken over from 100 in 2.346 ms\n");
     // The answer is lost with whoever was to give it; the next one tells.
     assert_eq!(json::<EngineStatus>(&service, "engine restart --json"), service::engine(2));
+}
+
+#[test]
+fn states_go_by_hand() {
+    let service = Service::start();
+    assert_eq!(good(&service, "migrate save web1 -"), service::STATE);
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("state");
+    let name = file.display();
+    assert_eq!(good(&service, &format!("migrate save web1 {name} --timeout 86400")), "");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), service::STATE);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "it is nobody else's to read");
+    let (code, _, err) = at(&service.socket(), &format!("migrate save web1 {name}"));
+    assert!(code == 1 && err.contains("File exists"), "{err}");
+    let expected = "3 connections have come from web1: its rings, which waited, start\n";
+    assert_eq!(good(&service, &format!("migrate load web1 {name}")), expected);
+    assert_eq!(json::<LoadReport>(&service, &format!("migrate load web1 {name} --json")), service::loaded());
+    assert_eq!(service.forgotten.load(Ordering::Relaxed), 2, "of each the engine hears when it is over");
+    std::fs::remove_file(&file).unwrap();
+    for command in ["save", "load"] {
+        let (code, _, err) = at(&service.socket(), &format!("migrate {command} web9 {name}"));
+        assert!(code == 1 && (err.contains("there is no VM 'web9'") || err.contains("No such file")), "{err}");
+        assert!(!file.exists(), "nothing is left of what was not done");
+    }
 }
 
 #[test]

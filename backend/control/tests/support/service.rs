@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use vonic_control::api::types::{
     AgentRow, BothCounts, ConnectionRow, Conntrack, Counters, Cpu, DeathRow, Device, EgressRow, EngineStatus,
-    FileError, GuestReport, Health, Interface, LimitRow, Listening, Memory, NicCounters, Opener, Pressure,
+    FileError, GuestReport, Health, Interface, LimitRow, Listening, LoadReport, Memory, NicCounters, Opener, Pressure,
     ReloadReport, RingRow, Sockets, Stall, Stats, TakeoverRow, Tcp, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow,
     VmStats,
 };
@@ -17,6 +17,7 @@ use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 /// A running service.
 pub struct Service {
     dir: TempDir,
+    pub forgotten: Arc<AtomicU32>,
 }
 
 /// Answers for the engine.
@@ -25,13 +26,25 @@ struct Engine {
     /// Replies that are sent only when the VM "late" is asked for.
     held: Mutex<Vec<Reply>>,
     restarts: AtomicU32,
+    /// States that nobody waits for any more.
+    forgotten: Arc<AtomicU32>,
+}
+
+/// What web1 has for another host.
+pub const STATE: &str = "all of web1";
+
+/// What becomes of it there.
+pub fn loaded() -> LoadReport {
+    LoadReport { from: "web1".into(), connections: 3, runs: true }
 }
 
 impl Service {
     pub fn start() -> Service {
         let dir = TempDir::new().unwrap();
-        serve(UnixListener::bind(dir.path().join("api.sock")).unwrap(), Arc::new(Engine::default())).unwrap();
-        Service { dir }
+        let engine = Engine::default();
+        let forgotten = Arc::clone(&engine.forgotten);
+        serve(UnixListener::bind(dir.path().join("api.sock")).unwrap(), Arc::new(engine)).unwrap();
+        Service { dir, forgotten }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -62,6 +75,19 @@ impl Handler for Engine {
             }
             Request::Upgrade(_) | Request::Upgraded => {
                 Response::Upgrade(UpgradeReport { number: 1, error: None, version: "0.1.0".into(), process: 7 })
+            }
+            Request::SaveState { vm, .. } if vm == "web1" => Response::State(STATE.into()),
+            Request::AwaitState { vm, .. } if vm == "web1" => Response::Awaited(7),
+            Request::SaveState { vm, .. } | Request::AwaitState { vm, .. } => {
+                Response::Error(ApiError::no_such_vm(&vm))
+            }
+            Request::LoadState { number, state, .. } => {
+                assert_eq!((number, &state[..]), (7, STATE.as_bytes()));
+                Response::Loaded(loaded())
+            }
+            Request::ForgetState { .. } => {
+                self.forgotten.fetch_add(1, Ordering::Relaxed);
+                return;
             }
             Request::Health => Response::Health(health()),
             Request::Engine => Response::Engine(Box::new(engine(self.restarts.load(Ordering::Relaxed)))),
