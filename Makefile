@@ -14,12 +14,17 @@ NEXT_BUILD := cargo build --quiet -p vonic-daemon --features next-format --targe
 # An engine that dies on demand, for tests alone: its own folder, so that nobody takes it for the other.
 CRASH_BUILD := cargo build --quiet -p vonic-daemon --features crash-points --target-dir $(TARGET)/crash
 
-.PHONY: build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
+.PHONY: build agent-deb next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
 	$(PEER_BUILD)
 	$(AGENT_BUILD)
+
+# The agent's Debian package: $(TARGET)/guest/vonic-agent_VERSION_amd64.deb. Needs dpkg-deb.
+agent-deb:
+	$(AGENT_BUILD)
+	sh guest-agent/package.sh $(TARGET)/guest/x86_64-unknown-linux-gnu/guest/vonic-agent $(TARGET)/guest
 
 next-build:
 	$(NEXT_BUILD)
