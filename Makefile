@@ -11,7 +11,7 @@ AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent
 # Variants of vonicd for tests alone, built of the same parts as the tests and put where nobody takes them for the other: $(call variant,NAME,FEATURE).
 variant = cargo build --quiet -p vonic-daemon --features $(2) && mkdir -p $(TARGET)/$(1)/debug && mv $(TARGET)/debug/vonicd $(TARGET)/$(1)/debug/
 
-.PHONY: build lab-build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
+.PHONY: build lab-build agent-deb next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -23,6 +23,11 @@ lab-build:
 	cargo build --quiet --profile lab -p vonic-daemon
 	$(PEER_BUILD)
 	$(AGENT_BUILD)
+
+# The agent's Debian package: $(TARGET)/guest/vonic-agent_VERSION_amd64.deb. Needs dpkg-deb.
+agent-deb:
+	$(AGENT_BUILD)
+	sh guest-agent/package.sh $(TARGET)/guest/x86_64-unknown-linux-gnu/guest/vonic-agent $(TARGET)/guest
 
 # It writes the formats after this one's, and tests upgrade to it.
 next-build:

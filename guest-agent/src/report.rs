@@ -101,3 +101,53 @@ impl Way {
         Ok(serde_json::to_vec(&message)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::{self, Task};
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+    use vonic_agent::message::Message;
+
+    /// A host of the first version: it takes only that number. Returns the versions of the messages that came.
+    fn old_host(listener: TcpListener) -> Vec<u32> {
+        let mut stream = listener.accept().unwrap().0;
+        let (mut versions, mut got) = (Vec::new(), Vec::new());
+        while versions.len() < 4 {
+            let end = got.windows(4).position(|window: &[u8]| window == b"\r\n\r\n").map(|at| at + 4);
+            let length = end.and_then(|end| {
+                let head = String::from_utf8_lossy(&got[..end]);
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+                length.parse::<usize>().ok()
+            });
+            let Some((end, length)) = end.zip(length).filter(|(end, length)| got.len() >= end + length) else {
+                let mut part = [0; 65_536];
+                let n = stream.read(&mut part).unwrap();
+                assert!(n > 0, "{versions:?}");
+                got.extend_from_slice(&part[..n]);
+                continue;
+            };
+            let message = Message::read(&got[end..end + length]).unwrap();
+            got.drain(..end + length);
+            versions.push(message.version);
+            let answer = if message.version == OLDEST { "204 No Content" } else { "400 Bad Request" };
+            stream.write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").as_bytes()).unwrap();
+        }
+        versions
+    }
+
+    #[test]
+    fn an_outdated_host_gets_the_first_versions_message_from_its_second_try_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let words = ["--address".to_string(), listener.local_addr().unwrap().to_string()];
+        let host = thread::spawn(|| old_host(listener));
+        let Ok(Task::Send(settings)) = arguments::read(words.into_iter()) else { panic!() };
+        let mut way = Way::default();
+        for _ in 0..3 {
+            way.send(&settings).unwrap();
+        }
+        assert_eq!(host.join().unwrap(), [VERSION, OLDEST, OLDEST, OLDEST]);
+    }
+}
