@@ -5,7 +5,7 @@ use super::stats::traffic;
 use super::table::{self, Side, age, short};
 use super::{Question, say, say_json};
 use crate::link::Failure;
-use crate::sys::{Keys, Terminal};
+use crate::sys::terminal::{Keys, Terminal};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt::Write;
