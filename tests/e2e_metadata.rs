@@ -69,6 +69,7 @@ fn metadata(guest: &mut Guest) {
     ] {
         assert_eq!(told[name], value, "{name} in {told}");
     }
+    assert!(!told.to_string().contains("secret"), "another VM's: {told}");
     assert_eq!(text(guest, "/v1/mtu"), "1400");
     assert_eq!(text(guest, "/v1/labels"), "tier\ntwo words");
     assert_eq!(text(guest, "/v1/labels/two%20words"), "x/y");
