@@ -23,6 +23,7 @@ const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 /// A guest's TCP connection to an echo server on the host, by hand: one segment at a time.
 struct Connection {
     link: (Mac, Mac),
+    remote: Ipv4Addr,
     ports: (u16, u16),
     sequence: u32,
     acknowledgment: u32,
@@ -39,7 +40,7 @@ impl Connection {
             text: text.to_vec(),
             ..Tcp::default()
         };
-        mock.send_frame(&VnetHeader::default(), &segment.frame(self.link, ip4(2), ip4(HOST))).unwrap();
+        mock.send_frame(&VnetHeader::default(), &segment.frame(self.link, ip4(2), self.remote)).unwrap();
     }
 
     fn receive(&self, mock: &mut MockFrontend, wanted: impl Fn(&Tcp) -> bool) -> Tcp {
@@ -52,8 +53,12 @@ impl Connection {
 
     fn open(mock: &mut MockFrontend, server: SocketAddr) -> Connection {
         let gateway = mock.gateway_answers(2).unwrap();
-        let mut connection =
-            Connection { link: (mac(2), gateway), ports: (4000, server.port()), sequence: 1000, acknowledgment: 0 };
+        Connection::to(mock, gateway, (ip4(HOST), (4000, server.port())))
+    }
+
+    fn to(mock: &mut MockFrontend, gateway: Mac, (remote, ports): (Ipv4Addr, (u16, u16))) -> Connection {
+        let link = (mac(2), gateway);
+        let mut connection = Connection { link, remote, ports, sequence: 1000, acknowledgment: 0 };
         connection.send(mock, Tcp::SYN, &[]);
         let answer = connection.receive(mock, |tcp| tcp.flags & Tcp::SYN != 0);
         connection.sequence += 1;
@@ -70,6 +75,21 @@ impl Connection {
         assert_eq!(answer.text, text);
         self.acknowledgment = self.acknowledgment.wrapping_add(text.len() as u32);
         self.send(mock, Tcp::ACK, &[]);
+    }
+}
+
+/// Has vonic tell of the guest's connections from now on.
+fn listen(mock: &mut MockFrontend, gateway: Mac) {
+    let connection = Connection::to(mock, gateway, (Ipv4Addr::new(169, 254, 169, 254), (3999, 80)));
+    connection.send(mock, Tcp::ACK, b"GET /v1/events?stream=1&batch=64&delay_ms=50 HTTP/1.1\r\nhost: x\r\n\r\n");
+    connection.receive(mock, |tcp| tcp.text.windows(9).any(|part| part == b"restarted"));
+}
+
+/// Connections of the guest's one after the other, each of which it resets.
+fn open_and_reset(mock: &mut MockFrontend, gateway: Mac, server: u16, ports: std::ops::Range<u16>) {
+    for port in ports {
+        let connection = Connection::to(mock, gateway, (ip4(HOST), (port, server)));
+        connection.send(mock, Tcp::RST, &[]);
     }
 }
 
@@ -229,6 +249,17 @@ fn nothing_is_allocated_per_frame_once_warm() {
         0,
         "allocations of the worker in 10,500 frames, 500 commands and their answers"
     );
+
+    // Nor for a connection, whether somebody listens to them or not, once timers of so many that have ended are kept.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || while server.accept().is_ok() {});
+    open_and_reset(&mut a, gateway, port, 20_000..20_500);
+    listen(&mut a, gateway);
+    open_and_reset(&mut a, gateway, port, 20_500..20_550);
+    let warm = ALLOCATOR.count();
+    open_and_reset(&mut a, gateway, port, 20_550..20_650);
+    assert_eq!(ALLOCATOR.count() - warm, 0, "allocations of the worker for 100 connections, each told twice");
 
     // What is not per frame may allocate, and is then seen: a list of connections.
     let socket = socket("api").display().to_string();

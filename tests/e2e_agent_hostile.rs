@@ -63,7 +63,7 @@ fn hostile_clients_cost_themselves_only() {
     assert!(never["seconds"].as_f64().unwrap() < 40.0, "{never}");
     let server = bed.server().unwrap();
     let lists = run(&bed, &mut a, "lists");
-    assert_eq!((&lists["lists"], &lists["refused"]), (&Value::from(200), &Value::from(8)), "{lists}");
+    assert_eq!((&lists["lists"], &lists["refused"]), (&Value::from(80), &Value::from(8)), "{lists}");
     let listeners = run(&bed, &mut a, &format!("listeners {}", server.address().port()));
     assert!(listeners["seconds"].as_f64().unwrap() < 30.0, "{listeners}");
     // Nothing of it stays, and the guest's own agent is as welcome as before.

@@ -69,6 +69,7 @@ fn metadata(guest: &mut Guest) {
     ] {
         assert_eq!(told[name], value, "{name} in {told}");
     }
+    assert!(!told.to_string().contains("secret"), "another VM's: {told}");
     assert_eq!(text(guest, "/v1/mtu"), "1400");
     assert_eq!(text(guest, "/v1/labels"), "tier\ntwo words");
     assert_eq!(text(guest, "/v1/labels/two%20words"), "x/y");
@@ -123,7 +124,9 @@ fn nic(bed: &Bed, guest: &mut Guest) {
 
 fn connections(bed: &Bed, guest: &mut Guest) {
     let server = bed.server().unwrap();
-    let job = guest.spawn(&format!("sleep 8 | nc 192.0.2.1 {}", server.address().port())).unwrap();
+    let port = server.address().port();
+    let client = format!("import socket,time; s=socket.create_connection(('192.0.2.1',{port})); time.sleep(60)");
+    let job = guest.spawn(&format!("exec python3 -c \"{client}\"")).unwrap();
     let rows = wait_for("the connection", seconds(10), || {
         let page = json(guest, "/v1/connections");
         let tcp = page["connections"].as_array().context("rows")?.iter().filter(|row| row["protocol"] == "tcp");
@@ -133,7 +136,7 @@ fn connections(bed: &Bed, guest: &mut Guest) {
     // The connection that asks is none of them.
     let [row] = &rows[..] else { panic!("{rows:?}") };
     assert_eq!((&row["direction"], &row["state"]), (&json!("guest_opens"), &json!("ESTABLISHED")), "{row}");
-    assert_eq!(row["remote"], json!(format!("192.0.2.1:{}", server.address().port())));
+    assert_eq!(row["remote"], json!(format!("192.0.2.1:{port}")));
     let table = agent(guest, "connections");
     assert!(table.starts_with("proto") && table.contains("ESTABLISHED"), "{table}");
     assert_eq!(agent_json(guest, "connections --json")["connections"][0]["id"], row["id"]);

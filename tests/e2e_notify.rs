@@ -108,6 +108,7 @@ fn an_agent_is_told_of_each_connection_over_the_engines_death() {
     let mut guest = bed.start_configured(&config).unwrap();
     guest.wait_ready().unwrap();
     let server = bed.server().unwrap();
+    guest.must("touch /tmp/told", seconds(5)).unwrap();
     guest.spawn("vonic-agent connections --follow --json --batch 50 --delay 100 > /tmp/told").unwrap();
     for round in 1..=2 {
         // The list comes behind the news that it is wanted.

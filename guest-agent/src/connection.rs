@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 /// The most events in a batch.
 pub const BATCH_MAX: u32 = 1024;
 /// The longest that a batch may be held back, in milliseconds.
-pub const DELAY_MAX: u32 = 5000;
-/// The longest that an answer may wait for a first event, in milliseconds.
-pub const WAIT_MAX: u32 = 8000;
+pub const DELAY_MAX: u32 = 2000;
+/// The longest that an answer may wait for a first event, in milliseconds: with the delay less than the service leaves a quiet connection.
+pub const WAIT_MAX: u32 = 5000;
 
 /// A part of the list. What begins or ends while it is read may be missing in it; everything else is in it once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

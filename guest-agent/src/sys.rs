@@ -1,6 +1,6 @@
 //! The system calls that the standard library lacks.
 #![allow(unsafe_code)]
-mod terminal;
+pub mod terminal;
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::ptr;
 use std::time::Duration;
-pub use terminal::{Keys, Terminal};
 
 extern "C" fn end(_signal: libc::c_int) {
     // SAFETY: _exit(2) may be called in a signal handler (signal-safety(7)); nothing is buffered that could be lost.

@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vonic_agent::message::{Message, VERSION};
-use vonic_control::guest::{Asker, Guest, Host, Service};
+use vonic_agent::metadata::Metadata;
+use vonic_agent::nic::Nic;
+use vonic_control::guest::{Asker, Guest, Host, Question, Service};
 use vonic_record::{Checkpoint, Shared};
 
 /// The service with one guest.
@@ -17,14 +19,25 @@ struct Bed {
     guest: Arc<Guest>,
 }
 
+/// An engine that knows one VM, and no connection of it; that lets go of who wants to listen.
+fn answer(question: Question) {
+    match question {
+        Question::Metadata(answer) => {
+            let labels = [("tier".to_string(), "web".to_string())].into();
+            drop(answer.send(Metadata { version: 1, name: "a".into(), mtu: 1500, labels, ..Metadata::default() }));
+        }
+        Question::Nic(answer) => drop(answer.send(Nic { name: "a".into(), ..Nic::default() })),
+        Question::Connections(..) | Question::Notify(_) => {}
+    }
+}
+
 /// Tells of a connection's end by being dropped.
 struct Place(#[allow(dead_code, reason = "its drop is what is looked at")] std::sync::mpsc::Sender<()>);
 
 impl Bed {
     fn start() -> Bed {
         let checkpoint = Arc::new(Checkpoint::create(1).unwrap());
-        // An engine that answers nothing.
-        let host = Host::new(Asker::new(|_, question| drop(question)), checkpoint);
+        let host = Host::new(Asker::new(|_, question| answer(question)), checkpoint);
         Bed { service: Service::start(host).unwrap(), guest: Arc::new(Guest::new("a", &Shared::default())) }
     }
 
@@ -108,12 +121,46 @@ fn what_is_not_there_has_an_answer_in_json() {
         (get("/latest/meta-data/"), 404, "/v1/stats"),
         (get("/v1/stats"), 405, "allow: POST"),
         (get("/v1/vms"), 404, "there is no such path"),
-        ("DELETE / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".into(), 405, "allow: GET"),
+        (get("/v1/labels/none"), 404, "/v1/labels/, /v1/mac, /v1/mtu, /v1/name"),
+        ("DELETE / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".into(), 405, "allow: GET, HEAD"),
+        ("PUT /v1/mtu HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".into(), 405, "allow: GET, HEAD"),
+        (get("/v1/mtu?x=1"), 400, "use nothing"),
+        (get("/v1/connections?from=e7"), 400, "use the next of the last page"),
+        (get("/v1/events?batch=2000"), 400, "use one from 1 to 1024"),
+        (get(&format!("/v1/events?{}", "x".repeat(9000))), 400, "use after, batch, delay_ms, wait_ms, stream"),
     ] {
         let answer = bed.say(&request);
         assert_eq!(status(&answer), expected, "{answer}");
         assert!(answer.contains("\"error\":{\"message\":") && answer.contains(part), "{answer}");
     }
+}
+
+#[test]
+fn a_guest_reads_what_it_is_whole_and_in_parts() {
+    let bed = Bed::start();
+    let whole = bed.say(get("/v1/"));
+    assert!(whole.contains("content-type: application/json") && whole.contains("\"tier\":\"web\""), "{whole}");
+    for (path, text) in [("/v1/mtu", "1500"), ("/v1/labels/", "tier\n"), ("/v1/labels/tier", "web")] {
+        let answer = bed.say(get(path));
+        assert!(status(&answer) == 200 && answer.ends_with(&format!("\r\n\r\n{text}")), "{answer}");
+    }
+    let head = bed.say(get("/v1/mtu").replace("GET", "HEAD"));
+    assert!(head.contains("content-length: 4") && head.ends_with("\r\n\r\n"), "{head}");
+    let nothing = bed.say(get("/v1/events").replace("GET", "HEAD"));
+    assert_eq!(status(&nothing), 200, "{nothing}");
+}
+
+/// An engine that is stuck, or a VM that is gone: the guest is told so, and is welcome afterwards.
+#[test]
+fn what_the_engine_does_not_answer_is_told_in_time() {
+    let bed = Bed::start();
+    let begin = Instant::now();
+    for path in ["/v1/connections", "/v1/events", "/v1/events?stream=1"] {
+        let answer = bed.say(get(path));
+        assert!(status(&answer) == 503 && answer.contains("try again"), "{answer}");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    bed.good_message_is_taken(3);
 }
 
 #[test]

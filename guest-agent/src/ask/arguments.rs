@@ -75,7 +75,7 @@ usage: vonic-agent connections [--follow [--batch N] [--delay MILLISECONDS]] [--
 
   --follow   after the list, what is established and what ends, in batches, until it is interrupted
   --batch    the most events of a batch, from 1 to 1024; default 256
-  --delay    the longest that an event waits for others, from 0 to 5000; default 100
+  --delay    the longest that an event waits for others, from 0 to 2000; default 100
   --json     the list as one object; with --follow a line for each list, and one for each batch
 ",
     },
