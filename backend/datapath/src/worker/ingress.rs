@@ -117,7 +117,11 @@ impl Worker {
         filter::check_source(network, &port.spec, inbound.head, &inbound.frame)?;
         match network.destination(id, inbound.frame.dst)? {
             Destination::Port(to) => {
-                let copied = port.spec.stats.clone();
+                let (copied, mtu) = (port.spec.stats.clone(), port.spec.mtu);
+                if network.spec.uplink == Uplink::Tap && !runs_here(&self.ports, to) {
+                    let outbound = Outbound::new(&inbound, mtu)?;
+                    return self.to_uplink(id, burst, &outbound);
+                }
                 deliver_to(&mut self.ports, to, &inbound, &copied);
                 Ok(())
             }
@@ -181,6 +185,12 @@ impl Worker {
         let port = self.ports.get(id as usize).and_then(Option::as_deref).ok_or(DropReason::PortDown)?;
         guest_to_uplink(port, burst, frame)
     }
+}
+
+/// Whether a member's guest takes frames. One that does not may run on another host of a bridged network: the file of a VM
+/// that moves lies on every host that it may come to.
+fn runs_here(ports: &[Option<Box<Port>>], id: PortId) -> bool {
+    ports.get(id as usize).and_then(Option::as_deref).is_some_and(|port| port.queues.is_live())
 }
 
 /// What of a frame to the gateway, that no service took, is terminated; `None`: nothing, and rightly so.
