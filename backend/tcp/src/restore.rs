@@ -65,6 +65,14 @@ impl Leg {
         self.snd.iss
     }
 
+    /// The world opens, and another leg may have sent this SYN already: the guest's answer to that one counts. To refuse it would end the
+    /// connection for the guest, which may take what is repeated for a new one, and answer both.
+    pub fn reopen(config: &Config, iss: Seq, now: Instant) -> Leg {
+        let mut leg = Leg::open(config, iss, now);
+        leg.snd.max = iss + 1;
+        leg
+    }
+
     /// A leg as another one was. `config` is that one's. The caller calls [`set_window`](Leg::set_window) before it hands on the
     /// guest's first segment, and has the guest's segments that are waiting handled before it polls: they know more than this does.
     pub fn restore(config: &Config, state: &Restored, now: Instant) -> Leg {

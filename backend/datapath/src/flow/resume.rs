@@ -115,7 +115,7 @@ impl Worker {
         let leg = if record.bits.has(Bits::SYNCHRONIZED) {
             Leg::restore(&config, &restored(record, &progress), now)
         } else {
-            Leg::open(&config, Seq(record.iss), now)
+            Leg::reopen(&config, Seq(record.iss), now)
         };
         let mut flow = Flow::new(key, leg, socket, record.host, opened(record));
         flow.guest_opens = record.kind == Kind::GuestOpens;

@@ -1,5 +1,6 @@
 use vonic_tcp::{
     AckPolicy, Agreed, Config, Event, Flags, Instant, Leg, MIN_RTO, Options, Restored, Segment, Seq, State, Timestamps,
+    Transmit,
 };
 
 use crate::{CONFIG, IRS, ISS, MSS, Rig};
@@ -148,6 +149,28 @@ fn a_handshake_that_may_not_have_ended_is_repeated() {
     // A guest that has spoken since has had the SYN-ACK.
     let state = Restored { established: false, ..found(0, 0, 10) };
     assert_eq!(rig(&CONFIG, &state, 0).leg.state(), State::Established);
+}
+
+/// The guest has answered the dead engine's SYN, perhaps more than once. Refused, it would forget the connection, and refuse what comes of its
+/// second answer.
+#[test]
+fn an_answer_to_a_dead_engines_syn_is_an_answer_to_ours() {
+    let now = Instant(9_000_000);
+    let mut rig = Rig::new(Leg::reopen(&CONFIG, ISS, now));
+    rig.now = now;
+    rig.leg.set_window(10_000);
+    let answer = Options { mss: Some(MSS), ..Options::default() }.emit();
+    let options = answer.as_slice();
+    let answer = Segment { seq: IRS, ack: ISS + 1, flags: Flags::SYN | Flags::ACK, window: 20_000, options, len: 0 };
+    assert_eq!(rig.leg.handle_segment(now, &answer).event, Some(Event::Established));
+    let told = rig.one();
+    assert!(told.is(Flags::ACK) && told.header.seq == ISS + 1 && told.acks() == 0, "{told:?}");
+    assert!(!rig.leg.handle_segment(now, &answer).event.is_some_and(|event| event == Event::Reset));
+    assert!(rig.one().is(Flags::ACK));
+    // None has come: the SYN goes again.
+    let mut rig = Rig::new(Leg::reopen(&CONFIG, ISS, now));
+    let syn = rig.leg.poll(now, 1000);
+    assert!(matches!(syn, Some(Transmit::Control(header)) if header.flags == Flags::SYN && header.seq == ISS));
 }
 
 #[test]

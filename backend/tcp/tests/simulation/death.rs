@@ -32,7 +32,7 @@ impl World {
     /// Of the dead leg only what a record holds is looked at.
     fn successor(&mut self, dead: &Leg) -> Leg {
         let now = Instant(self.now);
-        let Some(agreed) = dead.agreed() else { return Leg::open(&self.config(), self.iss, now) };
+        let Some(agreed) = dead.agreed() else { return Leg::reopen(&self.config(), self.iss, now) };
         let held = self.host.unacknowledged();
         let taken = self.host.taken.len() as u32;
         self.reported = taken - held;
