@@ -8,24 +8,29 @@ GUEST_FLAGS := RUSTFLAGS="-C target-feature=+crt-static"
 PEER_BUILD := $(GUEST_FLAGS) CARGO_PROFILE_RELEASE_LTO=off cargo build --quiet --release -p vonic-peer $(GUEST_TARGET)
 AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent $(GUEST_TARGET)
 
-# A vonicd that writes the formats after this one's, which tests upgrade to: its own folder, so that nobody takes it for the other.
-NEXT_BUILD := cargo build --quiet -p vonic-daemon --features next-format --target-dir $(TARGET)/next
+# Variants of vonicd for tests alone, built of the same parts as the tests and put where nobody takes them for the other: $(call variant,NAME,FEATURE).
+variant = cargo build --quiet -p vonic-daemon --features $(2) && mkdir -p $(TARGET)/$(1)/debug && mv $(TARGET)/debug/vonicd $(TARGET)/$(1)/debug/
 
-# An engine that dies on demand, for tests alone: its own folder, so that nobody takes it for the other.
-CRASH_BUILD := cargo build --quiet -p vonic-daemon --features crash-points --target-dir $(TARGET)/crash
-
-.PHONY: build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
+.PHONY: build lab-build next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
 	$(PEER_BUILD)
 	$(AGENT_BUILD)
 
-next-build:
-	$(NEXT_BUILD)
+# What `make test` runs: as released, but not optimized across crates, which takes minutes.
+lab-build:
+	cargo build --quiet --profile lab -p vonic-daemon
+	$(PEER_BUILD)
+	$(AGENT_BUILD)
 
+# It writes the formats after this one's, and tests upgrade to it.
+next-build:
+	$(call variant,next,next-format)
+
+# Its engine dies on demand.
 crash-build:
-	$(CRASH_BUILD)
+	$(call variant,crash,crash-points)
 
 # Host packages, lab root, kernel and initramfs: once per machine, in /var/cache/vonic-testbed or $$VONIC_TESTBED.
 testbed:
@@ -37,12 +42,12 @@ fmt:
 lint:
 	cargo fmt --all -- --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
-	cargo clippy --quiet -p vonic-daemon --features crash-points --target-dir $(TARGET)/crash -- -D warnings
+	cargo clippy --quiet -p vonic-daemon --features crash-points -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
 # Its last line is "N passed, N failed, N skipped".
-test: testbed lint build next-build crash-build
-	sh tests/support/run.sh
+test: testbed lint lab-build next-build crash-build
+	VONIC_BIN_DIR=$(abspath $(TARGET))/lab sh tests/support/run.sh
 
 # What takes minutes instead of seconds: the seeded simulation of a TCP leg and its property test; scale, loss and names at length; real
 # applications everywhere.

@@ -3,10 +3,13 @@
 
 use vonic_tests::*;
 
-/// Bytes of a long stream. Without KVM QEMU takes a minute for a quarter of them: all go in `make long-test`.
+/// Bytes of a long stream. Without KVM QEMU takes a minute for a quarter of them: all go in `make long-test`, and by `make demo`.
 fn long(vmm: Vmm) -> u64 {
-    let short = vmm == Vmm::Qemu && std::env::var_os("VONIC_LONG").is_none();
-    if short { 64 << 20 } else { 256 << 20 }
+    match (std::env::var_os("VONIC_LONG"), vmm) {
+        (Some(_), _) => 256 << 20,
+        (None, Vmm::Qemu) => 24 << 20,
+        (None, _) => 96 << 20,
+    }
 }
 
 /// One guest on one vonicd; the host reaches the guest's port 7 at 127.0.0.1:7007.

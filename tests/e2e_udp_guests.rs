@@ -81,7 +81,8 @@ fn iperf(bed: &Bed, guest: &mut Guest) {
     // iperf3 writes its buffer to a file, and the guest's root cannot be written to.
     guest.must("mount -t tmpfs tmpfs /mnt", seconds(10)).unwrap();
     for direction in ["", "-R"] {
-        let lost: Vec<f64> = (0..3).map_while(|_| Some(iperf_lost(bed, guest, direction)).filter(|lost| *lost > 0.05)).collect();
+        let lost: Vec<f64> =
+            (0..3).map_while(|_| Some(iperf_lost(bed, guest, direction)).filter(|lost| *lost > 0.05)).collect();
         assert!(lost.len() < 3, "{direction}: these shares were lost: {lost:?}");
     }
 }

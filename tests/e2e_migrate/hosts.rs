@@ -51,8 +51,10 @@ impl Hosts {
         let host = |n: usize| -> Result<(Bed, Netns)> {
             let netns = Netns::new()?;
             netns.plug(&format!("h{n}"), "eth0")?;
+            // Whoever has the address has the same MAC: the world's neighbour table stays right. Where a MAC was last seen says nothing then:
+            // one host's neighbour discovery would draw the other's frames.
             ip(&format!("link set h{n} master br0"))?;
-            // Whoever has the address has the same MAC: the world's neighbour table stays right.
+            ip(&format!("link set h{n} type bridge_slave learning off"))?;
             netns.ip("link set eth0 address 52:54:00:00:01:00")?;
             netns.ip(&format!("addr add 203.0.113.{}/32 dev eth0", 1 + n))?;
             netns.ip("route add 198.51.100.0/24 dev eth0")?;

@@ -29,6 +29,7 @@ impl Pair {
     /// Some segments each way. The guest may have moved meanwhile: what it is told twice it drops.
     pub fn exchange(&mut self, guest: &mut HandGuest) -> Result<()> {
         let (out, into) = (ramp(2000), ramp(9001));
+        self.conn.expect_any_window();
         self.world.write_all(&into)?;
         out.chunks(1000).try_for_each(|piece| self.conn.send(guest, 0, piece))?;
         let mut got = vec![0; out.len()];
@@ -87,6 +88,7 @@ fn a_guest_that_has_not_left_goes_on() {
             assert_eq!(saved_flows(&mut guest), 1);
         }
         guest.mock.start_rings().unwrap();
+        stream.conn.expect_any_window();
         assert_eq!(stream.conn.receive(&mut guest, 100).unwrap().0, ramp(100));
         stream.exchange(&mut guest).unwrap();
     }

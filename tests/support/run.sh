@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs every test and sums up all test binaries on the last line.
 #
-# The end-to-end tests run in two lanes, one test binary after the other in each: guests are heavy, and two tests at once keep a small
-# machine's deadlines honest. What a binary said is shown when it is done.
+# The end-to-end tests run in two lanes, or three where there are six processors, one test binary after the other in each: guests are heavy,
+# and two tests at once keep a small machine's deadlines honest. What a binary said is shown when it is done.
 #
 # An end-to-end test that failed is run once more, alone, when all are through: its deadlines are for a machine that gets on. It counts
 # as passed if it passes then, and is listed by name above the last line. VONIC_TEST_TRIES=1 does without.
@@ -32,7 +32,7 @@ run cargo test --workspace --exclude vonic-tests --no-fail-fast
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $PWD/tests/support/root.sh"
 run cargo test -p vonic-tests --no-run
 run cargo test -p vonic-tests --lib --bins
-sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml | xargs -P "${VONIC_TEST_LANES:-2}" -n 1 sh "$PWD/tests/support/run.sh" --one
+sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml | xargs -P "${VONIC_TEST_LANES:-$([ "$(nproc)" -ge 6 ] && echo 3 || echo 2)}" -n 1 sh "$PWD/tests/support/run.sh" --one
 
 # What failed, a line each: binary and test. Many failures are no accident.
 again() {

@@ -213,6 +213,12 @@ impl Conn {
         guest.send(self.remote, &self.segment(Tcp::ACK, &[]))
     }
 
+    /// The remote goes on from what outlives its engine, of which the window that it advertised is none: the guest copes (RFC 9293 §3.8.6,
+    /// MUST-34).
+    pub fn expect_any_window(&mut self) {
+        self.edge = self.snd_nxt;
+    }
+
     /// The remote's next segment. Its window's right edge must not have moved left (RFC 9293 §3.8.6).
     ///
     /// # Errors

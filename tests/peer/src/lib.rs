@@ -10,3 +10,5 @@ pub mod packet;
 pub mod pattern;
 pub mod stream;
 mod sys;
+
+pub use sys::listen_to_all;

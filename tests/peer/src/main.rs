@@ -125,6 +125,7 @@ fn churn(address: &str, threads: &str, seed: &str, file: &str) -> Outcome {
 fn listen(address: &str) -> Result<TcpListener, String> {
     let address: SocketAddr = parse("ADDRESS:PORT", address)?;
     let listener = TcpListener::bind(address).map_err(|error| format!("{address}: {error}"))?;
+    vonic_peer::listen_to_all(&listener).map_err(|error| format!("{address}: {error}"))?;
     let local = listener.local_addr().map_err(|error| error.to_string())?;
     println!("{{\"listening\":{}}}", quote(&local.to_string()));
     Ok(listener)

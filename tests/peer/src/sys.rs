@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -45,6 +46,16 @@ pub(crate) fn open_packet(interface: &str) -> io::Result<(OwnedFd, [u8; 6])> {
     })?;
     let [a, b, c, d, e, f, ..] = address.sll_addr;
     Ok((socket, [a, b, c, d, e, f]))
+}
+
+/// Lets a listener hold as many connections that nobody has accepted as the system allows; the standard library's 128 are fewer than
+/// what some tests open at once, and what is too much is dropped, or refused later on.
+///
+/// # Errors
+/// The system's.
+pub fn listen_to_all(listener: &TcpListener) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::listen(listener.as_raw_fd(), i32::MAX) }).map(drop)
 }
 
 /// Sends one whole frame.
