@@ -81,7 +81,10 @@ impl Registry {
     pub(super) fn state_read(&mut self, name: &str, session: u64, read: Read) {
         let Read { outcome, answer } = read;
         let state = self.vms.get_mut(name).and_then(|entry| entry.session.as_mut()).filter(|s| s.id() == session);
-        let Some(state) = state else { return answer(Err("its VMM has left".into())) };
+        let Some(state) = state else {
+            self.forget_arrival(name);
+            return answer(Err("its VMM has left".into()));
+        };
         match outcome {
             Ok(port) => {
                 log::info!("{name}: a guest comes from {} with {} connections", port.identity.name, port.flows.len());
