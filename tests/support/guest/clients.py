@@ -60,43 +60,6 @@ def many():
     return {"held": len(held), "refused": refused, "longest": max(ends)}
 
 
-def pipeline():
-    """Six hundred requests, each in a segment of its own, far faster than they are answered; and every answer in small reads."""
-    s = connect()
-    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    s.settimeout(30)
-
-    def ask():
-        for number in range(600):
-            last = b"connection: close\r\n" if number == 599 else b"x: " + b"y" * 80 + b"\r\n"
-            s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n" + last + b"\r\n")
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    got = b""
-    while True:
-        piece = s.recv(77)
-        if not piece:
-            break
-        got += piece
-    asking.join()
-    return {"answers": got.count(b"This is vonic"), "whole": got.count(b"HTTP/1.1 200 OK")}
-
-
-def never():
-    """Requests without end in small segments, and nothing is ever read."""
-    s = connect()
-    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    begin, sent, s_end = time.time(), 0, ""
-    s.settimeout(40)
-    try:
-        while time.time() - begin < 60:
-            sent += s.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    except OSError as e:
-        s_end = type(e).__name__
-    return {"sent": sent, "seconds": time.time() - begin, "end": s_end}
-
-
 def reports():
     """Messages of the agent's form that no agent sends; the statuses of the answers. The first two are within the format."""
     most = (1 << 64) - 1
@@ -148,6 +111,43 @@ def reports():
         s.close()
         s = connect()
     return {"statuses": statuses}
+
+
+def pipeline():
+    """Six hundred requests, each in a segment of its own, far faster than they are answered; and every answer in small reads."""
+    s = connect()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    s.settimeout(30)
+
+    def ask():
+        for number in range(600):
+            last = b"connection: close\r\n" if number == 599 else b"x: " + b"y" * 80 + b"\r\n"
+            s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n" + last + b"\r\n")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    got = b""
+    while True:
+        piece = s.recv(77)
+        if not piece:
+            break
+        got += piece
+    asking.join()
+    return {"answers": got.count(b"This is vonic"), "whole": got.count(b"HTTP/1.1 200 OK")}
+
+
+def never():
+    """Requests without end in small segments, and nothing is ever read."""
+    s = connect()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    begin, sent, s_end = time.time(), 0, ""
+    s.settimeout(40)
+    try:
+        while time.time() - begin < 60:
+            sent += s.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    except OSError as e:
+        s_end = type(e).__name__
+    return {"sent": sent, "seconds": time.time() - begin, "end": s_end}
 
 
 print(json.dumps(globals()[sys.argv[1]]()))
