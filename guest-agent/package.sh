@@ -16,6 +16,7 @@ install -D -m 755 "$program" "$root/usr/bin/vonic-agent"
 install -D -m 644 "$here/vonic-agent.service" "$root/usr/lib/systemd/system/vonic-agent.service"
 install -D -m 644 "$here/../backend/docs/agent.md" "$root/usr/share/doc/vonic-agent/agent.md"
 install -D -m 644 "$here/../LICENSE" "$root/usr/share/doc/vonic-agent/copyright"
+install -m 644 "$here/../LICENSE-APACHE" "$here/../LICENSE-BSD-3-Clause" "$root/usr/share/doc/vonic-agent/"
 mkdir "$root/DEBIAN"
 cat >"$root/DEBIAN/control" <<END
 Package: vonic-agent

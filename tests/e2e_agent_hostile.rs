@@ -52,6 +52,14 @@ fn hostile_clients_cost_themselves_only() {
     let before = (resident(&bed), descriptors(&bed));
     run(&bed, &mut a, "garbage");
     assert_eq!(run(&bed, &mut a, "head")["status"], "431");
+    let reports = run(&bed, &mut a, "reports");
+    let statuses: Vec<u64> = serde_json::from_value(reports["statuses"].clone()).unwrap();
+    let (taken, refused) = statuses.split_at(2);
+    assert!(taken == [204, 204] && refused.iter().all(|status| [400, 413].contains(status)), "{statuses:?}");
+    // What was taken last is at every limit, and is shown all the same; of the rest nothing is.
+    let table = bed.vonicd.vonic_text(&["vm", "show", "a"]).unwrap();
+    assert!(table.contains("tcp [::]:65535") && table.contains(&u64::MAX.to_string()), "{table}");
+    assert!(!table.chars().any(|c| c.is_control() && c != '\n'), "{table:?}");
     let many = run(&bed, &mut a, "many");
     assert_eq!((&many["held"], &many["refused"]), (&Value::from(8), &Value::from(92)), "{many}");
     assert!(many["longest"].as_f64().unwrap() < 15.0, "{many}");

@@ -18,14 +18,7 @@ pub enum Failure {
     /// What answers is no HTTP server.
     Garbage,
     /// It says no.
-    Refused {
-        /// The answer's status (RFC 9110 §15).
-        status: u16,
-        /// Whether the connection can carry another message.
-        keep: bool,
-        /// Why.
-        text: String,
-    },
+    Refused(u16, String),
 }
 
 impl fmt::Display for Failure {
@@ -33,7 +26,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Io(error) => error.fmt(f),
             Failure::Garbage => write!(f, "the answer is no HTTP: is this guest's NIC vonic's?"),
-            Failure::Refused { status, text, .. } => write!(f, "refused with status {status}: {text}"),
+            Failure::Refused(status, text) => write!(f, "refused with status {status}: {text}"),
         }
     }
 }
@@ -86,7 +79,7 @@ impl Link {
             if let Some(answer) = Answer::read(&got)? {
                 return match answer.status {
                     200..=299 => Ok(answer.keep),
-                    status => Err(Failure::Refused { status, keep: answer.keep, text: answer.text }),
+                    status => Err(Failure::Refused(status, answer.text)),
                 };
             }
             let left = end.saturating_duration_since(Instant::now());

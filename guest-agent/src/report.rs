@@ -86,7 +86,7 @@ impl Way {
                 link.version = Some(version);
                 Ok(keep)
             }
-            Err(Failure::Refused { status: 400, keep: true, .. }) if link.version.is_none() => {
+            Err(Failure::Refused(400, _)) if link.version.is_none() => {
                 let keep = link.post(&self.body(OLDEST)?)?;
                 link.version = Some(OLDEST);
                 Ok(keep)

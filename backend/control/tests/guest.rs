@@ -167,7 +167,15 @@ fn what_the_engine_does_not_answer_is_told_in_time() {
 fn wrong_messages_change_nothing() {
     let bed = Bed::start();
     bed.good_message_is_taken(7);
-    for body in ["", "{}", "[]", "{\"version\":0}", "{\"version\":1,\"agent\":\"\\u001b[2J\"}", "\u{0}\u{1}"] {
+    for body in [
+        "",
+        "{}",
+        "[]",
+        "{\"version\":0}",
+        "{\"version\":2,\"kernel\":\"\\u001b[2J\"}",
+        "{\"version\":1,\"agent\":\"\\u001b[2J\"}",
+        "\u{0}\u{1}",
+    ] {
         assert_eq!(bed.post(body), 400, "{body}");
     }
     assert_eq!(bed.post(vec![b'['; 60_000]), 400);

@@ -2,6 +2,7 @@
 //!
 //! What holds for every version, so that an agent and a host of different ones understand each other:
 //! * Fields are added, never renamed, removed or changed in what they mean. A reader ignores those that it does not know.
+//! * Interfaces' counters are of the moment; in a slow or large guest the rest may be half a minute old.
 //! * What a guest's kernel does not tell, or an older agent did not know, is absent, never zero.
 //! * The limits below are the format's: no version exceeds them.
 mod check;

@@ -53,7 +53,7 @@ group! {
 }
 
 group! {
-    /// The guest's established connections, each looked at (sock_diag(7)). With very many this is some seconds old.
+    /// The guest's established connections, each looked at (sock_diag(7)).
     Sockets:
     /// How many were looked at.
     count: u64,

@@ -2,20 +2,45 @@
 use super::text;
 use vonic_agent::message::{self, Counters, Device, Interface, clean};
 
-/// All interfaces but the loopback; what drivers say of `devices` is theirs by name.
-pub fn interfaces(mut devices: Vec<(String, Device)>) -> Vec<Interface> {
-    let mut interfaces = read(&text("/proc/net/dev").unwrap_or_default());
-    for interface in &mut interfaces {
-        let file = |name: &str| text(&format!("/sys/class/net/{}/{name}", interface.name));
+/// What of an interface hardly ever changes.
+#[derive(Clone, Debug)]
+pub struct Card {
+    name: String,
+    mac: Option<String>,
+    mtu: Option<u32>,
+}
+
+impl Card {
+    fn read(name: &str) -> Card {
+        let file = |what: &str| text(&format!("/sys/class/net/{name}/{what}"));
         // Tunnels have addresses of other lengths.
         let mac = file("address").map(|mac| mac.trim().to_string()).filter(|mac| mac.len() == 17);
-        let mtu = file("mtu").and_then(|mtu| mtu.trim().parse().ok());
+        Card { name: name.into(), mac, mtu: file("mtu").and_then(|mtu| mtu.trim().parse().ok()) }
+    }
+}
+
+/// The cards of all interfaces.
+pub fn cards() -> Vec<Card> {
+    counted().iter().map(|interface| Card::read(&interface.name)).collect()
+}
+
+/// All interfaces but the loopback; what drivers say of `devices` is theirs by name.
+pub fn interfaces(cards: &[Card], mut devices: Vec<(String, Device)>) -> Vec<Interface> {
+    let mut interfaces = counted();
+    for interface in &mut interfaces {
+        let card = cards.iter().find(|card| card.name == interface.name).cloned();
+        let Card { mac, mtu, .. } = card.unwrap_or_else(|| Card::read(&interface.name));
         let place = devices.iter().position(|(name, _)| *name == interface.name);
         (interface.mac, interface.mtu) = (mac, mtu);
         interface.device = place.map(|place| devices.swap_remove(place).1);
         interface.name = clean(&interface.name, message::INTERFACE_MAX);
     }
     interfaces
+}
+
+/// Names and counters.
+fn counted() -> Vec<Interface> {
+    read(&text("/proc/net/dev").unwrap_or_default())
 }
 
 fn read(text: &str) -> Vec<Interface> {

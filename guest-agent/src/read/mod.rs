@@ -9,14 +9,20 @@ mod tcp;
 
 pub use interfaces::links6;
 
+use interfaces::Card;
 use pace::Paced;
 use std::fs;
-use vonic_agent::message::{self, Device, Listening, Message, Sockets, clean};
+use vonic_agent::message::{self, Conntrack, Cpu, Device, Listening, Memory, Message, Sockets, Tcp, clean};
 
 /// Reads one message after the other.
 #[derive(Default)]
 pub struct Reader {
+    cards: Paced<Vec<Card>>,
     devices: Paced<Vec<(String, Device)>>,
+    tcp: Paced<Tcp>,
+    cpu: Paced<Cpu>,
+    memory: Paced<Memory>,
+    conntrack: Paced<Conntrack>,
     sockets: Paced<Sockets>,
     listening: Paced<Listening>,
 }
@@ -24,8 +30,10 @@ pub struct Reader {
 impl Reader {
     /// This moment's message.
     pub fn message(&mut self) -> Message {
-        let devices = self.devices.get(|| Some(ethtool::devices()));
-        let tcp = tcp::tcp(text("/proc/net/snmp"), text("/proc/net/netstat"), self.sockets.get(sockets::sockets));
+        let cards = self.cards.get(|| Some(interfaces::cards())).unwrap_or_default();
+        let devices = self.devices.get(|| Some(ethtool::devices())).unwrap_or_default();
+        let tcp = self.tcp.get(|| tcp::tcp(text("/proc/net/snmp"), text("/proc/net/netstat")));
+        let sockets = self.sockets.get(sockets::sockets);
         let listening = self.listening.get(listening::listening);
         let uptime = text("/proc/uptime").unwrap_or_default();
         Message {
@@ -34,13 +42,13 @@ impl Reader {
             hostname: clean(&text("/proc/sys/kernel/hostname").unwrap_or_default(), message::HOSTNAME_MAX),
             kernel: clean(&text("/proc/sys/kernel/osrelease").unwrap_or_default(), message::KERNEL_MAX),
             uptime_seconds: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
-            tcp,
-            cpu: system::cpu(),
-            memory: system::memory(text("/proc/meminfo"), text("/proc/pressure/memory")),
-            conntrack: system::conntrack(),
+            tcp: known(Tcp { sockets, ..tcp.unwrap_or_default() }),
+            cpu: self.cpu.get(system::cpu),
+            memory: self.memory.get(|| system::memory(text("/proc/meminfo"), text("/proc/pressure/memory"))),
+            conntrack: self.conntrack.get(system::conntrack),
             listening,
             // Last: the host compares them with what it had counted when the message began to come.
-            interfaces: interfaces::interfaces(devices.unwrap_or_default()),
+            interfaces: interfaces::interfaces(&cards, devices),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What grows with the guest, its sockets and devices, is read the more rarely the longer that takes.
+//! Each part of a message is read the more rarely the longer that takes: in guests with many sockets, and in slow ones.
 use crate::sys;
 use std::time::{Duration, Instant};
 

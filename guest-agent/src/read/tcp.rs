@@ -1,9 +1,9 @@
 //! TCP's counters (/proc/net/snmp, /proc/net/netstat).
 use super::known;
-use vonic_agent::message::{Sockets, Tcp};
+use vonic_agent::message::Tcp;
 
-/// TCP as `snmp` and `netstat` have it; each of the three parts may be absent.
-pub fn tcp(snmp: Option<String>, netstat: Option<String>, sockets: Option<Sockets>) -> Option<Tcp> {
+/// TCP as `snmp` and `netstat` have it; each of the two may be absent.
+pub fn tcp(snmp: Option<String>, netstat: Option<String>) -> Option<Tcp> {
     let (snmp, netstat) = (snmp.unwrap_or_default(), netstat.unwrap_or_default());
     let mib = |name| counter(&snmp, "Tcp:", name);
     let own = |name| counter(&netstat, "TcpExt:", name);
@@ -24,7 +24,7 @@ pub fn tcp(snmp: Option<String>, netstat: Option<String>, sockets: Option<Socket
         syn_retransmits: own("TCPSynRetrans"),
         listen_overflows: own("ListenOverflows"),
         listen_drops: own("ListenDrops"),
-        sockets,
+        sockets: None,
     })
 }
 
@@ -50,7 +50,7 @@ Tcp: 1 200 120000 -1 11 12 13 14 15 16 18446744073709551615 18 19
 
     #[test]
     fn counters_are_found_by_name_and_missing_ones_are_absent() {
-        let tcp = tcp(Some(SNMP.into()), Some(NETSTAT.into()), None).unwrap();
+        let tcp = tcp(Some(SNMP.into()), Some(NETSTAT.into())).unwrap();
         assert_eq!((tcp.opened, tcp.established, tcp.segments_sent), (Some(11), Some(15), Some(u64::MAX)));
         assert_eq!((tcp.retransmitted, tcp.bad, tcp.resets_sent), (Some(18), Some(19), None));
         assert_eq!((tcp.listen_drops, tcp.timeouts, tcp.fast_retransmits), (Some(3), Some(4), None));
@@ -58,9 +58,9 @@ Tcp: 1 200 120000 -1 11 12 13 14 15 16 18446744073709551615 18 19
 
     #[test]
     fn nothing_is_no_group_and_garbage_is_nothing() {
-        assert_eq!(tcp(None, None, None), None);
+        assert_eq!(tcp(None, None), None);
         for text in ["Tcp:", "Tcp: CurrEstab", "Tcp: CurrEstab\nTcp:", "Tcp: CurrEstab\nTcp: -1", "\u{0}"] {
-            assert_eq!(tcp(Some(text.into()), Some(text.into()), None), None, "{text:?}");
+            assert_eq!(tcp(Some(text.into()), Some(text.into())), None, "{text:?}");
         }
     }
 }

@@ -60,6 +60,59 @@ def many():
     return {"held": len(held), "refused": refused, "longest": max(ends)}
 
 
+def reports():
+    """Messages of the agent's form that no agent sends; the statuses of the answers. The first two are within the format."""
+    most = (1 << 64) - 1
+    counters = dict(packets=most, bytes=most, errors=most, dropped=most)
+    card = dict(name="eth0", mac="52:54:00:00:00:02", received=counters, sent=counters)
+    device = dict(driver="virtio_net", offloads={"x" * 32: True}, statistics={str(n): most for n in range(64)})
+    stall = dict(avg10_basis_points=most, avg60_basis_points=most, total_us=most)
+    whole = dict(
+        version=4294967295,
+        uptime_seconds=most,
+        interfaces=[dict(card, device=device)],
+        tcp=dict(established=most, segments_sent=most, retransmitted=most,
+                 sockets=dict(count=most, more=True, rtt_median_us=most, rtt_p99_us=most, retransmitting=most)),
+        cpu=dict(softirq_ms=most, busy_ms=most, idle_ms=most, net_rx=most),
+        memory=dict(total=most, available=most, swap_total=most, pressure=dict(some=stall, full=stall)),
+        conntrack=dict(count=most, most=most),
+        listening=dict(tcp=["[::]:65535"] * 64, udp=[]),
+    )
+    bad = [
+        dict(version=0),
+        dict(version=2, hostname="\x1b]0;x\x07"),
+        dict(version=2, interfaces=[dict(card, device=dict(driver="\x9b2J"))]),
+        dict(version=2, interfaces=[dict(card, device=dict(statistics={"\x1b[2J": 1}))]),
+        dict(version=2, interfaces=[dict(card, name="x" * 16)]),
+        dict(version=2, interfaces=[card] * 65),
+        dict(version=2, listening=dict(tcp=["\x1b[2J"])),
+        dict(version=2, listening=dict(tcp=["0.0.0.0:1"] * 65)),
+        dict(version=2, conntrack=dict(count=most + 1)),
+        dict(version=2, conntrack=dict(count=-1)),
+        dict(version=2, hostname="x" * 70000),
+    ]
+    texts = [json.dumps(message) for message in [dict(version=2), whole] + bad]
+    texts += ['{"version":2,"x":%s' % ("[" * 60000), '{"version":2,"version":2}']
+    s, statuses = connect(), []
+    for text in texts:
+        head = "POST /v1/stats HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(text)
+        try:
+            s.sendall((head + text).encode())
+            got = b""
+            while b"\r\n\r\n" not in got:
+                piece = s.recv(65536)
+                if not piece:
+                    break
+                got += piece
+        except OSError:
+            pass
+        statuses.append(int(got[9:12] or 0))
+        # Whatever the rest of the answer is, and whether the server goes on.
+        s.close()
+        s = connect()
+    return {"statuses": statuses}
+
+
 def pipeline():
     """Six hundred requests, each in a segment of its own, far faster than they are answered; and every answer in small reads."""
     s = connect()
