@@ -51,8 +51,8 @@ fn a_guest_is_told_of_itself_and_of_its_nic() {
     bed.directory.write("etc/vms.d/a.toml", vm).unwrap();
     bed.vonicd.vonic_text(&["reload"]).unwrap();
     assert_eq!(text(&mut guest, "/v1/labels/tier"), "db");
-    assert_eq!(bed.vonicd.vm("a").unwrap()["tcp"]["reset"], 0);
-    assert_eq!(bed.vonicd.vonic(&["config", "show", "--json"]).unwrap()["vms"]["a"]["labels"]["tier"], "db");
+    let vm = bed.vonicd.vm("a").unwrap();
+    assert_eq!((&vm["labels"]["tier"], &vm["tcp"]["reset"]), (&json!("db"), &json!(0)), "{vm}");
 }
 
 fn metadata(guest: &mut Guest) {
