@@ -82,7 +82,8 @@ fn metadata(guest: &mut Guest) {
         last = guest.must(six, seconds(10))?;
         Ok(last.starts_with("{\"answers\":true").then_some(()))
     })
-    .unwrap_or_else(|error| panic!("{error}: {last}"));
+    .with_context(|| last.clone())
+    .unwrap();
     let (status, head) = get(guest, "-I /v1/labels/tier");
     assert!(
         status == 200 && head.to_ascii_lowercase().contains("content-length: 3") && !head.contains("web"),
@@ -134,7 +135,8 @@ fn connections(bed: &Bed, guest: &mut Guest) {
     })
     .unwrap();
     // The connection that asks is none of them.
-    let [row] = &rows[..] else { panic!("{rows:?}") };
+    let row = &rows[0];
+    assert_eq!(rows.len(), 1, "{rows:?}");
     assert_eq!((&row["direction"], &row["state"]), (&json!("guest_opens"), &json!("ESTABLISHED")), "{row}");
     assert_eq!(row["remote"], json!(format!("192.0.2.1:{port}")));
     let table = agent(guest, "connections");
