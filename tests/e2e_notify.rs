@@ -108,16 +108,16 @@ fn an_agent_is_told_of_each_connection_over_the_engines_death() {
     let mut guest = bed.start_configured(&config).unwrap();
     guest.wait_ready().unwrap();
     let server = bed.server().unwrap();
-    guest.must("touch /tmp/told", seconds(5)).unwrap();
-    guest.spawn("vonic-agent connections --follow --json --batch 50 --delay 100 > /tmp/told").unwrap();
+    guest.must("touch /run/told", seconds(5)).unwrap();
+    guest.spawn("vonic-agent connections --follow --json --batch 50 --delay 100 > /run/told").unwrap();
     for round in 1..=2 {
         // The list comes behind the news that it is wanted.
-        let began = "awk '/\"connections\":/ {n++} END {print n+0}' /tmp/told";
+        let began = "awk '/\"connections\":/ {n++} END {print n+0}' /run/told";
         wait_until("the beginning", seconds(30), || count(&mut guest, began) == round).unwrap();
         let port = server.address().port();
         guest.must(&format!("vonic-peer connections 192.0.2.1:{port} {COUNT}"), seconds(60)).unwrap();
         for event in ["established", "closed"] {
-            let command = format!("grep -o '\"event\":\"{event}\"' /tmp/told | wc -l");
+            let command = format!("grep -o '\"event\":\"{event}\"' /run/told | wc -l");
             wait_until("event for each", seconds(20), || count(&mut guest, &command) >= COUNT * round).unwrap();
             assert_eq!(count(&mut guest, &command), COUNT * round);
         }
@@ -126,9 +126,9 @@ fn an_agent_is_told_of_each_connection_over_the_engines_death() {
             assert!(std::process::Command::new("kill").args(["-9", &old.to_string()]).status().unwrap().success());
         }
     }
-    let twice = "grep -o '\"id\":\"[0-9a-f]*\",\"event\":\"[a-z]*\"' /tmp/told | sort | uniq -d | wc -l";
+    let twice = "grep -o '\"id\":\"[0-9a-f]*\",\"event\":\"[a-z]*\"' /run/told | sort | uniq -d | wc -l";
     assert_eq!(count(&mut guest, twice), 0);
-    assert_eq!(count(&mut guest, "awk '/\"missed\":[1-9]/ {n++} END {print n+0}' /tmp/told"), 0);
-    let batches = count(&mut guest, "awk '/\"events\":\\[\\{/ {n++} END {print n+0}' /tmp/told");
+    assert_eq!(count(&mut guest, "awk '/\"missed\":[1-9]/ {n++} END {print n+0}' /run/told"), 0);
+    let batches = count(&mut guest, "awk '/\"events\":\\[\\{/ {n++} END {print n+0}' /run/told");
     assert!(batches < 2 * COUNT, "{batches} batches for {} events", 4 * COUNT);
 }
