@@ -129,12 +129,42 @@ fn libvirt_starts_a_guest_by_the_ready_file() {
     let mut run = Command::new("sh");
     run.args(["-c", run_domain]);
     let mut libvirt = bed.lab.start("libvirt", &bed.directory, &mut run).unwrap();
+    leased(&bed, &mut libvirt);
+}
+
+/// Waits for the guest of web1, whose console is a file, and for its lease.
+fn leased(bed: &Bed, vmm: &mut Process) {
     wait_until("a guest with a lease", seconds(120), || {
         let console = std::fs::read_to_string(bed.directory.path().join("console")).unwrap_or_default();
         assert!(!console.contains("@@FAILED"), "{console}");
-        assert!(libvirt.ended().is_none(), "{}", libvirt.log());
+        assert!(vmm.ended().is_none(), "{}", vmm.log());
         console.contains("@@READY")
     })
     .unwrap();
-    ready(&bed, "web1");
+    ready(bed, "web1");
+}
+
+/// It needs KVM. Where that or the program is missing, the recording of its handshake stands in (`backend/front/tests/traces`).
+#[test]
+fn cloud_hypervisor_starts_a_guest_where_it_can() {
+    let path = std::env::var_os("PATH").unwrap();
+    let program =
+        std::env::split_paths(&path).map(|folder| folder.join("cloud-hypervisor")).find(|file| file.is_file());
+    let Some(program) = program else {
+        skip!("no cloud-hypervisor in PATH (Debian has none): its handshake is replayed")
+    };
+    if !Lab::open().unwrap().kvm() {
+        skip!("KVM runs no kernel here, and cloud-hypervisor needs it: its handshake is replayed");
+    }
+    let bed = start();
+    std::fs::copy(program, bed.directory.path().join("cloud-hypervisor")).unwrap();
+    let guest = GuestConfig { ip4: Ip4::Dhcp, ..GuestConfig::new("web1", 2, &bed.socket("web1")) };
+    let initrd = format!("/tmp/{}", guest.initrd(&bed.lab, &bed.directory).unwrap());
+    let boot = ["--kernel", "/tmp/vmlinuz", "--initramfs", &initrd, "--cmdline", &guest.linux()];
+    let console = ["--serial", "file=/tmp/console", "--console", "off"];
+    let words = launcher(&bed, "cloud-hypervisor.sh", &[&boot[..], &console].concat());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).env("PATH", "/tmp:/usr/sbin:/usr/bin:/sbin:/bin");
+    let mut vmm = bed.lab.start("cloud-hypervisor", &bed.directory, &mut command).unwrap();
+    leased(&bed, &mut vmm);
 }
