@@ -129,5 +129,5 @@ fn refused(status: u16, body: &[u8]) -> Failure {
         Ok(Refusal { error: Reason { message, mend: None } }) => message,
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
-    Failure::Refused { status, keep: false, text: super::table::plain(&text) }
+    Failure::Refused(status, super::table::plain(&text))
 }

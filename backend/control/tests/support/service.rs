@@ -17,6 +17,8 @@ use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
 /// A running service.
 pub struct Service {
     dir: TempDir,
+    /// States that nobody waits for any more.
+    #[allow(dead_code, reason = "not every test that has a service looks at it")]
     pub forgotten: Arc<AtomicU32>,
 }
 
