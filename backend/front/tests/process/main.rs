@@ -102,7 +102,7 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
     std::fs::write(dir.join("blamed"), format!("{} {}", blame.deaths, blame.quarantined)).unwrap();
     start.checkpoint.header().work_on(0, number);
     std::fs::write(dir.join("left"), start.read("note").unwrap().unwrap_or_default()).unwrap();
-    link.keep("note", b"from the one before").unwrap();
+    link.keep("note", &[b"from the one before"]).unwrap();
     // A connection that only the engine has opened, and that must live as long as the table does.
     let tcp = std::fs::read_to_string(dir.join("peer")).ok().map(|address| TcpStream::connect(address).unwrap());
     let path = dir.join("vm.sock");
