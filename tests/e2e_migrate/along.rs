@@ -134,13 +134,13 @@ fn flows_of_datagrams_go_along_with_their_ports() {
         if crossing == 1 {
             kill_engine(hosts.here());
         }
+        ping(&mut guest);
         server.send_to(b"there", own).unwrap();
         while guest.expect().unwrap().data != b"there" {}
         guest.send(GUEST, to, b"again").unwrap();
         assert_eq!(receive(&server), (b"again".to_vec(), own));
         guest.send(53, seen, b"answer").unwrap();
         assert_eq!(receive(&peer), (b"answer".to_vec(), listens));
-        ping(&mut guest);
     }
 }
 
