@@ -83,6 +83,8 @@ fn every_route_answers_what_the_engine_said() {
         assert_eq!(ask(&service, route.method.as_str(), &format!("{target}?{query}")).0, status, "{target}");
         assert_eq!(ask(&service, route.method.as_str(), &format!("{target}?{query}&nonsense=1")).0, 400, "{target}");
     }
+    let forgotten = service.forgotten.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(forgotten, 1, "the engine hears that the state has not come");
 }
 
 #[test]
