@@ -115,7 +115,7 @@ fn is_complete(vm: &Value, vmm: Vmm) {
     assert_eq!(guest["listening"]["tcp"], serde_json::json!(["[::]:7"]), "{guest}");
     // No module for it, and no pressure stall information in user-mode Linux: absent.
     assert!(guest["conntrack"].is_null(), "{guest}");
-    assert_eq!(guest["memory"]["pressure"].is_null(), vmm == Vmm::Uml, "{guest}");
+    assert!(guest["memory"]["pressure"].is_null() || vmm != Vmm::Uml, "{guest}");
 }
 
 #[test]
