@@ -141,7 +141,9 @@ impl Engine {
                     drop(sessions.lock().unwrap().remove(&session));
                     Seen::Disconnected(session)
                 }
-                ToEngine::Present | ToEngine::Reload | ToEngine::Marked { .. } | ToEngine::Stop => continue,
+                ToEngine::Present | ToEngine::Reload | ToEngine::Rest | ToEngine::Marked { .. } | ToEngine::Stop => {
+                    continue;
+                }
                 ToEngine::Ping { .. } | ToEngine::History(_) | ToEngine::Upgraded { .. } => continue,
             };
             let _ = sink.0.lock().unwrap().send(seen);

@@ -124,6 +124,7 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
                 sessions.push(running);
                 link.send(&ToMaster::Session { session, fd: front.into_raw_fd() }).unwrap();
             }
+            ToEngine::Rest => link.send(&ToMaster::Replace).unwrap(),
             ToEngine::Reload if manner == "replaces" => link.send(&ToMaster::Replace).unwrap(),
             ToEngine::Reload if manner == "faults" => std::process::abort(),
             ToEngine::Reload => std::fs::write(dir.join("reloaded"), "").unwrap(),
