@@ -262,7 +262,8 @@ fn a_quarantine_outlives_upgrades() {
     poisoned.a.mock.gateway_answers(2).unwrap();
     let same = Vonicd::copy(&poisoned.bed.directory).unwrap();
     poisoned.bed.vonicd.upgrade(&same).unwrap();
-    for (guest, number) in [(&mut poisoned.a, 2), (&mut poisoned.b, 3)] {
+    // What `b` asks of everybody comes to `a`, which takes it last.
+    for (guest, number) in [(&mut poisoned.b, 3), (&mut poisoned.a, 2)] {
         guest.mock.gateway_answers(number).unwrap();
     }
     assert_eq!(poisoned.state("a"), "running");
