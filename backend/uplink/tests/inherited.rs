@@ -64,21 +64,10 @@ fn a_flows_socket_keeps_its_port_and_what_came() {
         assert!(DatagramSocket::resume(number, cookie ^ 1, to.ip()).is_none());
         let flow = DatagramSocket::resume(number, cookie, to.ip()).unwrap();
         // It is connected as it was: nobody else can have its port.
-        let own = local_port(number);
+        let own = flow.local().unwrap().port();
         peer.send_to(b"an answer", SocketAddr::new(to.ip(), own)).unwrap();
         arrives(|| flow.next_len().is_ok_and(|len| len == 9));
         drop(flow);
         assert!(DatagramSocket::resume(number, cookie, to.ip()).is_none(), "it is closed");
     }
-}
-
-/// The port of the socket with this number in this process.
-fn local_port(number: i32) -> u16 {
-    let inode = std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap().display().to_string();
-    let inode = inode.trim_start_matches("socket:[").trim_end_matches(']').to_string();
-    let tables = ["udp", "udp6"].map(|name| std::fs::read_to_string(format!("/proc/self/net/{name}")).unwrap());
-    let lines =
-        tables.iter().flat_map(|table| table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>()));
-    let line = lines.into_iter().find(|words| words.get(9) == Some(&&*inode)).unwrap();
-    u16::from_str_radix(line[1].rsplit(':').next().unwrap(), 16).unwrap()
 }
