@@ -126,8 +126,9 @@ fn libvirt_starts_a_guest_by_the_ready_file() {
     bed.directory.write("libvirt/etc/qemu.conf", settings).unwrap();
     // The lab's root is read-only; libvirt keeps what it runs in /run.
     let run_domain = "mount -t tmpfs none /run && exec virt-qemu-run --verbose --root /tmp/libvirt /tmp/domain.xml";
-    let mut run = Command::new("sh");
-    run.args(["-c", run_domain]);
+    // With processes of its own: QEMU, which it lets go of, ends with it.
+    let mut run = Command::new("unshare");
+    run.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", run_domain]);
     let mut libvirt = bed.lab.start("libvirt", &bed.directory, &mut run).unwrap();
     leased(&bed, &mut libvirt);
 }

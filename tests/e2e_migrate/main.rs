@@ -58,7 +58,7 @@ fn connections_go_with_their_guest_back_and_forth() {
     let _echo = world("echo", &["echo", "[::]:9"]);
     guest.wait_ready().unwrap();
     for server in ["serve 0.0.0.0:7", "echo 0.0.0.0:9"] {
-        let served = guest.spawn(&format!("vonic-peer {server}")).unwrap();
+        let served = guest.spawn(&format!("VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer {server}")).unwrap();
         served.wait_output(&mut guest, "listening", seconds(10)).unwrap();
     }
     let idle =
