@@ -1,5 +1,6 @@
 //! How long connections wait when their engine dies: a guest with so many of them, the engine killed again and again, and the time until
-//! the first, and until the last, has had a new byte. VONIC_BENCH_KILLS and VONIC_BENCH_CONNECTIONS are for a first look.
+//! the first, and until the last, has had a new byte. VONIC_BENCH_KILLS, and VONIC_BENCH_ROW with the name of
+//! one row as the table has it, are for a first look.
 
 mod phases;
 mod plot;
@@ -46,9 +47,9 @@ const CASES: &[Case] = &[
 /// Measures every case, prints the table, and writes it and its plot into the current directory's `bench/results`.
 pub fn bench() -> Result<()> {
     let kills = std::env::var("VONIC_BENCH_KILLS").map_or(Ok(KILLS), |text| text.parse())?;
-    let only: Option<usize> = std::env::var("VONIC_BENCH_CONNECTIONS").ok().map(|text| text.parse()).transpose()?;
+    let only = std::env::var("VONIC_BENCH_ROW").ok();
     let mut report = Report::new(kills);
-    for case in CASES.iter().filter(|case| only.is_none_or(|only| only == case.connections)) {
+    for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| *only == report::name(case))) {
         report.add(measure(*case, kills).with_context(|| report::name(case))?);
     }
     report.write()
