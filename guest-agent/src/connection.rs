@@ -52,6 +52,21 @@ pub enum Opener {
     WorldOpens,
 }
 
+impl Opener {
+    /// The guest, or else the world.
+    pub fn of(guest_opens: bool) -> Opener {
+        if guest_opens { Opener::GuestOpens } else { Opener::WorldOpens }
+    }
+
+    /// What tables call it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Opener::GuestOpens => "guest",
+            Opener::WorldOpens => "world",
+        }
+    }
+}
+
 /// What has happened to a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -105,9 +105,9 @@ pub struct Conn {
     pub edge: u32,
     /// The remote's shift.
     pub remote_scale: u8,
-    /// The remote may go on, now or later, from what outlives its engine, of which the window that it advertised is none: the guest copes
-    /// with another one (RFC 9293 §3.8.6, MUST-34).
-    pub any_window: bool,
+    /// The remote goes on, now or soon, from what outlives its engine, of which the window that it advertised is none: the guest copes with
+    /// another one (RFC 9293 §3.8.6, MUST-34). Its right edge may move left once, which ends this.
+    pub restored: bool,
 }
 
 impl Conn {
@@ -126,7 +126,7 @@ impl Conn {
             irs: 0,
             edge: 0,
             remote_scale: 0,
-            any_window: false,
+            restored: false,
         }
     }
 
@@ -226,9 +226,14 @@ impl Conn {
         if let Some((_, segment)) = heard.as_ref().filter(|(_, segment)| segment.flags & Tcp::RST == 0) {
             let shift = if segment.flags & Tcp::SYN == 0 { self.remote_scale } else { 0 };
             let edge = segment.acknowledgment.wrapping_add(u32::from(segment.window) << shift);
-            let any = self.any_window || segment.flags & Tcp::SYN != 0;
+            let first = segment.flags & Tcp::SYN != 0;
             let moved = edge.wrapping_sub(self.edge);
-            ensure!(any || moved < 1 << 31, "the window's right edge moved left by {}", moved.wrapping_neg());
+            let left = !first && moved >= 1 << 31;
+            ensure!(
+                !left || std::mem::take(&mut self.restored),
+                "the window's right edge moved left by {}",
+                moved.wrapping_neg()
+            );
             self.edge = edge;
         }
         Ok(heard)

@@ -7,7 +7,7 @@ use crate::pause::Pause;
 use serde::Serialize;
 use std::fmt::Write;
 use std::thread;
-use vonic_agent::connection::{Batch, Connection, Event, Happened, Opener};
+use vonic_agent::connection::{Batch, Connection, Event, Happened};
 
 /// The list as JSON.
 #[derive(Serialize)]
@@ -69,7 +69,7 @@ fn text(connections: &[Connection]) -> String {
     let row = |connection: &Connection| {
         vec![
             connection.protocol.clone(),
-            opener(connection.direction).into(),
+            connection.direction.word().into(),
             connection.guest.clone(),
             connection.remote.clone(),
             connection.state.clone(),
@@ -81,13 +81,6 @@ fn text(connections: &[Connection]) -> String {
     let rows: Vec<Vec<String>> = std::iter::once(heads).chain(connections.iter().map(row)).collect();
     let left = [Side::Left; 5];
     table::columns(&[&left[..], &[Side::Right; 3]].concat(), &rows)
-}
-
-pub(super) fn opener(opener: Opener) -> &'static str {
-    match opener {
-        Opener::GuestOpens => "guest",
-        Opener::WorldOpens => "world",
-    }
 }
 
 fn events(batch: &Batch) -> String {
@@ -116,7 +109,7 @@ fn events(batch: &Batch) -> String {
         vec![
             event.number.to_string(),
             what.into(),
-            opener(event.direction).into(),
+            event.direction.word().into(),
             event.guest.clone(),
             event.remote.clone(),
             moved,

@@ -1,5 +1,4 @@
 //! `vonic-agent top`: a page of 80 columns and 24 lines, drawn anew each second.
-use super::connections::opener;
 use super::service::Service;
 use super::stats::traffic;
 use super::table::{self, Side, age, short};
@@ -135,7 +134,7 @@ fn busiest(now: &Moment, before: Option<&Moment>, room: usize) -> String {
         let remote: String = connection.remote.chars().take(REMOTE).collect();
         let state = connection.state.chars().take(STATE).collect();
         let (sent, received) = (short(*sent, "b/s"), short(*received, "b/s"));
-        vec![remote, opener(connection.direction).into(), state, sent, received, age(connection.age_seconds)]
+        vec![remote, connection.direction.word().into(), state, sent, received, age(connection.age_seconds)]
     });
     let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
     table::columns(&[&[Side::Left; 3][..], &[Side::Right; 3]].concat(), &rows)

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+pub use vonic_agent::connection::Opener;
 pub use vonic_agent::message::{
     Conntrack, Counters, Cpu, Device, Interface, Listening, Memory, Pressure, Sockets, Stall, Tcp,
 };
@@ -273,16 +274,6 @@ pub struct ConnectionRow {
 /// What there was before other protocols.
 fn tcp() -> String {
     "tcp".to_string()
-}
-
-/// Who opened a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Opener {
-    /// The guest.
-    GuestOpens,
-    /// A peer, through a forward.
-    WorldOpens,
 }
 
 /// One VM's counters.

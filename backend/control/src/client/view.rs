@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::guest;
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, LoadReport, Opener, ReloadReport, RingRow,
-    Stats, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, LoadReport, ReloadReport, RingRow, Stats,
+    Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `migrate load`.
@@ -223,11 +223,7 @@ pub(super) fn connections(rows: &Vec<ConnectionRow>, out: &mut dyn Write) -> io:
         table.row([
             row.vm.clone(),
             row.protocol.clone(),
-            match row.direction {
-                Opener::GuestOpens => "guest",
-                Opener::WorldOpens => "world",
-            }
-            .to_string(),
+            row.direction.word().to_string(),
             row.guest.clone(),
             row.remote.clone(),
             row.state.clone(),

@@ -111,7 +111,7 @@ fn connection(vm: &str, view: &ConnectionView) -> ConnectionRow {
     ConnectionRow {
         vm: vm.into(),
         protocol: view.protocol.into(),
-        direction: if view.guest_opens { Opener::GuestOpens } else { Opener::WorldOpens },
+        direction: Opener::of(view.guest_opens),
         guest: view.guest.to_string(),
         // An echo has no port there.
         remote: if view.remote.port() == 0 { view.remote.ip().to_string() } else { view.remote.to_string() },

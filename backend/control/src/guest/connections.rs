@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hyper::Response;
 use tokio::sync::oneshot;
 use tokio::time;
-use vonic_agent::connection::{Connection, Page};
+use vonic_agent::connection::{Connection, Opener, Page};
 use vonic_agent::message::{ADDRESS4, ADDRESS6};
 use vonic_datapath::{ConnectionView, ListPart, ListPlace, Reply};
 
@@ -65,7 +65,7 @@ fn row(view: &ConnectionView) -> Connection {
     Connection {
         id: events::name(view.id),
         protocol: view.protocol.into(),
-        direction: events::opener(view.guest_opens),
+        direction: Opener::of(view.guest_opens),
         guest: view.guest.to_string(),
         remote: events::end(view.remote),
         state: view.state.into(),

@@ -124,7 +124,7 @@ fn event(notification: &Notification, at_us: u64) -> Event {
             What::Closed => Happened::Closed,
             What::Reset => Happened::Reset,
         },
-        direction: opener(guest_opens),
+        direction: Opener::of(guest_opens),
         guest: guest.to_string(),
         remote: end(remote),
         at_us,
@@ -137,10 +137,6 @@ fn event(notification: &Notification, at_us: u64) -> Event {
 /// A connection's name: more bits than a number in JSON is sure to keep.
 pub(super) fn name(id: u64) -> String {
     format!("{id:016x}")
-}
-
-pub(super) fn opener(guest_opens: bool) -> Opener {
-    if guest_opens { Opener::GuestOpens } else { Opener::WorldOpens }
 }
 
 /// The far end; an echo has no port there.
