@@ -11,7 +11,7 @@ AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent
 # Variants of vonicd for tests alone, built of the same parts as the tests and put where nobody takes them for the other: $(call variant,NAME,FEATURE).
 variant = cargo build --quiet -p vonic-daemon --features $(2) && mkdir -p $(TARGET)/$(1)/debug && mv $(TARGET)/debug/vonicd $(TARGET)/$(1)/debug/
 
-.PHONY: build lab-build agent-deb next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
+.PHONY: build lab-build man deb agent-deb install uninstall docs-reference manual next-build crash-build testbed fmt lint test long-test crash-test fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -24,10 +24,39 @@ lab-build:
 	$(PEER_BUILD)
 	$(AGENT_BUILD)
 
+# Man pages and completions, of the programs' own definitions: $(TARGET)/man and $(TARGET)/completions.
+man:
+	rm -rf $(TARGET)/man $(TARGET)/completions
+	cargo run --quiet -p vonic-packaging -- man $(TARGET)/man
+	cargo run --quiet -p vonic-packaging -- completions $(TARGET)/completions
+
+# The host's Debian package: $(TARGET)/deb/vonic_VERSION_amd64.deb. Needs dpkg-deb, and binutils.
+deb: man
+	cargo build --release -p vonic-daemon
+	sh packaging/package.sh host $(TARGET)/release $(TARGET) $(TARGET)/deb
+
+# Behind `make build man`, which need no root. PREFIX (/usr/local) and DESTDIR say where to; uninstall leaves /etc/vonic.
+install:
+	@test -x $(TARGET)/release/vonicd -a -d $(TARGET)/man || { echo "nothing to install yet: make build man"; exit 1; }
+	sh packaging/install.sh install $(TARGET)/release $(TARGET)
+
+uninstall:
+	sh packaging/install.sh uninstall
+
+# The pages of the manual that are made: commands, metrics, the list of decisions.
+docs-reference:
+	cargo run --quiet -p vonic-packaging -- manual
+
+# The manual as a book: $(TARGET)/manual/backend/docs/index.html. What it leads to beside its pages lies around it.
+manual:
+	@command -v mdbook >/dev/null || { echo "mdbook is missing: cargo install mdbook --locked"; exit 1; }
+	mdbook build backend/docs --dest-dir $(abspath $(TARGET))/manual/backend/docs
+	cargo run --quiet -p vonic-packaging -- outside $(TARGET)/manual
+
 # The agent's Debian package: $(TARGET)/guest/vonic-agent_VERSION_amd64.deb. Needs dpkg-deb.
 agent-deb:
 	$(AGENT_BUILD)
-	sh guest-agent/package.sh $(TARGET)/guest/x86_64-unknown-linux-gnu/guest/vonic-agent $(TARGET)/guest
+	sh packaging/package.sh agent $(TARGET)/guest/x86_64-unknown-linux-gnu/guest/vonic-agent $(TARGET)/guest
 
 # It writes the formats after this one's, and tests upgrade to it.
 next-build:
@@ -60,7 +89,7 @@ long-test: testbed build
 	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
 	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
-		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps --test e2e_repair --test e2e_migrate --test e2e_launch -- --test-threads=1 --nocapture
+		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps --test e2e_repair --test e2e_migrate --test e2e_launch --test e2e_package --test e2e_reload_traffic -- --test-threads=1 --nocapture
 
 # Engines die at random times (KILLS, 2000 in all) and at each labelled point (ENDS, 200), under every number of connections, with loss and
 # without. What is done is noted in $(TARGET)/crash/debug/progress; another run goes on from there. FOR=420 ends it after so many seconds.
@@ -80,15 +109,17 @@ demo: testbed build
 	cargo build --quiet --release -p vonic-tests --bin vonic-demo
 	sh tests/support/root.sh $(TARGET)/release/vonic-demo
 
-# vonic beside passt, on user-mode Linux guests.
+# vonic beside its peers: RESULTS.md, and figures and plots in bench/results. QUICK=1: a look at every row in five minutes, written to
+# $(TARGET)/bench. ROW="tcp-rr;flood": these rows alone, beside what was measured before.
 bench: testbed build
 	cargo build --quiet --release -p vonic-bench
-	sh tests/support/root.sh $(TARGET)/release/vonic-bench
+	VONIC_BENCH_QUICK=$(QUICK) VONIC_BENCH_ROW="$(or $(ROW),$(VONIC_BENCH_ROW))" VONIC_BENCH_OUT=$(if $(QUICK),$(abspath $(TARGET))/bench) \
+		sh tests/support/root.sh $(TARGET)/release/vonic-bench
 
 # How long connections wait when their engine dies.
 bench-takeover: build
 	cargo build --quiet --release -p vonic-bench
-	sh tests/support/root.sh $(TARGET)/release/vonic-bench takeover
+	VONIC_BENCH_ROW="$(or $(ROW),$(VONIC_BENCH_ROW))" sh tests/support/root.sh $(TARGET)/release/vonic-bench takeover
 
 # Instructions per frame and per segment, by callgrind; fails if one is more than 10 % above bench/results/micro.md, RECORD=1 writes them there.
 bench-micro:

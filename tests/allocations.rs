@@ -217,6 +217,26 @@ fn traffic(
     }
 }
 
+/// Runs `traffic`, of more than a thousand frames of guest a's, while a capture sees it, without an allocation of the worker's.
+fn captured(directory: &Path, traffic: impl FnOnce()) {
+    let (socket, file) = (directory.join("run/api.sock").display().to_string(), directory.join("a.pcapng"));
+    let vonic = |arguments: &[&str]| {
+        let mut words = vec!["vonic".to_string(), "--socket".to_string(), socket.clone()];
+        words.extend(arguments.iter().map(ToString::to_string));
+        move || client::run(words, &mut Vec::new(), &mut Vec::new())
+    };
+    let name = file.display().to_string();
+    let capture = std::thread::spawn(vonic(&["capture", "a", "-w", &name, "--frames", "1000", "--seconds", "60"]));
+    wait_until("the capture", seconds(10), || std::fs::metadata(&file).is_ok_and(|file| file.len() > 0)).unwrap();
+    // Its answer comes behind the worker's beginning.
+    assert_eq!(vonic(&["conns"])(), 0);
+    let warm = ALLOCATOR.count();
+    traffic();
+    assert_eq!(ALLOCATOR.count() - warm, 0, "allocations of the worker while it captures");
+    assert_eq!(capture.join().unwrap(), 0);
+    assert_eq!(vonic_tests::capture::parse(&std::fs::read(&file).unwrap(), true).unwrap().frames.len(), 1000);
+}
+
 #[test]
 fn nothing_is_allocated_per_frame_once_warm() {
     isolate().unwrap();
@@ -260,6 +280,9 @@ fn nothing_is_allocated_per_frame_once_warm() {
     let warm = ALLOCATOR.count();
     open_and_reset(&mut a, gateway, port, 20_550..20_650);
     assert_eq!(ALLOCATOR.count() - warm, 0, "allocations of the worker for 100 connections, each told twice");
+
+    // Nor while somebody captures every frame.
+    captured(directory.path(), || traffic(&mut a, &mut b, &mut connection, &datagrams, 200));
 
     // What is not per frame may allocate, and is then seen: a list of connections.
     let socket = socket("api").display().to_string();

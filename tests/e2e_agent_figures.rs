@@ -1,7 +1,10 @@
 //! Are the agent's figures the guest's, and do they agree with the host's to the byte when no traffic is under way?
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use std::os::unix::net::UnixStream;
+
 use serde_json::Value;
+use vonic_tests::wire::{ask, metric};
 use vonic_tests::*;
 
 const BYTES: u64 = 16 << 20;
@@ -117,6 +120,17 @@ fn is_complete(vm: &Value, vmm: Vmm) {
     assert!(guest["memory"]["pressure"].is_null() || vmm != Vmm::Uml, "{guest}");
 }
 
+/// Prometheus sees what `vonic vm show` shows of the guest's word.
+fn is_told(bed: &Bed, name: &str, vm: &Value) {
+    let text = ask(UnixStream::connect(bed.socket("api")).unwrap(), "GET", "/v1/metrics").unwrap();
+    let told =
+        |of: &str, more: &str| metric(&text, &format!("vonic_guest_{of}{{vm=\"{name}\"{more},source=\"guest\"}}"));
+    assert_eq!(told("memory_bytes", ""), vm["guest"]["memory"]["total"].as_u64(), "{text}");
+    // It may have spoken again since, and by that sent more.
+    let sent = vm["guest"]["nic"]["guest_to_host"]["guest"]["frames"].as_u64();
+    assert!(sent > Some(0) && told("frames_total", ",direction=\"guest_to_host\"") >= sent, "{sent:?}: {text}");
+}
+
 #[test]
 fn figures_of_both_sides_agree_to_the_byte() {
     let bed = bed();
@@ -133,6 +147,7 @@ fn figures_of_both_sides_agree_to_the_byte() {
         load(&mut guest, &case, &server);
         let vm = agree(&bed, case.name);
         is_complete(&vm, case.vmm);
+        is_told(&bed, case.name, &vm);
         if case.ip4 != Ip4::None {
             assert!(counts(&vm)[1].iter().skip(1).step_by(2).all(|bytes| *bytes > 2 * BYTES), "{vm}");
         }
@@ -148,13 +163,14 @@ fn figures_of_both_sides_agree_to_the_byte() {
 #[test]
 fn the_package_has_the_agent_and_its_unit() {
     let directory = TempDir::new().unwrap();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-agent/package.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/package.sh");
     let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
         let output = std::process::Command::new(program).args(arguments).output().unwrap();
         assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_string()
     };
-    let package = run("sh", &[script.as_ref(), agent_program().unwrap().as_ref(), directory.path().as_ref()]);
+    let package =
+        run("sh", &[script.as_ref(), "agent".as_ref(), agent_program().unwrap().as_ref(), directory.path().as_ref()]);
     let field = |name: &str| run("dpkg-deb", &["-f".as_ref(), package.as_ref(), name.as_ref()]);
     assert_eq!((field("Package"), field("Depends")), ("vonic-agent".to_string(), String::new()));
     let root = directory.path().join("root");

@@ -15,8 +15,7 @@ fn resident(bed: &Bed) -> u64 {
 }
 
 fn descriptors(bed: &Bed) -> usize {
-    let engine = std::fs::read_to_string(bed.directory.path().join("run/engine.pid")).unwrap();
-    std::fs::read_dir(format!("/proc/{}/fd", engine.trim())).unwrap().count()
+    usage::settled_descriptors(bed.vonicd.engine().unwrap()).unwrap()
 }
 
 /// Runs one of the clients in the guest `a`; b's agent is heard all the time.

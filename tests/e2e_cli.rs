@@ -172,7 +172,7 @@ fn counters_are_shown() {
 fn check_tells_all_mistakes_at_once_and_where() {
     let directory = TempDir::new().unwrap();
     let path = |name: &str| directory.path().join("etc").join(name).display().to_string();
-    directory.write("etc/vonic.toml", "runtime_dir = \"/run/vonic\"\nworkers = 2\n").unwrap();
+    directory.write("etc/vonic.toml", "runtime_dir = \"/run/vonic\"\nworkers = 20\n").unwrap();
     directory.write("etc/vms.d/a.toml", "mac = \"52:54:00:00:00:02\"\nmtu = 100\n\ncolour = \"red\"\n").unwrap();
     directory.write("etc/vms.d/b.toml", "mac = \"01:54:00:00:00:02\"\naddress4 = \"203.0.113.1\"\n").unwrap();
     let good = "mac = \"52:54:00:00:00:05\"\naddress4 = \"192.0.2.5\"\n";

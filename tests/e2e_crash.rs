@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use vonic_tests::churn::{Load, Scene, config, start_guest};
-use vonic_tests::crash::{Killer, Manner, POINTS, Random, TAKEOVER_POINTS, seed};
+use vonic_tests::crash::{Killer, Manner, POINTS, Random, TAKEOVER_POINTS, WORKERS_POINTS, seed};
 use vonic_tests::mock::{MockConfig, MockFrontend, code, handshake};
 use vonic_tests::*;
 
@@ -288,7 +288,7 @@ fn handshake_with_death(bed: &Bed, killer: &Killer, last: usize) -> bool {
 /// What is released has nothing of all this.
 #[test]
 fn a_build_for_others_has_no_crash_points() {
-    let points = POINTS.iter().chain(TAKEOVER_POINTS).map(|(name, _)| *name);
+    let points = POINTS.iter().chain(TAKEOVER_POINTS).chain(WORKERS_POINTS).map(|(name, _)| *name);
     let names: BTreeSet<&str> = points.chain(["VONIC_CRASH", "single-read", "crash point"]).collect();
     let list = names.iter().copied().collect::<Vec<_>>().join("\n");
     let found = |crash_points| {
@@ -303,7 +303,8 @@ fn a_build_for_others_has_no_crash_points() {
 /// Every labelled point of the source is one of those at which engines end here.
 #[test]
 fn every_labelled_point_is_tried() {
-    let tried: BTreeSet<&str> = POINTS.iter().chain(TAKEOVER_POINTS).map(|(name, _)| *name).collect();
+    let all = POINTS.iter().chain(TAKEOVER_POINTS).chain(WORKERS_POINTS);
+    let tried: BTreeSet<&str> = all.map(|(name, _)| *name).collect();
     let backend = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("backend");
     let mut labelled = BTreeSet::new();
     let mut folders = vec![backend];

@@ -4,17 +4,14 @@
 //! receive ring. A ring that is larger than its circle can never be full: whatever is lost then, vonic lost.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use vonic_tests::testpmd::{BURST, Testpmd};
 use vonic_tests::*;
 
 const VMS: [&str; 2] = ["fe0", "fe1"];
-/// Frames of one of testpmd's bursts.
-const BURST: u64 = 32;
 
 /// One run of testpmd.
 #[derive(Debug, Clone, Copy)]
@@ -50,23 +47,13 @@ fn config(case: &Case) -> TestConfig {
 }
 
 fn testpmd(bed: &Bed, case: &Case) -> Process {
-    let inside = |path: &Path| bed.directory.lab_path(path).unwrap().display().to_string();
-    let commands = bed.directory.write("commands", format!("start tx_first {}\n", case.bursts)).unwrap();
-    let mut command = Command::new("dpdk-testpmd");
-    command.args("-l 0,1 --main-lcore 0 --no-huge -m 1024 --no-pci --in-memory --no-telemetry".split(' '));
-    for (number, name) in VMS.into_iter().enumerate() {
-        let socket = inside(&bed.socket(name));
-        let (ring, options) = (case.ring, case.options);
-        let device = format!(
-            "net_virtio_user{number},path={socket},queue_size={ring},mac=02:00:00:00:00:{number:02x},{options}"
-        );
-        command.arg("--vdev").arg(device);
-    }
-    command.args("-- --nb-cores=1 --forward-mode=io --total-num-mbufs=65536 --stats-period=1".split(' '));
-    command.args(["--eth-peer=0,02:00:00:00:00:01", "--eth-peer=1,02:00:00:00:00:00"]);
-    command.args([format!("--rxd={}", case.ring), format!("--txd={}", case.ring)]);
-    command.arg(format!("--cmdline-file={}", inside(&commands)));
-    bed.lab.start("testpmd", &bed.directory, &mut command).unwrap()
+    let config = Testpmd {
+        device: case.options.to_string(),
+        ring: case.ring,
+        commands: format!("start tx_first {}\n", case.bursts),
+        ..Testpmd::new(VMS.map(|name| bed.socket(name)))
+    };
+    config.start(&bed.lab, &bed.directory).unwrap()
 }
 
 fn frames(stats: &Value, vm: usize, way: &str) -> u64 {

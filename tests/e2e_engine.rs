@@ -287,7 +287,8 @@ fn the_header_names_whom_the_worker_is_at_work_for() {
     let mut poisoned = Poisoned::start();
     let numbers = ["a", "b"].map(vm_number);
     let header = poisoned.checkpoint.header();
-    wait_until("rest", seconds(5), || header.working_on(0).is_none()).unwrap();
+    let whom = || (0..header.workers()).find_map(|worker| header.working_on(worker));
+    wait_until("rest", seconds(5), || whom().is_none()).unwrap();
     for (at, other) in [(0, 1), (1, 0)] {
         let guest = if at == 0 { &mut poisoned.a } else { &mut poisoned.b };
         let frame = frames::arp_request(2 + at as u8, frames::ip4(1));
@@ -297,7 +298,7 @@ fn the_header_names_whom_the_worker_is_at_work_for() {
             }
             guest.mock.notify_on(0)?;
             let until = Instant::now() + Duration::from_millis(2);
-            let seen = std::iter::from_fn(|| (Instant::now() < until).then(|| header.working_on(0)));
+            let seen = std::iter::from_fn(|| (Instant::now() < until).then(whom));
             let seen: Vec<u64> = seen.flatten().collect();
             assert!(!seen.contains(&numbers[other]));
             while guest.mock.wait_used(GUEST_TO_HOST, Duration::from_millis(20))?.is_some() {}
@@ -305,7 +306,7 @@ fn the_header_names_whom_the_worker_is_at_work_for() {
             Ok(seen.first().copied())
         })
         .unwrap();
-        wait_until("rest", seconds(5), || header.working_on(0).is_none()).unwrap();
+        wait_until("rest", seconds(5), || whom().is_none()).unwrap();
     }
     poisoned.bed.vonicd.stop().unwrap();
 }

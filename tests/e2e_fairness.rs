@@ -1,4 +1,5 @@
-//! One guest with two thousand connections that all have something for it: does its neighbour's own connection wait for them?
+//! One guest with two thousand connections that all have something for it: does its neighbour's own connection wait for them? And one that
+//! floods the switch: what is left to the others?
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::HashMap;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vonic_tests::flood::{Load, Neighbours};
 use vonic_tests::frames::Tcp;
 use vonic_tests::mock::{MockConfig, feature};
 use vonic_tests::wire::{Conn, HOST, HandGuest, accept, listen, ramp};
@@ -108,4 +110,26 @@ fn a_neighbour_of_two_thousand_busy_connections_is_answered_soon() {
     drop((streams, calm));
     bed.vonicd.stop().unwrap();
     echo.join().unwrap();
+}
+
+/// Frames a second of a flood: much, and less than a worker without optimisation can look at.
+const FLOOD: u64 = 20_000;
+/// Pairs of runs, in most of which others may disturb one of the two.
+const PAIRS: usize = 8;
+
+/// The same processor time is taken from everybody in both runs; in one of them by somebody who sends nothing.
+#[test]
+fn a_flood_leaves_nine_tenths_to_its_neighbours() {
+    let mut neighbours = Neighbours::start().unwrap();
+    let mut pair = || {
+        let flooded = neighbours.beside(Load::Frames(FLOOD), Duration::from_millis(300)).unwrap();
+        let burnt = neighbours.beside(Load::Burnt(flooded.share), Duration::from_millis(300)).unwrap();
+        assert!(flooded.sent > 0.2 * FLOOD as f64, "that is no flood: {flooded:?}");
+        flooded.rate / burnt.rate
+    };
+    let ratios: Vec<f64> = (0..PAIRS).map(|_| pair()).collect();
+    let best = ratios.iter().copied().fold(0.0, f64::max);
+    assert!(best >= 0.9, "{ratios:?} of what they have without the flood");
+    let dropped = neighbours.bed().vonicd.drops("flooder", "unknown_destination").unwrap();
+    assert!(dropped > 0, "the flood was not for nobody");
 }

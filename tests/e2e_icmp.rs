@@ -168,7 +168,7 @@ fn expect_reply(guest: &mut HandGuest, echo: &Echo, data: &[u8]) {
 
 /// Open descriptors of vonicd's two processes, which share one table.
 fn descriptors(bed: &mut Bed) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", bed.vonicd.process().pid())).unwrap().count()
+    usage::settled_descriptors(bed.vonicd.process().pid()).unwrap()
 }
 
 fn by_hand(more: &str) -> (World, HandGuest) {

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use vonic_tests::frames::{self, ip4, mac};
-use vonic_tests::mock::{GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, VnetHeader, feature};
+use vonic_tests::fleet::Fleet;
+use vonic_tests::mock::{GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, feature};
 use vonic_tests::*;
 
 const PORTS: usize = 64;
@@ -25,89 +25,40 @@ const THREADS_A_PORT: usize = 2;
 /// and worker; two memory files, each held by journal and daemon; two connections and the daemon's own.
 const DESCRIPTORS_A_PORT: usize = 24;
 
-struct Fleet {
-    mocks: Vec<MockFrontend>,
-    bed: Bed,
-    master: u32,
-    engine: u32,
+/// Private_Dirty of master and engine together, for each port.
+const BYTES_A_PORT: u64 = 1 << 20;
+
+/// Nothing happens: nothing is spent.
+fn idles(fleet: &Fleet, when: &str) {
+    let spent = fleet.idle(WINDOW).unwrap();
+    assert!(spent < IDLE, "{spent:?} of {WINDOW:?} were spent {when}");
 }
 
-fn number(place: usize) -> u8 {
-    2 + place as u8
+/// Each port sends to its neighbour; it costs something, so the account is no blank.
+fn burst(fleet: &mut Fleet) {
+    let before = fleet.taken().unwrap();
+    fleet.burst().unwrap();
+    assert!(fleet.taken().unwrap() > before, "2,048 frames cost nothing?");
 }
 
-fn name(place: usize) -> String {
-    format!("vm{place}")
-}
-
-impl Fleet {
-    /// Port `i` acknowledges `features[i % 2]`.
-    fn start(features: [u64; 2]) -> Fleet {
-        let places = 0..PORTS;
-        let config = places.clone().fold(TestConfig::default(), |config, at| config.vm(&name(at), number(at), ""));
-        let mut bed = Bed::start(&config).unwrap();
-        let (master, engine) = (bed.vonicd.process().pid(), bed.vonicd.engine().unwrap());
-        let start = |at: usize| bed.mock(&name(at), MockConfig { features: features[at % 2], ..MockConfig::default() });
-        let mocks = places.map(|at| start(at).unwrap()).collect();
-        Fleet { mocks, bed, master, engine }
-    }
-
-    /// Processor time of both processes so far.
-    fn taken(&self) -> Duration {
-        usage::processor_time(self.master).unwrap() + usage::processor_time(self.engine).unwrap()
-    }
-
-    /// Nothing happens: nothing is spent.
-    fn idles(&self, when: &str) {
-        thread::sleep(Duration::from_millis(500));
-        let before = self.taken();
-        thread::sleep(WINDOW);
-        let spent = self.taken() - before;
-        assert!(spent < IDLE, "{spent:?} of {WINDOW:?} were spent {when}");
-    }
-
-    /// Each port sends to its neighbour and hears from the other; it costs something, so the account is no blank.
-    fn burst(&mut self) {
-        let before = self.taken();
-        for round in 0..32 {
-            for from in 0..PORTS {
-                self.send(from, (from + 1) % PORTS, &[round, from as u8]);
-            }
-        }
-        assert!(self.taken() > before, "2,048 frames cost nothing?");
-    }
-
-    /// On a busy machine a single wake may be late: the median of five, the first of them after seconds of sleep.
-    fn wakes(&mut self) {
-        let wake = |round: u8| {
-            let took = self.send(0, PORTS - 1, &[round; 100]);
-            thread::sleep(Duration::from_millis(100));
-            took
-        };
-        let mut times: Vec<Duration> = (0..5).map(wake).collect();
-        times.sort();
-        assert!(times[2] < WAKE, "{times:?}");
-    }
-
-    /// A frame from port `from` to port `to`; the time until it is there.
-    fn send(&mut self, from: usize, to: usize, text: &[u8]) -> Duration {
-        let (sender, receiver) = (number(from), number(to));
-        let frame = frames::ping((mac(sender), mac(receiver)), ip4(sender), ip4(receiver), 1, text);
-        let began = Instant::now();
-        assert_eq!(self.mocks[from].send_frame(&VnetHeader::default(), &frame).unwrap(), 0);
-        let got = self.mocks[to].receive_frame(seconds(5)).unwrap().unwrap().1;
-        let took = began.elapsed();
-        assert_eq!(got, frame, "{from} to {to}");
+/// On a busy machine a single wake may be late: the median of five, the first of them after seconds of sleep.
+fn wakes(fleet: &mut Fleet) {
+    let wake = |round: u8| {
+        let took = fleet.send(0, PORTS - 1, &[round; 100]).unwrap();
+        thread::sleep(Duration::from_millis(100));
         took
-    }
+    };
+    let mut times: Vec<Duration> = (0..5).map(wake).collect();
+    times.sort();
+    assert!(times[2] < WAKE, "{times:?}");
 }
 
 fn idle(features: [u64; 2]) {
-    let mut fleet = Fleet::start(features);
-    fleet.idles("by fresh ports");
-    fleet.burst();
-    fleet.idles("after traffic");
-    fleet.wakes();
+    let mut fleet = Fleet::start(PORTS, features).unwrap();
+    idles(&fleet, "by fresh ports");
+    burst(&mut fleet);
+    idles(&fleet, "after traffic");
+    wakes(&mut fleet);
     fleet.bed.vonicd.stop().unwrap();
 }
 
@@ -128,8 +79,10 @@ fn one_port_in_two_with_event_indices_is_no_different() {
 
 #[test]
 fn ports_hold_a_bounded_share_and_give_it_back() {
-    let mut fleet = Fleet::start([feature::ALL; 2]);
-    fleet.burst();
+    let mut fleet = Fleet::start(PORTS, [feature::ALL; 2]).unwrap();
+    burst(&mut fleet);
+    let each = fleet.memory().unwrap() / PORTS as u64;
+    assert!(each < BYTES_A_PORT, "{each} bytes of memory for each port");
     let dirty = usage::private_dirty(fleet.master).unwrap();
     assert!(dirty < MASTER_BYTES, "{dirty} bytes of the master are its own");
     assert_eq!(usage::threads(fleet.master).unwrap().len(), 1);

@@ -93,42 +93,92 @@ fn check_established(burst: &Burst, opened: Duration) -> BTreeSet<String> {
     told.into_values().map(|(_, id)| id).collect()
 }
 
-/// How many lines of what the agent has printed have that in them, or how many such texts there are.
-fn count(guest: &mut Guest, command: &str) -> usize {
-    guest.must(command, seconds(20)).unwrap().trim().parse().unwrap()
+/// What puts another engine in the place of the one that tells.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Kill,
+    Restart,
+    Upgrade,
 }
 
-/// The agent is told of each of the guest's connections, and goes on where the engine is another one.
+fn change(bed: &mut Bed, by: Change) {
+    match by {
+        Change::Kill => {
+            let old = bed.vonicd.engine().unwrap();
+            assert!(std::process::Command::new("kill").args(["-9", &old.to_string()]).status().unwrap().success());
+        }
+        Change::Restart => drop(bed.vonicd.vonic(&["engine", "restart", "--json"]).unwrap()),
+        Change::Upgrade => {
+            let newer = Vonicd::copy(&bed.directory).unwrap();
+            bed.vonicd.upgrade(&newer).unwrap();
+        }
+    }
+}
+
+/// The agent is told of each of the guest's connections, and goes on where the engine is another one: it hears that this is so, asks for the
+/// list, and knows every connection that is there, those too that had begun before.
 #[test]
-fn an_agent_is_told_of_each_connection_over_the_engines_death() {
-    const COUNT: usize = 300;
-    let bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
+fn an_agent_is_told_of_each_connection_whatever_becomes_of_the_engine() {
+    const COUNT: usize = 200;
+    const HELD: usize = 40;
+    let mut bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
     let programs = vec![agent_program().unwrap()];
     let config = GuestConfig { programs, ..GuestConfig::new("a", 2, &bed.socket("a")) };
     let mut guest = bed.start_configured(&config).unwrap();
     guest.wait_ready().unwrap();
     let server = bed.server().unwrap();
-    guest.must("touch /run/told", seconds(5)).unwrap();
-    guest.spawn("vonic-agent connections --follow --json --batch 50 --delay 100 > /run/told").unwrap();
-    for round in 1..=2 {
-        // The list comes behind the news that it is wanted.
-        let began = "awk '/\"connections\":/ {n++} END {print n+0}' /run/told";
-        wait_until("the beginning", seconds(30), || count(&mut guest, began) == round).unwrap();
-        let port = server.address().port();
+    let port = server.address().port();
+    let mut echo = std::process::Command::new(peer_program().unwrap());
+    let log = bed.directory.path().join("echo.log");
+    let echo = Process::start("echo", echo.args(["echo", "127.0.0.1:7009"]), None, &log).unwrap();
+    wait_until("the echo", seconds(10), || echo.log().contains("listening")).unwrap();
+    let held = guest.spawn(&format!("vonic-peer hold 192.0.2.1:7009 {HELD} /run/end")).unwrap();
+    held.wait_output(&mut guest, "open", seconds(30)).unwrap();
+    let mut follower = Follower::start(&mut guest).unwrap();
+    let (mut names, mut epochs) = (None, BTreeSet::new());
+    for by in [Some(Change::Kill), Some(Change::Restart), Some(Change::Upgrade), None] {
+        follower.wait_begun(&mut guest).unwrap();
         guest.must(&format!("vonic-peer connections 192.0.2.1:{port} {COUNT}"), seconds(60)).unwrap();
+        let told = follower.wait_closed(&mut guest, port, COUNT).unwrap();
         for event in ["established", "closed"] {
-            let command = format!("grep -o '\"event\":\"{event}\"' /run/told | wc -l");
-            wait_until("event for each", seconds(20), || count(&mut guest, &command) >= COUNT * round).unwrap();
-            assert_eq!(count(&mut guest, &command), COUNT * round);
+            assert_eq!(
+                (told.events(port, event).len(), told.count(port, event)),
+                (COUNT, COUNT),
+                "{event} before {by:?}"
+            );
         }
-        if round == 1 {
-            let old = bed.vonicd.engine().unwrap();
-            assert!(std::process::Command::new("kill").args(["-9", &old.to_string()]).status().unwrap().success());
-        }
+        assert!(told.batches < COUNT, "{} batches for {} events", told.batches, told.events.len());
+        // Those that were there before are all that are left, by the names that they had.
+        let open = told.open(7009);
+        assert_eq!((open.len(), told.open(port).len()), (HELD, 0), "before {by:?}");
+        assert_eq!(names.get_or_insert(open.clone()), &open, "before {by:?}");
+        assert!(epochs.insert(told.epoch), "the epoch is another one");
+        by.into_iter().for_each(|by| change(&mut bed, by));
     }
-    let twice = "grep -o '\"id\":\"[0-9a-f]*\",\"event\":\"[a-z]*\"' /run/told | sort | uniq -d | wc -l";
-    assert_eq!(count(&mut guest, twice), 0);
-    assert_eq!(count(&mut guest, "awk '/\"missed\":[1-9]/ {n++} END {print n+0}' /run/told"), 0);
-    let batches = count(&mut guest, "awk '/\"events\":\\[\\{/ {n++} END {print n+0}' /run/told");
-    assert!(batches < 2 * COUNT, "{batches} batches for {} events", 4 * COUNT);
+    guest.must("touch /run/end", seconds(10)).unwrap();
+    assert_eq!(held.wait(&mut guest, seconds(60)).unwrap().status, 0);
+    let told = follower.wait_closed(&mut guest, 7009, HELD).unwrap();
+    assert_eq!((told.count(7009, "closed"), told.open(7009).len()), (HELD, 0));
+}
+
+/// Whoever asks for the list right behind an engine's death gets all of it.
+#[test]
+fn the_list_behind_an_engines_death_is_whole() {
+    const COUNT: usize = 3000;
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, Burst::LIMITS)).unwrap();
+    let (listener, port) = wire::listen().unwrap();
+    let mut burst = Burst::start(&bed, "a", 2, "batch=1000").unwrap();
+    let accepting =
+        std::thread::spawn(move || (0..COUNT).map(|_| wire::accept(&listener).unwrap()).collect::<Vec<_>>());
+    burst.open(COUNT, port).unwrap();
+    let _far = accepting.join().unwrap();
+    let to = format!("192.0.2.1:{port}");
+    for _ in 0..3 {
+        let old = bed.vonicd.engine().unwrap();
+        assert!(std::process::Command::new("kill").args(["-9", &old.to_string()]).status().unwrap().success());
+        let rows = wait_for("the list", seconds(20), || Ok(bed.vonicd.vonic(&["conns", "--json"]).ok())).unwrap();
+        let rows = rows.as_array().unwrap().iter();
+        assert_eq!(rows.filter(|row| row["remote"] == to.as_str()).count(), COUNT);
+        wait_until("another engine", seconds(10), || bed.vonicd.engine().is_ok_and(|engine| engine != old)).unwrap();
+    }
 }

@@ -149,6 +149,27 @@ fn another_user_is_kept_out() {
     bed.vonicd.stop().unwrap();
 }
 
+/// A VM is not put where its file cannot be written, and nothing of it is there.
+#[test]
+fn a_folder_that_cannot_be_written_is_told_and_nothing_is_changed() {
+    let (bed, _outside) = start(&TestConfig::default().vm("a", 2, ""));
+    let file = bed.directory.write("b.toml", "mac = \"52:54:00:00:00:03\"\n").unwrap().display().to_string();
+    let folder = bed.vonicd.config_dir().join("vms.d");
+    std::os::unix::fs::chown(&folder, Some(0), Some(0)).unwrap();
+    for arguments in [&["vm", "add", file.as_str()][..], &["vm", "rm", "a"]] {
+        let output = bed.vonicd.vonic_as(USER, arguments).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let told = said.contains("vms.d cannot be written: Permission denied") && said.contains("ReadWritePaths=");
+        assert!(!output.status.success() && told, "{said}");
+    }
+    assert_eq!(show(&bed)["name"], "a");
+    std::os::unix::fs::chown(&folder, Some(USER), Some(USER)).unwrap();
+    let output = bed.vonicd.vonic_as(USER, &["vm", "add", &file]).unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "added: b\nunchanged: 1\n");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    bed.vonicd.stop().unwrap();
+}
+
 /// Without a word about it in the configuration, an ordinary user hears what to write.
 #[test]
 fn a_directory_that_cannot_be_written_comes_with_one_that_can() {

@@ -79,6 +79,10 @@ impl Town {
         members.iter_mut().for_each(|member| member.wait_ready().unwrap());
         let mut town =
             Town { members, gateway, given: vec![0; 8], sent: vec![0; 8], dropped: vec![BTreeMap::new(); 8], bed };
+        // Real guests hear the groups that they ask for, and these are to hear all.
+        for guest in town.members.iter_mut().filter_map(|member| member.guest()) {
+            guest.must("ip link set eth0 allmulticast on 2>/dev/null || ifconfig eth0 allmulti", seconds(10)).unwrap();
+        }
         for at in 0..8 {
             // The gateway's first advertisement comes with the buffers: it is heard before the counting begins.
             wait_until("a quiet member", seconds(20), || {

@@ -1,4 +1,5 @@
-//! Thirty reloads while four guests' streams run: VMs come, change and go, files are spoilt for a moment. Do the streams notice?
+//! Thirty reloads while four guests' streams run: VMs come, change and go, by files and by the API, and files are spoilt for a moment. Do
+//! the streams notice? VONIC_LONG=1 has a hundred of them.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
@@ -8,7 +9,10 @@ use serde_json::Value;
 use vonic_tests::mock::{MockConfig, MockFrontend};
 use vonic_tests::*;
 
-const RELOADS: u64 = 30;
+fn reloads() -> u64 {
+    if std::env::var_os("VONIC_LONG").is_some() { 100 } else { 30 }
+}
+
 /// The same changes in every run.
 const SEED: u64 = 0x0005_eed0_f1e5;
 /// Bytes of one stream, each way. Several reloads fall into each.
@@ -180,6 +184,14 @@ impl Service {
         *self.kinds.entry(kind).or_default() += 1;
     }
 
+    /// The same by the API, which is in force when it is answered.
+    fn put(&mut self, name: &str, text: &str) {
+        let file = self.bed.directory.write("new.toml", text).unwrap().display().to_string();
+        let report = self.bed.vonicd.vonic(&["vm", "add", &file, "--name", name, "--json"]).unwrap();
+        assert_eq!((&report["changed"], &report["errors"]), (&serde_json::json!([name]), &serde_json::json!([])));
+        self.note("put");
+    }
+
     /// One change, one reload, and the state after it.
     fn round(&mut self, round: u64) {
         let by_signal = round % 3 == 2;
@@ -214,9 +226,13 @@ impl Service {
         // A streamer's own file changes too, in what needs no other device.
         let (name, number) = STREAMERS[self.random.below(3)];
         let text = &TestConfig::default().vm(name, number, &format!("labels = {{ round = \"{round}\" }}")).vms[name];
-        self.write(name, text);
-        changed.push(name.to_string());
-        changed.sort();
+        if round % 3 == 1 {
+            self.put(name, text);
+        } else {
+            self.write(name, text);
+            changed.push(name.to_string());
+            changed.sort();
+        }
         if let Some(report) = self.reload(by_signal) {
             let [of_added, of_changed, of_removed] = [&added, &changed, &removed].map(|names| serde_json::json!(names));
             assert_eq!(
@@ -269,7 +285,7 @@ fn rounds(output: &str) -> u32 {
 }
 
 #[test]
-fn streams_run_on_through_thirty_reloads() {
+fn streams_run_on_through_reloads() {
     let mut service = Service::start();
     let mut host = service.bed.server().unwrap();
     let mut guests = STREAMERS.map(|(name, number)| service.bed.start_guest(name, number, Vmm::Uml).unwrap());
@@ -289,14 +305,14 @@ fn streams_run_on_through_thirty_reloads() {
     let log = service.bed.directory.path().join("streams.log");
     let mut of_host = Process::start("streams", Command::new("sh").args(["-c", &of_host]), None, &log).unwrap();
 
-    for round in 0..RELOADS {
+    for round in 0..reloads() {
         service.round(round);
         assert!(of_host.ended().is_none(), "the host's stream ended in round {round}: {}", of_host.log());
     }
 
     let kinds = &service.kinds;
     assert!(
-        kinds.len() == 4 && kinds.values().all(|count| *count >= 2),
+        kinds.len() == 5 && kinds.values().all(|count| *count >= 2),
         "the seed leaves a kind of round out: {kinds:?}"
     );
 
@@ -309,8 +325,11 @@ fn streams_run_on_through_thirty_reloads() {
     let status = of_host.wait(seconds(120)).unwrap();
     assert!(status.success() && rounds(&of_host.log()) > 0, "{}", of_host.log());
     assert!(host.report(seconds(10)).unwrap()["error"].is_null());
+    let log = service.bed.vonicd.log();
     for (name, _) in STREAMERS {
         assert_eq!(service.bed.vonicd.vm(name).unwrap()["tcp"]["reset"], 0, "{name}");
+        assert_eq!(log.matches(&format!("{name}: VMM connected")).count(), 1, "{name} has connected again");
+        assert!(!log.contains(&format!("{name}: VMM disconnected")), "{name}");
     }
     drop(guests);
     service.bed.vonicd.stop().unwrap();

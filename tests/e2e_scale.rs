@@ -74,14 +74,10 @@ impl Stage {
         Stage { guest, echo, address, engine, bed }
     }
 
-    /// What the engine has. A connection to its API that is being closed does not count: the fewest descriptors of a while.
+    /// What the engine has.
     fn holdings(&self) -> Holdings {
         let memory = usage::private_dirty(self.engine).unwrap();
-        let looks = (0..10).map(|_| {
-            thread::sleep(Duration::from_millis(20));
-            usage::descriptors(self.engine).unwrap()
-        });
-        Holdings { memory, descriptors: looks.min().unwrap_or_default() }
+        Holdings { memory, descriptors: usage::settled_descriptors(self.engine).unwrap() }
     }
 
     /// Processor time that the engine spends in `time`, once the last answers of its API and to its guest are out.

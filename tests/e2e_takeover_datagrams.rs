@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use vonic_tests::datagram::{Datagram, UdpGuest};
 use vonic_tests::frames::{self, ip4, mac};
@@ -113,7 +114,17 @@ fn flows_keep_their_ports_and_what_waits_in_them() {
         assert_eq!(open(&bed, "a"), 4);
         // What one engine leaves, the next one has once.
         let now = || usage::descriptors(master).unwrap();
-        let before = *descriptors.get_or_insert_with(now);
+        // What nobody waits for is closed a tenth of a second later.
+        let settled = || {
+            let mut last = 0;
+            wait_until("no news of descriptors", seconds(10), || {
+                std::thread::sleep(Duration::from_millis(300));
+                now() == std::mem::replace(&mut last, now())
+            })
+            .unwrap();
+            last
+        };
+        let before = *descriptors.get_or_insert_with(settled);
         wait_until("as many descriptors as before", seconds(5), || now() == before).unwrap();
     }
     // What ends is forgotten: no record keeps its socket open.

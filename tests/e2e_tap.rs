@@ -2,30 +2,8 @@
 //! families, with every offload and with none?
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use vonic_tests::lan::{self, Host, servers, settle};
+use vonic_tests::lan::{self, PLAIN, nothing_was_copied, servers, settle, streams};
 use vonic_tests::*;
-
-const PLAIN: &str =
-    "features = { csum = false, guest_csum = false, tso = false, guest_tso = false, mrg_rxbuf = false }\n";
-
-/// Of what went between guests and machines vonic has copied nothing, on whatever path.
-fn nothing_was_copied(bed: &Bed) {
-    for path in ["guest_to_uplink", "uplink_to_guest", "guest_to_host", "host_to_guest", "service"] {
-        assert_eq!(bed.vonicd.copied(path).unwrap(), 0, "{path}");
-    }
-}
-
-/// Streams of `bytes` both ways between a guest and a machine, opened by each, in both families; the server of the machine runs.
-fn streams(bed: &Bed, host: &Host, guest: &mut Guest, number: u8, bytes: u32) {
-    for server in servers(host.number) {
-        guest.must(&format!("vonic-peer both {server} {bytes} 1 2"), seconds(120)).unwrap();
-    }
-    for server in servers(number) {
-        let words = ["both", &server, &bytes.to_string(), "2", "2"];
-        let done = peer(&words, Some(&host.netns), bed.directory.path(), seconds(120)).unwrap();
-        assert_eq!(done["ok"], true, "{done}");
-    }
-}
 
 /// Streams between two guests; of IPv6, whose large frames the switch does not cut yet, an echo.
 fn between(from: &mut Guest, to: u8, bytes: u32) {
@@ -42,17 +20,17 @@ fn everybody_talks(mtu: u16, vm: &str, device: Option<&str>) -> (Bed, f64) {
     settle(&mut a, 2).unwrap();
     settle(&mut b, 3).unwrap();
     let _server = PeerServer::start("host", bed.directory.path(), "[::]:7", Some(&hosts[0].netns)).unwrap();
-    streams(&bed, &hosts[0], &mut a, 2, 20_000_003);
+    streams(&bed, &hosts[0], &mut a, 2, 20_000_003).unwrap();
     let sent = &bed.vonicd.vm("a").unwrap()["host_to_guest"];
     let mean = sent["bytes"].as_f64().unwrap() / sent["frames"].as_f64().unwrap();
-    streams(&bed, &hosts[0], &mut b, 3, 5_000_011);
-    nothing_was_copied(&bed);
+    streams(&bed, &hosts[0], &mut b, 3, 5_000_011).unwrap();
+    nothing_was_copied(&bed).unwrap();
     // But for the guests' questions to everybody, which the other guest hears too.
     assert!(bed.vonicd.copied("guest_to_guest").unwrap() < 10_000);
     between(&mut a, 3, 3_000_017);
     // Of what guests of one vonicd say to each other the bridge sees nothing, and vonic copies it once.
     assert!(bed.vonicd.copied("guest_to_guest").unwrap() > 12_000_000);
-    nothing_was_copied(&bed);
+    nothing_was_copied(&bed).unwrap();
     for reason in ["spoofed_mac", "bad_vnet_header", "oversized", "uplink_down", "uplink_full", "unknown_destination"] {
         assert_eq!(bed.vonicd.drops("a", reason).unwrap() + bed.vonicd.drops("b", reason).unwrap(), 0, "{reason}");
     }

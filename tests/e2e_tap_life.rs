@@ -1,35 +1,15 @@
 //! Bridges, taps and VMs come and go: does a network without its bridge say so, find it again, and leave the others alone?
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use vonic_tests::frames::{self, Mac, ip4, mac};
-use vonic_tests::lan::{self, BRIDGE, Host, bridged};
+use vonic_tests::lan::{self, BRIDGE, Host, bridged, reaches, uplink, wait_reaches};
 use vonic_tests::mock::{MockConfig, MockFrontend, VnetHeader};
 use vonic_tests::*;
 
 /// Whether the kernel has an interface of this name in the test's namespace.
 fn has_link(name: &str) -> bool {
     ip(&format!("link show dev {name}")).is_ok()
-}
-
-/// `vonic vm show`'s uplink.
-fn uplink(bed: &Bed, vm: &str) -> Value {
-    bed.vonicd.vm(vm).unwrap()["uplink"].clone()
-}
-
-/// Whether a machine's neighbour table, asked for anew, finds VM `number` behind `mock`, and the answer comes back.
-fn reaches(mock: &mut MockFrontend, number: u8, host: &Host) -> bool {
-    let address = ip4(host.number);
-    mock.send_frame(&VnetHeader::default(), &frames::arp_request(number, address)).unwrap();
-    let is_answer = |frame: &[u8]| frames::arp_answer(frame, address).is_some();
-    mock.expect_frame("answer", Duration::from_millis(500), is_answer)
-        .is_ok_and(|(_, frame)| frames::arp_answer(&frame, address) == Some(mac(host.number)))
-}
-
-fn wait_reaches(mock: &mut MockFrontend, number: u8, host: &Host) {
-    wait_until("the machine's answer", seconds(10), || reaches(mock, number, host)).unwrap();
 }
 
 fn count(text: &str, words: &str) -> usize {
@@ -41,12 +21,15 @@ fn a_bridge_that_goes_and_comes_again_is_found_again() {
     let (bed, hosts) = lan::start(1500, "", "").unwrap();
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
     let mut b = bed.mock("b", MockConfig::default()).unwrap();
-    wait_reaches(&mut a, 2, &hosts[0]);
-    assert_eq!(uplink(&bed, "a"), json!({ "kind": "tap:br0", "interface": "vonic-a", "error": null }));
+    wait_reaches(&mut a, 2, &hosts[0]).unwrap();
+    assert_eq!(
+        uplink(&bed, "a").unwrap(),
+        json!({ "kind": "tap:br0", "interface": "vonic-a", "error": null, "warnings": [] })
+    );
     for round in 1..=2 {
         ip(&format!("link del {BRIDGE}")).unwrap();
         wait_until("the error", seconds(5), || {
-            uplink(&bed, "a")["error"]
+            uplink(&bed, "a").unwrap()["error"]
                 .as_str()
                 .is_some_and(|error| error.contains("make it (ip link add br0 type bridge"))
         })
@@ -61,9 +44,9 @@ fn a_bridge_that_goes_and_comes_again_is_found_again() {
             .unwrap();
         lan::bridge(1500).unwrap();
         hosts.iter().for_each(|host| host.plug().unwrap());
-        wait_reaches(&mut a, 2, &hosts[0]);
-        wait_reaches(&mut b, 3, &hosts[1]);
-        assert_eq!(uplink(&bed, "a")["error"], Value::Null);
+        wait_reaches(&mut a, 2, &hosts[0]).unwrap();
+        wait_reaches(&mut b, 3, &hosts[1]).unwrap();
+        assert_eq!(uplink(&bed, "a").unwrap()["error"], Value::Null);
         assert_eq!(count(&bed.vonicd.log(), "degraded, and tried again"), round, "once each time");
         assert_eq!(count(&bed.vonicd.log(), "its bridge is reached again"), round);
     }
@@ -75,13 +58,15 @@ fn a_bridge_that_goes_and_comes_again_is_found_again() {
 fn a_tap_that_is_deleted_or_moved_is_made_right_again() {
     let (bed, hosts) = lan::start(1500, "", "").unwrap();
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
-    wait_reaches(&mut a, 2, &hosts[0]);
+    wait_reaches(&mut a, 2, &hosts[0]).unwrap();
     for change in ["link del vonic-a", "link set vonic-a nomaster", "link set vonic-a down"] {
         ip(change).unwrap();
-        wait_until(change, seconds(10), || reaches(&mut a, 2, &hosts[0]) && uplink(&bed, "a")["error"] == Value::Null)
-            .unwrap();
+        wait_until(change, seconds(10), || {
+            reaches(&mut a, 2, &hosts[0]) && uplink(&bed, "a").unwrap()["error"] == Value::Null
+        })
+        .unwrap();
     }
-    assert_eq!(uplink(&bed, "a")["interface"], "vonic-a");
+    assert_eq!(uplink(&bed, "a").unwrap()["interface"], "vonic-a");
 }
 
 /// What `ip -d` says of an interface.
@@ -110,18 +95,19 @@ fn a_bridge_may_come_after_vonicd() {
     isolate().unwrap();
     let config = bridged().vm("a", 2, "").vm("with-a-long-name", 3, "");
     let bed = Bed::start_here(&config).unwrap();
-    assert!(uplink(&bed, "a")["error"].as_str().unwrap().starts_with("there is no bridge 'br0': make it"));
+    assert!(uplink(&bed, "a").unwrap()["error"].as_str().unwrap().starts_with("there is no bridge 'br0': make it"));
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
     ip(&format!("link add {BRIDGE} type veth peer name other")).unwrap();
-    let is_no_bridge =
-        || uplink(&bed, "a")["error"].as_str().is_some_and(|error| error.contains("'br0' is no bridge (veth)"));
+    let is_no_bridge = || {
+        uplink(&bed, "a").unwrap()["error"].as_str().is_some_and(|error| error.contains("'br0' is no bridge (veth)"))
+    };
     wait_until("the other error", seconds(5), is_no_bridge).unwrap();
     ip(&format!("link del {BRIDGE}")).unwrap();
     lan::bridge(1500).unwrap();
     let host = Host::new(10, 1500).unwrap();
-    wait_reaches(&mut a, 2, &host);
+    wait_reaches(&mut a, 2, &host).unwrap();
     // A name that is too long for an interface: the kernel gives one, and it is shown.
-    let name = uplink(&bed, "with-a-long-name")["interface"].as_str().unwrap().to_string();
+    let name = uplink(&bed, "with-a-long-name").unwrap()["interface"].as_str().unwrap().to_string();
     assert!(name.starts_with("vonic") && has_link(&name), "{name}");
 }
 
@@ -149,7 +135,7 @@ fn vms_come_and_go_by_reload_and_others_streams_stay_whole() {
         write(&bed, "d", &format!("mac = \"52:54:00:00:00:05\"\naddress4 = \"192.0.2.5\"\nmtu = {}\n", 1400 + round));
         assert_eq!(reload(&bed), [json!(["d"]), json!([]), json!([])]);
         let mut d = bed.mock("d", MockConfig::default()).unwrap();
-        wait_reaches(&mut d, 5, &hosts[1]);
+        wait_reaches(&mut d, 5, &hosts[1]).unwrap();
         assert!(has_link("vonic-d"));
         std::fs::remove_file(bed.vonicd.config_dir().join("vms.d/d.toml")).unwrap();
         assert_eq!(reload(&bed), [json!([]), json!([]), json!(["d"])]);
@@ -165,7 +151,7 @@ fn vms_come_and_go_by_reload_and_others_streams_stay_whole() {
 fn a_reload_changes_a_networks_uplink() {
     let (bed, hosts) = lan::start(1500, "", "").unwrap();
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
-    wait_reaches(&mut a, 2, &hosts[0]);
+    wait_reaches(&mut a, 2, &hosts[0]).unwrap();
     let service = std::fs::read_to_string(bed.vonicd.config_dir().join("vonic.toml")).unwrap();
     let with =
         |uplink: &str| bed.directory.write("etc/vonic.toml", service.replace("uplink = \"tap:br0\"", uplink)).unwrap();
@@ -175,18 +161,18 @@ fn a_reload_changes_a_networks_uplink() {
     ip("link set p11 master br1").unwrap();
     with("uplink = \"tap:br1\"");
     reload(&bed);
-    wait_reaches(&mut a, 2, &hosts[1]);
+    wait_reaches(&mut a, 2, &hosts[1]).unwrap();
     assert!(!reaches(&mut a, 2, &hosts[0]));
     // vonic as the gateway, and back: another kind of network, for which the VMMs connect anew.
     with("uplink = \"sockets\"\nsubnet4 = \"192.0.2.0/24\"\ngateway4 = \"192.0.2.1\"");
     assert_eq!(reload(&bed), [json!([]), json!(["a", "b", "c"]), json!([])]);
-    assert!(!has_link("vonic-a") && uplink(&bed, "a")["interface"].is_null());
+    assert!(!has_link("vonic-a") && uplink(&bed, "a").unwrap()["interface"].is_null());
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
     a.gateway_answers(2).unwrap();
     with("uplink = \"tap:br0\"");
     assert_eq!(reload(&bed), [json!([]), json!(["a", "b", "c"]), json!([])]);
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
-    wait_reaches(&mut a, 2, &hosts[0]);
+    wait_reaches(&mut a, 2, &hosts[0]).unwrap();
     assert!(a.gateway_answers(2).is_err(), "vonic is no gateway here");
 }
 

@@ -283,7 +283,7 @@ fn errors_of_the_way_are_passed_on() {
 
 /// Open descriptors of vonicd's two processes, which share one table.
 fn descriptors(bed: &mut Bed) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", bed.vonicd.process().pid())).unwrap().count()
+    usage::settled_descriptors(bed.vonicd.process().pid()).unwrap()
 }
 
 #[test]

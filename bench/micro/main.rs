@@ -1,7 +1,8 @@
 //! Instructions per frame and per segment, counted by callgrind on fixed traces, and compared with the recorded figures.
 //! `make bench-micro` runs it; `bench/results/micro.md` says what is counted.
 //!
-//! Without arguments this program runs itself under valgrind, once for each figure; the arguments are one trace's name and size.
+//! Without arguments this program runs itself under valgrind, once for each figure; the arguments are one trace's name and size. With the
+//! argument `workers` it measures time: how the switch scales over workers.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 mod callgrind;
@@ -9,6 +10,7 @@ mod leg;
 mod memory;
 mod record;
 mod switch;
+mod workers;
 
 use std::env;
 use std::process::ExitCode;
@@ -89,6 +91,7 @@ fn run() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => measure(),
         ["leg"] => leg::run(),
+        ["workers"] => workers::run(),
         ["switch", len, frames] => switch::run(len.parse()?, frames.parse()?),
         _ => bail!("vonic-bench-micro takes no arguments"),
     }

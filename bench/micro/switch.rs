@@ -11,8 +11,8 @@ use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
 use vonic_datapath::{
-    AckPolicy, Command, Family, Limits, Names, NetworkSpec, Poll, PortId, PortSpec, PortStats, RingCommand, Uplink,
-    Way, Worker, WorkerConfig, WorkerHandle, feature,
+    AckPolicy, CallPolicy, Coalesce, Command, Family, Limits, Names, NetworkSpec, Poll, PortId, PortSpec, PortStats,
+    RingCommand, Uplink, Way, Worker, WorkerConfig, WorkerHandle, feature,
 };
 use vonic_frame::{MacAddr, VNET_HEADER_LEN};
 use vonic_queue::handover;
@@ -45,14 +45,14 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// A UDP datagram without a checksum in an Ethernet frame of `len` bytes, behind a virtio-net header that asks for nothing.
-fn frame(len: usize) -> Vec<u8> {
+pub fn frame(len: usize, from: PortId, to: PortId) -> Vec<u8> {
     let mut bytes = vec![0; VNET_HEADER_LEN];
-    bytes.extend([mac(RECEIVER).0, mac(SENDER).0].concat());
+    bytes.extend([mac(to).0, mac(from).0].concat());
     bytes.extend([8, 0]);
     let mut header = vec![0x45, 0];
     header.extend(((len - ETHERNET) as u16).to_be_bytes());
     header.extend([0, 1, 0x40, 0, 64, 17, 0, 0]);
-    header.extend([address(SENDER).octets(), address(RECEIVER).octets()].concat());
+    header.extend([address(from).octets(), address(to).octets()].concat());
     let sum = checksum(&header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
     bytes.extend(header);
@@ -62,7 +62,8 @@ fn frame(len: usize) -> Vec<u8> {
     bytes
 }
 
-fn network() -> Result<NetworkSpec> {
+/// The network that all are in.
+pub fn network() -> Result<NetworkSpec> {
     let v4 = Family {
         subnet: Some("192.0.2.0/24".parse().map_err(|error| anyhow!("the subnet: {error}"))?),
         gateway: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
@@ -78,10 +79,12 @@ fn network() -> Result<NetworkSpec> {
         uplink: Uplink::Sockets,
         names: Names::default(),
         slaac: false,
+        coalesce: Coalesce::default(),
     })
 }
 
-fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
+/// A port.
+pub fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
     PortSpec {
         port,
         vm: port.into(),
@@ -95,6 +98,8 @@ fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
         queue_pairs: 1,
         mtu: 1500,
         ack: AckPolicy::Kernel,
+        coalesce: None,
+        calls: CallPolicy::default(),
         limits: Limits {
             connections: 1024,
             pending: 64,
@@ -110,18 +115,24 @@ fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
 }
 
 /// A worker's control side, with the other ends of the rings' descriptors.
-struct Control {
+pub struct Control {
     handle: WorkerHandle,
     kicks: Vec<PipeWriter>,
 }
 
 impl Control {
-    fn send(&mut self, command: Command) -> Result<()> {
+    /// Of a worker without ports.
+    pub fn new(handle: WorkerHandle) -> Control {
+        Control { handle, kicks: Vec::new() }
+    }
+
+    /// Gives an order.
+    pub fn send(&mut self, command: Command) -> Result<()> {
         self.handle.send(command).map_err(|_| anyhow!("the worker's orders do not fit"))
     }
 
     /// Attaches a port and starts its rings; where the calls of its receive queue go.
-    fn attach(&mut self, id: PortId, guest: &Guest, stats: &Shared<PortStats>) -> Result<PipeReader> {
+    pub fn attach(&mut self, id: PortId, guest: &Guest, stats: &Shared<PortStats>) -> Result<PipeReader> {
         self.send(Command::Attach(Box::new(port(id, stats))))?;
         self.send(Command::Features { port: id, bits: FEATURES })?;
         self.send(Command::Memory { port: id, map: guest.map(), done: handover().0 })?;
@@ -154,7 +165,7 @@ fn measured_worker(worker: Worker) {
 
 /// Sends `count` frames of `len` bytes through a worker, and looks whether they arrived.
 pub fn run(len: usize, count: u16) -> Result<()> {
-    let frame = frame(len);
+    let frame = frame(len, SENDER, RECEIVER);
     let (sender, receiver) = (Guest::new()?, Guest::new()?);
     sender.post(TRANSMIT, count, Some(&frame))?;
     receiver.post(RECEIVE, count, None)?;
@@ -167,7 +178,7 @@ pub fn run(len: usize, count: u16) -> Result<()> {
         peek_mode: None,
     };
     let (worker, handle) = Worker::new(config, Box::new(|_| {}))?;
-    let mut control = Control { handle, kicks: Vec::new() };
+    let mut control = Control::new(handle);
     control.send(Command::Network(Box::new(network()?)))?;
     // The receiver first: when the sender's ring starts there is somebody to send to.
     let mut calls = control.attach(RECEIVER, &receiver, &stats[1])?;

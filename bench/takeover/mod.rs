@@ -1,6 +1,6 @@
 //! How long connections wait when their engine dies: a guest with so many of them, the engine killed again and again, and the time until
-//! the first, and until the last, has had a new byte. VONIC_BENCH_KILLS, and VONIC_BENCH_ROW with the name of
-//! one row as the table has it, are for a first look.
+//! the first, and until the last, has had a new byte. VONIC_BENCH_KILLS, and VONIC_BENCH_ROW with the names of
+//! rows as the table has them, are for a first look.
 
 mod phases;
 mod plot;
@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use vonic_tests::crowd::{Blow, Crowd};
 use vonic_tests::{Bed, Context, Result, TestConfig};
+
+use crate::machine;
+use crate::plan::{Choice, variable};
 
 use phases::Phases;
 use report::{Report, Row};
@@ -46,10 +49,12 @@ const CASES: &[Case] = &[
 
 /// Measures every case, prints the table, and writes it and its plot into the current directory's `bench/results`.
 pub fn bench() -> Result<()> {
-    let kills = std::env::var("VONIC_BENCH_KILLS").map_or(Ok(KILLS), |text| text.parse())?;
-    let only = std::env::var("VONIC_BENCH_ROW").ok();
+    let kills = variable("VONIC_BENCH_KILLS")?.unwrap_or(KILLS);
+    let choice = Choice::from_environment()?;
+    let names: Vec<String> = CASES.iter().map(report::name).collect();
+    choice.check(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
     let mut report = Report::new(kills);
-    for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| *only == report::name(case))) {
+    for case in CASES.iter().filter(|case| choice.takes(&report::name(case))) {
         report.add(measure(*case, kills).with_context(|| report::name(case))?);
     }
     report.write()
@@ -63,8 +68,10 @@ fn measure(case: Case, kills: usize) -> Result<Row> {
     for _ in 0..kills {
         crowd.flood(case.touched << 20)?;
         crowd.serve(LIFE)?;
+        let before = machine::stolen();
         let takeover = crowd.takeover(&mut bed.vonicd, case.blow)?;
-        row.add(&takeover, &Phases::read(&bed.vonicd.log(), takeover.since));
+        let disturbed = machine::stolen() != before;
+        row.add(&takeover, &Phases::read(&bed.vonicd.log(), takeover.since), disturbed);
     }
     drop(crowd);
     bed.vonicd.stop()?;

@@ -1,6 +1,6 @@
 //! The plot: one bar chart, a group of four bars a row, in milliseconds on a logarithmic scale.
 
-use std::fmt::Write;
+use crate::svg::Svg;
 
 use super::report::{Row, name};
 
@@ -22,14 +22,11 @@ pub fn draw(rows: &[Row]) -> String {
     let height = 2.0 * MARGIN + DECADE * f64::from(DECADES.end() - DECADES.start()) + 40.0;
     let bottom = height - MARGIN - 20.0;
     let y = |ms: f64| bottom - DECADE * ms.max(1.0).log10();
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut svg = Svg::new(width, height);
     for power in DECADES {
         let (at, ms) = (y(10f64.powi(power)), 10i32.pow(power.unsigned_abs()));
-        line(&mut svg, (MARGIN, at), (width - MARGIN, at), "#cccccc");
-        text(&mut svg, (MARGIN - 6.0, at + 4.0), "end", &format!("{ms} ms"));
+        svg.line((MARGIN, at), (width - MARGIN, at), "#cccccc");
+        svg.text((MARGIN - 6.0, at + 4.0), "end", &format!("{ms} ms"));
     }
     for (group, row) in rows.iter().enumerate() {
         let left = MARGIN + GROUP * group as f64 + 14.0;
@@ -37,30 +34,12 @@ pub fn draw(rows: &[Row]) -> String {
             [row.first.percentile(50), row.first.percentile(99), row.last.percentile(50), row.last.percentile(99)];
         for (bar, (value, (_, colour))) in values.iter().zip(BARS).enumerate() {
             let (x, top) = (left + BAR * bar as f64, y(*value));
-            let tall = bottom - top;
-            // Writing to a text cannot fail.
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{x}\" y=\"{top:.1}\" width=\"{BAR}\" height=\"{tall:.1}\" fill=\"{colour}\"/>"
-            );
-            text(&mut svg, (x + BAR / 2.0, top - 3.0), "middle", &format!("{value:.0}"));
+            svg.bar((x, top), (BAR, bottom - top), colour);
+            svg.text((x + BAR / 2.0, top - 3.0), "middle", &format!("{value:.0}"));
         }
-        text(&mut svg, (left + 2.0 * BAR, bottom + 16.0), "middle", &name(&row.case).replace('`', ""));
+        svg.text((left + 2.0 * BAR, bottom + 16.0), "middle", &name(&row.case).replace('`', ""));
     }
-    for (place, (what, colour)) in BARS.iter().enumerate() {
-        let x = MARGIN + 130.0 * place as f64;
-        let _ = writeln!(svg, "<rect x=\"{x}\" y=\"14\" width=\"12\" height=\"12\" fill=\"{colour}\"/>");
-        text(&mut svg, (x + 18.0, 24.0), "start", what);
-    }
-    text(&mut svg, (MARGIN, height - 8.0), "start", "connections, MiB of guest memory touched");
-    svg + "</svg>\n"
-}
-
-fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str) {
-    let ((x1, y1), (x2, y2)) = (from, to);
-    let _ = writeln!(svg, "<line x1=\"{x1}\" y1=\"{y1:.1}\" x2=\"{x2}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>");
-}
-
-fn text(svg: &mut String, at: (f64, f64), anchor: &str, words: &str) {
-    let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{words}</text>", at.0, at.1);
+    svg.legend(MARGIN, 130.0, &BARS);
+    svg.text((MARGIN, height - 8.0), "start", "connections, MiB of guest memory touched");
+    svg.end()
 }

@@ -1,12 +1,13 @@
 //! The table of what was measured, and where it goes.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use vonic_tests::crowd::{Blow, Takeover};
 use vonic_tests::{Context, Result};
+
+use crate::machine;
 
 use super::phases::{MARKS, Phases};
 use super::{Case, plot};
@@ -43,26 +44,35 @@ pub struct Row {
     pub last: Times,
     dying: Times,
     phases: Vec<Times>,
+    /// First and last byte of those takeovers during which no processor was given to another machine.
+    undisturbed: [Times; 2],
 }
 
 impl Row {
     pub fn new(case: Case) -> Row {
         let phases = vec![Times::default(); MARKS.len()];
-        Row { case, first: Times::default(), last: Times::default(), dying: Times::default(), phases }
+        let undisturbed = [Times::default(), Times::default()];
+        Row { case, first: Times::default(), last: Times::default(), dying: Times::default(), phases, undisturbed }
     }
 
-    pub fn add(&mut self, takeover: &Takeover, phases: &Phases) {
+    pub fn add(&mut self, takeover: &Takeover, phases: &Phases, disturbed: bool) {
         self.first.add(takeover.first());
         self.last.add(takeover.last());
         self.dying.add(takeover.dying);
         for (times, time) in self.phases.iter_mut().zip(&phases.0) {
             time.iter().for_each(|time| times.add(*time));
         }
+        if !disturbed {
+            self.undisturbed[0].add(takeover.first());
+            self.undisturbed[1].add(takeover.last());
+        }
     }
 
     fn text(&self) -> String {
         let phases = self.phases.iter().map(Times::cell);
-        let cells = [self.dying.cell()].into_iter().chain(phases).chain([self.first.cell(), self.last.cell()]);
+        let [first, last] = &self.undisturbed;
+        let rest = [self.first.cell(), self.last.cell(), first.0.len().to_string(), first.cell(), last.cell()];
+        let cells = [self.dying.cell()].into_iter().chain(phases).chain(rest);
         format!("| {} | {} |", name(&self.case), cells.collect::<Vec<_>>().join(" | "))
     }
 }
@@ -103,7 +113,8 @@ impl Report {
     pub fn write(&self) -> Result<()> {
         let folder = Path::new("bench/results");
         let rows: String = self.rows.iter().fold(String::new(), |all, row| all + &row.text() + "\n");
-        let (machine, kills, head) = (machine(), self.kills, head());
+        let machine = format!("{}, load {}", machine::description(), machine::load());
+        let (kills, head) = (self.kills, head());
         let text = format!(
             "# From an engine's death to the next byte
 
@@ -111,6 +122,7 @@ impl Report {
 process, send 16 bytes in rounds; the engine is stopped, each far end sends once more, and the engine is killed. Milliseconds by the
 mock's clock from when the engine's pidfd is readable, as median / p99 / longest. *MiB*: of the guest's memory, which the engine has
 touched since it began. *Dying*: from the kill to that pidfd, in which the kernel unmaps that memory. Of `vonic engine restart` and `vonic upgrade`: from the old engine's last byte.
+*Undisturbed*: takeovers during which the hypervisor gave no processor of this machine to another one, by the kernel's account of stolen time.
 
 {head}
 {rows}
@@ -122,23 +134,11 @@ touched since it began. *Dying*: from the kill to that pidfd, in which the kerne
     }
 }
 
+/// The last columns.
+const LAST: [&str; 5] = ["first byte", "last byte", "undisturbed", "their first byte", "their last byte"];
+
 fn head() -> String {
     let names = MARKS.iter().map(|(name, _)| *name);
-    let columns: Vec<&str> =
-        ["connections", "dying"].into_iter().chain(names).chain(["first byte", "last byte"]).collect();
+    let columns: Vec<&str> = ["connections", "dying"].into_iter().chain(names).chain(LAST).collect();
     format!("| {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len()))
-}
-
-/// What it was measured on: processors, kernel, load.
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
-    let count = info.lines().filter(|line| line.starts_with("processor")).count();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |m| m.1);
-    let (release, load) = (read("/proc/sys/kernel/osrelease"), read("/proc/loadavg"));
-    let release = release.split('-').next().unwrap_or_default().trim();
-    let mut text = String::new();
-    // Writing to a text cannot fail.
-    let _ = write!(text, "{count} × {model}, Linux {release}, load {}", load.split(' ').next().unwrap_or_default());
-    text
 }

@@ -28,9 +28,18 @@ pub fn end_when_asked() {
 
 /// The processor time of this thread.
 pub fn processor_time() -> Duration {
+    clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// How long the kernel runs, with the time that it was suspended: what /proc/uptime says.
+pub fn uptime() -> Duration {
+    clock(libc::CLOCK_BOOTTIME)
+}
+
+fn clock(which: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is where the kernel writes one timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    unsafe { libc::clock_gettime(which, &mut time) };
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 

@@ -1,14 +1,17 @@
 //! What goes along beside connections that live: flows of datagrams, and the last of what a guest has sent before it left.
 use crate::hosts::{FORWARD, Hosts, SERVICE, WORLD};
-use crate::state::{hand_guest, kill_engine, open, run, waiting};
-use std::io::Read;
+use crate::state::{Pair, hand_guest, kill_engine, open, run, waiting};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
 use vonic_migration::{DatagramState, PortState, Stream};
 use vonic_tests::datagram::UdpGuest;
 use vonic_tests::frames::{self, Tcp, ip4};
 use vonic_tests::mock::{MockConfig, VnetHeader};
 use vonic_tests::wire::{HandGuest, ramp};
 use vonic_tests::*;
+use vonic_uplink::Stage;
 
 /// Bytes of a stream that its peer does not read: more than its socket takes.
 const UNREAD: usize = 20_000;
@@ -67,6 +70,52 @@ fn the_last_of_what_a_guest_has_sent_goes_along() {
     guest.mock.stop_rings().unwrap();
     let gone = || state_of(&guest.mock.save_state().unwrap()).flows.is_empty();
     wait_until("an end of everything", seconds(10), gone).unwrap();
+}
+
+/// Both streams have ended, and the guest has yet to take what came last. What stands for the host's socket elsewhere is nothing but a
+/// place for that, and has nothing to say to anybody.
+#[test]
+fn what_a_guest_has_yet_to_take_of_a_connection_that_is_over_goes_along() {
+    let mut hosts = Hosts::new(FORWARD).unwrap();
+    let mut guest = hand_guest(&hosts);
+    let Pair { mut conn, mut world } = open(&mut guest, 4000);
+    world.write_all(&ramp(UNREAD)).unwrap();
+    conn.send(&mut guest, Tcp::FIN, &ramp(700)).unwrap();
+    let mut got = Vec::new();
+    world.read_to_end(&mut got).unwrap();
+    assert_eq!(got, ramp(700));
+    let port = world.local_addr().unwrap().port();
+    drop(world);
+    let ended = || {
+        let shown = Command::new("ss").args(["-tan", "sport", "=", &format!(":{port}")]).output().unwrap();
+        !String::from_utf8(shown.stdout).unwrap().contains(&format!(":{port} "))
+    };
+    wait_until("the end of the peer's socket", seconds(10), ended).unwrap();
+    for kill in [false, true] {
+        if kill {
+            kill_engine(hosts.here());
+        }
+        guest.mock.stop_rings().unwrap();
+        let state = guest.mock.save_state().unwrap();
+        let stages: Vec<_> = state_of(&state).flows.iter().map(|flow| flow.socket.as_ref().unwrap().stage).collect();
+        assert_eq!(stages, [Stage::Over]);
+        let mut mock = waiting(&hosts);
+        assert!(mock.load_state(&state).unwrap());
+        run(&mut mock);
+        drop(std::mem::replace(&mut guest.mock, mock));
+        hosts.at = 1 - hosts.at;
+        conn.restored = true;
+        conn.expect_ack(&mut guest).unwrap();
+    }
+    // The guest says no more than that it lives, for longer than the kernel would wait for an answer from nowhere.
+    let end = Instant::now() + seconds(4);
+    while Instant::now() < end {
+        if let Some((_, segment)) = conn.hear(&mut guest, Duration::from_millis(500)).unwrap() {
+            assert_eq!((segment.flags & Tcp::RST, segment.acknowledgment), (0, conn.snd_nxt));
+        }
+    }
+    let (got, ended) = conn.receive(&mut guest, UNREAD + 1).unwrap();
+    assert!(got == ramp(UNREAD) && ended, "{} bytes", got.len());
 }
 
 /// The flows of a state by their guests' ends.

@@ -1,6 +1,6 @@
 //! A VMM that does not take its backend's state along: the operator does, by `vonic migrate save` and `vonic migrate load`.
 use crate::hosts::{FORWARD, Hosts};
-use crate::state::{Pair, open, run};
+use crate::state::{Pair, kill_engine, open, run};
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 use vonic_tests::mock::{MockConfig, MockFrontend};
@@ -95,6 +95,26 @@ fn connections_move_by_hand_there_and_back() {
     drop(std::mem::replace(&mut guest.mock, mock));
     hosts.at = 0;
     exchange(&mut streams, &mut guest);
+    let left = ["vm_connected", "migration_begun leaves", "vm_disconnected", "migration_done leaves 3"];
+    let came = ["migration_begun comes", "vm_connected", "migration_done comes 3"];
+    assert_eq!(told(hosts.here(), 7), [&left[..], &came].concat());
+}
+
+/// The first events of the engine that there is, each with what it says of the move.
+fn told(bed: &Bed, count: usize) -> Vec<String> {
+    let socket = bed.directory.path().join("run/api.sock");
+    let mut command = Command::new("timeout");
+    command.arg("30").arg(Vonicd::client().unwrap()).arg("--socket").arg(socket);
+    // Of another engine than any: everything from its beginning on.
+    command.args(["events", "--json", "--after", "0-0", "--count", &count.to_string()]);
+    let lines = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let events = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let text = |event: serde_json::Value| {
+        let words = ["event", "direction", "connections"].map(|key| event[key].clone());
+        let words = words.iter().filter(|word| !word.is_null()).map(|word| word.to_string().replace('"', ""));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    events.map(text).filter(|text| text != "begun").collect()
 }
 
 /// Whatever is wrong is said, and the guest goes on where it is, or begins without.
@@ -167,4 +187,34 @@ fn what_cannot_be_done_by_hand_is_said() {
     assert!(!late.wait().unwrap().success() && said.contains("did not come within 2s"), "{said}");
     drop((stdin, mock));
     exchange(&mut stream, &mut guest);
+}
+
+/// The engine dies while rings wait, and while the state is here and the VMM is not: they go on waiting, and the operator says it again.
+#[test]
+fn rings_wait_on_behind_an_engines_death() {
+    let mut hosts = Hosts::new(FORWARD).unwrap();
+    let mut guest = guest(&hosts);
+    let mut streams = [open(&mut guest, 4000)];
+    exchange(&mut streams, &mut guest);
+    let there = hosts.there();
+    let first = begin(there, &["migrate", "load", "a", "-", "--timeout", "120"]);
+    wait_said(there, "its rings wait for a state", 1);
+    let mut mock = connect(there);
+    run(&mut mock);
+    kill_engine(there);
+    assert!(!end(first).0, "it has ended with the engine");
+    wait_said(there, "its rings still wait for a state", 1);
+    guest.mock.stop_rings().unwrap();
+    let state = vonic(hosts.here(), &["migrate", "save", "a", "-"]).output().unwrap().stdout;
+    let mut load = begin(there, &["migrate", "load", "a", "-"]);
+    load.stdin.take().unwrap().write_all(&state).unwrap();
+    let (loaded, said_of_load) = end(load);
+    assert!(loaded && said_of_load.contains("its rings, which waited, start"), "{said_of_load}");
+    drop(std::mem::replace(&mut guest.mock, mock));
+    hosts.at = 1;
+    exchange(&mut streams, &mut guest);
+    // Another engine has nothing to wait for.
+    kill_engine(hosts.here());
+    exchange(&mut streams, &mut guest);
+    assert_eq!(said(hosts.here(), "its rings still wait"), 1);
 }

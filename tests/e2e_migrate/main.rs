@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod along;
+mod begun;
 mod by_hand;
 mod hosts;
 mod state;
 
-use hosts::{FORWARD, Hosts, SERVICE, WORLD};
+use hosts::{FORWARD, Hosts, SERVICE, SERVICE6, WORLD, WORLD6};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -25,6 +26,8 @@ const STREAMS: u64 = 24;
 const PAUSE: &str = "250";
 /// Seconds that an application waits: on a busy machine a translated guest is slow.
 const PATIENCE: &str = "300";
+/// Behind so long it is looked at what stands still.
+const STILL: Duration = seconds(60);
 /// Connections at which the guest's application only waits.
 const IDLE: usize = 8;
 /// Connections that the world does not read while the guest moves, and bytes on each: so few that the guest has ended its stream,
@@ -56,14 +59,16 @@ fn connections_go_with_their_guest_back_and_forth() {
     };
     let _server = world("server", &["serve", "[::]:7"]);
     let _echo = world("echo", &["echo", "[::]:9"]);
-    guest.wait_ready().unwrap();
-    for server in ["serve 0.0.0.0:7", "echo 0.0.0.0:9"] {
+    let _others = world("others", &["serve", "[::]:11"]);
+    Hosts::settle(&mut guest).unwrap();
+    for server in ["serve [::]:7", "echo [::]:9"] {
         let served = guest.spawn(&format!("VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer {server}")).unwrap();
         served.wait_output(&mut guest, "listening", seconds(10)).unwrap();
     }
     let idle =
-        guest.spawn(&format!("VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer hold {WORLD}:9 {IDLE} /run/moved")).unwrap();
+        guest.spawn(&format!("VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer hold [{WORLD6}]:9 {IDLE} /run/moved")).unwrap();
     idle.wait_output(&mut guest, "open", seconds(10)).unwrap();
+    let mut follower = Follower::start(&mut guest).unwrap();
     let listener = TcpListener::bind((WORLD, 0)).unwrap();
     let unread = listener.local_addr().unwrap();
     let mut unread_here = Vec::new();
@@ -77,10 +82,17 @@ fn connections_go_with_their_guest_back_and_forth() {
     // Sent again after a third of that.
     let spoken = format!("VONIC_PEER_TIMEOUT=15 vonic-peer datagrams {} 1472 {rounds} twice", reflector.address);
     let spoken = guest.spawn(&spoken).unwrap();
-    let mut into = world("into", &["both", &format!("{SERVICE}:7007"), bytes, "5", &STREAMS.to_string()]);
-    let both =
-        format!("VONIC_PEER_PAUSE={PAUSE} VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer both {WORLD}:7 {bytes} 3 {STREAMS}");
-    let out = guest.spawn(&both).unwrap();
+    // Half of the streams of each family.
+    let half = STREAMS / 2;
+    let into = [format!("{SERVICE}:7007"), format!("[{SERVICE6}]:7007")];
+    let into = into.map(|to| {
+        world(if to.starts_with('[') { "into6" } else { "into" }, &["both", &to, bytes, "5", &half.to_string()])
+    });
+    let out = [format!("{WORLD}:7"), format!("[{WORLD6}]:7")].map(|to| {
+        let both =
+            format!("VONIC_PEER_PAUSE={PAUSE} VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer both {to} {bytes} 3 {half}");
+        guest.spawn(&both).unwrap()
+    });
     // All have begun. Where that takes longer than the pause, some have ended by then.
     let begun = || {
         let tcp = &hosts.here().vonicd.vm("a").unwrap()["tcp"];
@@ -88,6 +100,9 @@ fn connections_go_with_their_guest_back_and_forth() {
     };
     wait_until("connections", seconds(60), || begun() >= ALL).unwrap();
     for crossing in 1..=crossings {
+        if crossing == crossings {
+            follower.wait_begun(&mut guest).unwrap();
+        }
         if crossing == 1 {
             hosts.cancel(&name).unwrap();
         }
@@ -100,17 +115,73 @@ fn connections_go_with_their_guest_back_and_forth() {
             state::kill_engine(hosts.here());
         }
     }
+    is_followed(&mut guest, &mut follower);
     guest.must("touch /run/moved", seconds(10)).unwrap();
     unread_here.into_iter().for_each(|(stream, bytes)| answer(stream, bytes));
     let sources = reflector.stop();
     assert_eq!(sources.len(), 1, "the guest's datagrams came from {sources:?}");
-    for job in [out, idle, spoken].into_iter().chain(sends) {
-        let done = job.wait(&mut guest, seconds(3000)).unwrap();
+    for job in [idle, spoken].into_iter().chain(out).chain(sends) {
+        let done = match job.wait(&mut guest, STILL) {
+            Ok(done) => done,
+            Err(_) => {
+                println!("something stands still:\n{}", hosts.describe(&mut guest).unwrap());
+                job.wait(&mut guest, seconds(3000)).unwrap()
+            }
+        };
         assert_eq!(done.status, 0, "{}", done.stdout);
     }
-    assert!(into.wait(seconds(3000)).unwrap().success(), "{}", into.log());
+    for mut into in into {
+        assert!(into.wait(seconds(3000)).unwrap().success(), "{}", into.log());
+    }
     report(&hosts);
     refused(&mut hosts, &mut guest, &name);
+}
+
+/// Who listens in the guest to its connections knows those that came along, and hears of those that begin here.
+fn is_followed(guest: &mut Guest, follower: &mut Follower) {
+    const COUNT: usize = 10;
+    follower.wait_begun(guest).unwrap();
+    assert_eq!(follower.told(guest).unwrap().open(9).len(), IDLE);
+    let heard = |guest: &mut Guest| {
+        // To a port of its own, so that the streams' ends are none of these.
+        guest.must(&format!("vonic-peer connections {WORLD}:11 {COUNT}"), seconds(120)).unwrap();
+        let told = follower.wait_closed(guest, 11, COUNT).unwrap();
+        assert_eq!((told.count(11, "established"), told.count(11, "closed")), (COUNT, COUNT));
+    };
+    heard(guest);
+}
+
+/// A thousand connections, of both families, there and back.
+#[test]
+fn a_thousand_connections_go_along() {
+    if std::env::var_os("VONIC_LONG").is_none() {
+        return;
+    }
+    let mut hosts = Hosts::new(FORWARD).unwrap();
+    let directory = hosts.here().directory.path().to_path_buf();
+    let (mut guest, mut name) = hosts.guest(0, false).unwrap();
+    let mut echo = Command::new(peer_program().unwrap());
+    let log = directory.join("echo.log");
+    let _echo = Process::start("echo", echo.args(["echo", "[::]:9"]), None, &log).unwrap();
+    Hosts::settle(&mut guest).unwrap();
+    let held = [format!("{WORLD}:9"), format!("[{WORLD6}]:9")].map(|to| {
+        let held = guest.spawn(&format!("VONIC_PEER_TIMEOUT={PATIENCE} vonic-peer hold {to} 500 /run/moved")).unwrap();
+        held.wait_output(&mut guest, "open", seconds(120)).unwrap();
+        held
+    });
+    for _ in 0..4 {
+        let standing;
+        (guest, name, standing) = hosts.cross(guest, &name).unwrap();
+        println!("a thousand connections: the guest stood still for {standing:?}");
+        let rows = hosts.here().vonicd.vonic(&["conns", "--json"]).unwrap();
+        assert_eq!(rows.as_array().unwrap().len(), 1000);
+    }
+    guest.must("touch /run/moved", seconds(10)).unwrap();
+    for job in held {
+        let done = job.wait(&mut guest, seconds(300)).unwrap();
+        assert_eq!(done.status, 0, "{}", done.stdout);
+    }
+    report(&hosts);
 }
 
 /// Answers datagrams in the world, so slowly that they go on while the guest moves.

@@ -1,5 +1,5 @@
 //! What a VMM does to a port's state: it takes it along, brings it back, brings it damaged, or late, or to the wrong place.
-use crate::hosts::{FORWARD, Hosts, WORLD};
+use crate::hosts::{FORWARD, Hosts, Kind, SERVICE, WORLD};
 use anyhow::{Result, ensure};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -158,6 +158,43 @@ fn what_cannot_leave_is_reset_at_both_ends() {
         log.contains("1 connections cannot go along and are reset if it leaves: 1: it leads to this host itself"),
         "{log}"
     );
+}
+
+/// Without the capability nothing goes along, and nobody is left in the dark: neither where the source lacks it nor where the target does.
+#[test]
+fn without_the_capability_both_ends_are_reset_and_the_log_says_why() {
+    let lacks = Some("net_admin");
+    for lacks in [[lacks, None], [None, lacks]] {
+        let hosts = Hosts::of_kind(&Kind { vm: FORWARD, lacks }).unwrap();
+        let mut guest = hand_guest(&hosts);
+        let mut stream = open(&mut guest, 4000);
+        stream.exchange(&mut guest).unwrap();
+        // It does not leave: it has lost nothing.
+        guest.mock.stop_rings().unwrap();
+        assert!(!guest.mock.save_state().unwrap().is_empty());
+        guest.mock.start_rings().unwrap();
+        stream.exchange(&mut guest).unwrap();
+        guest.mock.stop_rings().unwrap();
+        let state = guest.mock.save_state().unwrap();
+        let mut mock = waiting(&hosts);
+        assert!(mock.load_state(&state).unwrap());
+        let log = hosts.beds[usize::from(lacks[0].is_none())].vonicd.log();
+        run(&mut mock);
+        let source = std::mem::replace(&mut guest.mock, mock);
+        let reset = stream.conn.expect_such(&mut guest, "reset", |segment| segment.flags & Tcp::RST != 0).unwrap();
+        assert_eq!(reset.sequence, stream.conn.rcv_nxt);
+        drop(source);
+        let why = "vonicd lacks CAP_NET_ADMIN, which TCP_REPAIR needs";
+        let says = || hosts.beds.iter().any(|bed| bed.vonicd.log().contains(why));
+        wait_until(why, seconds(10), says).with_context(|| log.clone()).unwrap();
+        if lacks[0].is_none() {
+            // The address goes to the target, whose kernel knows no such connection.
+            hosts.netns[0].ip(&format!("addr del {SERVICE}/32 dev eth0")).unwrap();
+            hosts.netns[1].ip(&format!("addr add {SERVICE}/32 dev eth0")).unwrap();
+            stream.world.write_all(b"are you there").unwrap();
+        }
+        assert_eq!(stream.world.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Burst {
     /// # Errors
     /// If the service refuses it.
     pub fn start(bed: &Bed, name: &str, number: u8, terms: &str) -> Result<Burst> {
-        sys::raise_descriptor_limit().context("descriptors for the far ends")?;
+        sys::raise_descriptor_limit(0).context("descriptors for the far ends")?;
         let config = MockConfig { features: feature::ALL, posted: 256, ..MockConfig::default() };
         let mut guest = HandGuest::start_configured(bed, name, number, config)?;
         let mut listener = Conn { scale: Some(6), ..Conn::new(SERVICE, (LISTENER, 80)) }.open(&mut guest)?;

@@ -77,6 +77,9 @@ pub const TAKEOVER_POINTS: &[(&str, u64)] = &[
     ("message-taken", 5),
 ];
 
+/// Those that are passed where a guest's frames go from one worker to another.
+pub const WORKERS_POINTS: &[(&str, u64)] = &[("parcel-sent", 500), ("parcel-taken", 500), ("parcel-back", 500)];
+
 /// How an engine is ended at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {

@@ -1,18 +1,33 @@
 //! A bridge of the test's own namespace, and plain machines on it: namespaces, each at the end of a veth cable.
 
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::bed::Bed;
-use crate::frames::ip4;
+use crate::frames::{self, ip4};
 use crate::guest::{Guest, GuestConfig, Vmm};
+use crate::mock::{MockFrontend, VnetHeader};
 use crate::netns::{Netns, ip, isolate};
-use crate::seconds;
 use crate::vonicd::TestConfig;
+use crate::{peer, seconds, sys, wait_until};
 
 /// The bridge's name.
 pub const BRIDGE: &str = "br0";
+
+/// An interface of the host's, whose cable ends at the bridge.
+pub const NIC: &str = "nic0";
+/// For a VM's file: without any offload.
+pub const PLAIN: &str =
+    "features = { csum = false, guest_csum = false, tso = false, guest_tso = false, mrg_rxbuf = false }\n";
+
+/// The other end of that cable.
+pub const JACK: &str = "jack0";
+/// A macvlan on [`NIC`], which lets guests' addresses up and has none of its own to say anything from.
+pub const MACVLAN: &str = "mv0";
 
 /// Makes the bridge in the calling thread's namespace and puts it up. It has no address, and says nothing of its own.
 ///
@@ -22,6 +37,91 @@ pub fn bridge(mtu: u16) -> Result<()> {
     ip(&format!("link add {BRIDGE} type bridge"))?;
     quiet(BRIDGE)?;
     ip(&format!("link set {BRIDGE} mtu {mtu} up"))
+}
+
+/// Makes [`NIC`] in the calling thread's namespace and puts it up; it has no IP address.
+///
+/// # Errors
+/// If ip fails.
+pub fn nic(mtu: u16) -> Result<()> {
+    ip(&format!("link add {NIC} type veth peer name {JACK}"))?;
+    for end in [NIC, JACK] {
+        quiet(end)?;
+        ip(&format!("link set {end} mtu {mtu} up"))?;
+    }
+    ip(&format!("link set {JACK} master {BRIDGE}"))
+}
+
+/// Makes [`MACVLAN`] in this mode and puts it up.
+///
+/// # Errors
+/// If ip fails.
+pub fn macvlan(mode: &str) -> Result<()> {
+    ip(&format!("link add link {NIC} name {MACVLAN} type macvlan mode {mode}"))?;
+    quiet(MACVLAN)?;
+    ip(&format!("link set {MACVLAN} up"))
+}
+
+/// Has what is sent at once by this socket leave it as datagrams of `size` bytes each.
+///
+/// # Errors
+/// The system's.
+pub fn segment_datagrams(socket: &UdpSocket, size: u16) -> Result<()> {
+    sys::segment_datagrams(socket.as_raw_fd(), size).context("UDP_SEGMENT")
+}
+
+/// `vonic vm show`'s uplink.
+///
+/// # Errors
+/// As [`crate::Vonicd::vm`].
+pub fn uplink(bed: &Bed, vm: &str) -> Result<Value> {
+    Ok(bed.vonicd.vm(vm)?["uplink"].clone())
+}
+
+/// Whether a machine's neighbour table, asked for anew, finds VM `number` behind `mock`, and the answer comes back.
+pub fn reaches(mock: &mut MockFrontend, number: u8, host: &Host) -> bool {
+    let address = ip4(host.number);
+    let is_answer = |frame: &[u8]| frames::arp_answer(frame, address).is_some();
+    mock.send_frame(&VnetHeader::default(), &frames::arp_request(number, address)).is_ok()
+        && mock
+            .expect_frame("answer", Duration::from_millis(500), is_answer)
+            .is_ok_and(|(_, frame)| frames::arp_answer(&frame, address) == Some(frames::mac(host.number)))
+}
+
+/// Waits until it does.
+///
+/// # Errors
+/// If it does not within ten seconds.
+pub fn wait_reaches(mock: &mut MockFrontend, number: u8, host: &Host) -> Result<()> {
+    wait_until("the machine's answer", seconds(10), || reaches(mock, number, host))
+}
+
+/// Of what went between guests and machines vonic has copied nothing, on whatever path.
+///
+/// # Errors
+/// If it has.
+pub fn nothing_was_copied(bed: &Bed) -> Result<()> {
+    for path in ["guest_to_uplink", "uplink_to_guest", "guest_to_host", "host_to_guest", "service"] {
+        let copied = bed.vonicd.copied(path)?;
+        ensure!(copied == 0, "{path}: {copied} bytes");
+    }
+    Ok(())
+}
+
+/// Streams of `bytes` both ways between a guest and a machine, opened by each, in both families; the server of the machine runs.
+///
+/// # Errors
+/// If one does not go through, byte for byte.
+pub fn streams(bed: &Bed, host: &Host, guest: &mut Guest, number: u8, bytes: u32) -> Result<()> {
+    for server in servers(host.number) {
+        guest.must(&format!("vonic-peer both {server} {bytes} 1 2"), seconds(120))?;
+    }
+    for server in servers(number) {
+        let words = ["both", &server, &bytes.to_string(), "2", "2"];
+        let done = peer(&words, Some(&host.netns), bed.directory.path(), seconds(120))?;
+        ensure!(done["ok"] == true, "{done}");
+    }
+    Ok(())
 }
 
 /// Keeps an interface of the calling thread's namespace from speaking IPv6 by itself.
@@ -80,7 +180,12 @@ pub fn ip6(number: u8) -> String {
 
 /// A configuration whose network `default` is the bridge.
 pub fn bridged() -> TestConfig {
-    TestConfig { network: format!("uplink = \"tap:{BRIDGE}\"\n"), ..TestConfig::default() }
+    at(&format!("tap:{BRIDGE}"))
+}
+
+/// A configuration whose network `default` has this uplink.
+pub fn at(uplink: &str) -> TestConfig {
+    TestConfig { network: format!("uplink = \"{uplink}\"\n"), ..TestConfig::default() }
 }
 
 /// A namespace of the test's own with the bridge, two machines on it (10 and 11), and the service with the VMs `a`, `b` and `c` (2, 3
@@ -97,6 +202,20 @@ pub fn start(mtu: u16, network: &str, vm: &str) -> Result<(Bed, [Host; 2])> {
     config.network.push_str(network);
     let vms = [("a", 2), ("b", 3), ("c", 4)];
     let config = vms.into_iter().fold(config, |config, (name, number)| config.vm(name, number, &lines));
+    Ok((Bed::start_here(&config)?, hosts))
+}
+
+/// As [`start`], but the guests are at [`NIC`] by packet sockets; `vm` is appended to the files of `a` and `c`, `plain` to that of `b`.
+///
+/// # Errors
+/// If a part is missing or does not start.
+pub fn start_at_nic(mtu: u16, vm: &str, plain: &str) -> Result<(Bed, [Host; 2])> {
+    isolate()?;
+    bridge(mtu)?;
+    nic(mtu)?;
+    let hosts = [Host::new(10, mtu)?, Host::new(11, mtu)?];
+    let lines = |more: &str| format!("mtu = {mtu}\n{more}");
+    let config = at(&format!("packet:{NIC}")).vm("a", 2, &lines(vm)).vm("b", 3, &lines(plain)).vm("c", 4, &lines(vm));
     Ok((Bed::start_here(&config)?, hosts))
 }
 

@@ -164,6 +164,20 @@ pub(crate) fn reset_on_close(socket: RawFd) -> io::Result<()> {
         .map(drop)
 }
 
+/// What is sent at once is cut into datagrams of `size` bytes, by whoever can (UDP_SEGMENT, udp(7)).
+pub(crate) fn segment_datagrams(socket: RawFd, size: u16) -> io::Result<()> {
+    let (value, length) = (libc::c_int::from(size), size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the option's value lives through the call, and its size is given.
+    check(unsafe { libc::setsockopt(socket, libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const value).cast(), length) })
+        .map(drop)
+}
+
+/// Sets how many connections of a listening socket may wait to be accepted (listen(2)).
+pub(crate) fn listen(socket: RawFd, backlog: i32) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::listen(socket, backlog) }).map(drop)
+}
+
 /// Sends bytes the last of which is urgent (MSG_OOB, tcp(7)).
 pub(crate) fn send_urgent(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `bytes`.
@@ -209,14 +223,25 @@ pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// As many descriptors as the hard limit allows, for tests with thousands of sockets.
-pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the place for the answer is valid.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+/// As many descriptors as the hard limit allows, which is raised, too, if they are fewer than `least`.
+pub(crate) fn raise_descriptor_limit(least: u64) -> io::Result<()> {
+    let mut limit = descriptors()?;
+    limit.rlim_max = limit.rlim_max.max(least);
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` outlives the call, which only reads it.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
+/// How many descriptors this process may have open.
+pub(crate) fn descriptor_limit() -> io::Result<u64> {
+    Ok(descriptors()?.rlim_cur)
+}
+
+fn descriptors() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the place for the answer is valid.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit)
 }
 
 /// Whether this kernel has SO_PEEK_OFF on TCP sockets; vonic peeks over scratch memory where it has not.
@@ -370,4 +395,36 @@ pub(crate) fn open_tun(name: &CStr) -> io::Result<std::fs::File> {
     // SAFETY: the request outlives the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     Ok(file)
+}
+
+/// Has one thread of another process stand still, while its others go on, until that process ends; the handle is of who waits for that.
+///
+/// # Errors
+/// The system's: the thread is gone, or somebody traces it already.
+pub fn hang(thread: u32) -> io::Result<std::thread::JoinHandle<()>> {
+    let (to, stands) = std::sync::mpsc::channel();
+    // All that is asked of a traced thread is asked by one thread (ptrace(2)).
+    let tracer = std::thread::spawn(move || {
+        let _ = to.send(stop_thread(thread as libc::pid_t));
+        while wait_thread(thread as libc::pid_t).is_ok_and(|status| libc::WIFSTOPPED(status)) {}
+    });
+    stands.recv().map_err(io::Error::other)??;
+    Ok(tracer)
+}
+
+fn stop_thread(thread: libc::pid_t) -> io::Result<()> {
+    let none = ptr::null_mut::<libc::c_void>();
+    // SAFETY: neither request reads or writes memory of this process.
+    unsafe {
+        check(libc::ptrace(libc::PTRACE_SEIZE, thread, none, none) as libc::c_int)?;
+        check(libc::ptrace(libc::PTRACE_INTERRUPT, thread, none, none) as libc::c_int)?;
+    }
+    wait_thread(thread).map(drop)
+}
+
+fn wait_thread(thread: libc::pid_t) -> io::Result<libc::c_int> {
+    let mut status = 0;
+    // SAFETY: the status is writable for the call.
+    check(unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) })?;
+    Ok(status)
 }

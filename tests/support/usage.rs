@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+use crate::sys;
 
 /// Processor time of every thread that the process has now, to the nanosecond: the first field of each thread's schedstat.
 ///
@@ -18,6 +21,50 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
         sum += account.split_ascii_whitespace().next().context("schedstat")?.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(sum))
+}
+
+/// The same of every process of a group that is there now: a user-mode Linux has several.
+///
+/// # Errors
+/// If the group is gone.
+pub fn processor_time_of_group(group: u32) -> Result<Duration> {
+    let is_of = |pid: &u32| {
+        // Behind the name, which may have anything in it: state, parent, group (proc_pid_stat(5)).
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        fields.split_ascii_whitespace().nth(2).and_then(|of| of.parse().ok()) == Some(group)
+    };
+    let all = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let own: Vec<u32> = all.filter(is_of).collect();
+    anyhow::ensure!(!own.is_empty(), "no process of the group {group}");
+    // One may have ended meanwhile.
+    Ok(own.into_iter().filter_map(|pid| processor_time(pid).ok()).sum())
+}
+
+/// Processor time of the calling thread, by the same account.
+///
+/// # Errors
+/// If the kernel keeps none.
+pub fn thread_time() -> Result<Duration> {
+    let account = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let first = account.split_ascii_whitespace().next().context("schedstat")?;
+    Ok(Duration::from_nanos(first.parse()?))
+}
+
+/// Has this process, and what it starts from now on, open at least so many descriptors, which takes root where the hard limit is lower.
+///
+/// # Errors
+/// If it may not.
+pub fn allow_descriptors(count: u64) -> Result<()> {
+    sys::raise_descriptor_limit(count).with_context(|| format!("a limit of {count} descriptors"))
+}
+
+/// How many descriptors this process may have open.
+///
+/// # Errors
+/// The system's.
+pub fn descriptor_limit() -> Result<u64> {
+    sys::descriptor_limit().context("the limit of descriptors")
 }
 
 /// Names of its threads.
@@ -36,6 +83,20 @@ pub fn threads(pid: u32) -> Result<Vec<String>> {
 /// If the process is gone.
 pub fn descriptors(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// How many descriptors it has open once those are closed that are on their way there, as an answered client's connection is: the
+/// fewest of several looks within half a second.
+///
+/// # Errors
+/// If the process is gone.
+pub fn settled_descriptors(pid: u32) -> Result<usize> {
+    let mut fewest = descriptors(pid)?;
+    for _ in 0..25 {
+        thread::sleep(Duration::from_millis(20));
+        fewest = fewest.min(descriptors(pid)?);
+    }
+    Ok(fewest)
 }
 
 /// Bytes of memory that it alone has written to: Private_Dirty of all its mappings.

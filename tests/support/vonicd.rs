@@ -98,13 +98,20 @@ impl TestConfig {
         self
     }
 
+    /// The line that says how many workers there are, where the test does not: `VONIC_TEST_WORKERS` has every test run with so many.
+    fn workers(&self) -> String {
+        let said = self.service.lines().any(|line| line.starts_with("workers"));
+        let workers = std::env::var("VONIC_TEST_WORKERS").ok().filter(|_| !said);
+        workers.map(|workers| format!("workers = {workers}\n")).unwrap_or_default()
+    }
+
     /// Writes the files below `etc` in `directory`; sockets will be in `run`.
     ///
     /// # Errors
     /// The system's.
     pub fn write(&self, directory: &TempDir) -> Result<()> {
         let runtime = directory.path().join("run");
-        let mut service = format!("runtime_dir = \"{}\"\n{}\n", runtime.display(), self.service);
+        let mut service = format!("runtime_dir = \"{}\"\n{}{}\n", runtime.display(), self.workers(), self.service);
         if !self.network.is_empty() {
             service.push_str(&format!("[network.default]\n{}", self.network));
         }
@@ -418,6 +425,23 @@ impl Vonicd {
         let path = self.directory.join("run/engine.pid");
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         Ok(text.trim().parse()?)
+    }
+
+    /// Has master and engine stand still, so that what is measured beside them has the machine for itself.
+    ///
+    /// # Errors
+    /// If one is gone.
+    pub fn freeze(&self) -> Result<()> {
+        // The master first: it would take an engine that stands still for one that hangs.
+        [self.master(), self.engine()?].iter().try_for_each(|pid| Ok(sys::kill(*pid, libc::SIGSTOP)?))
+    }
+
+    /// They go on.
+    ///
+    /// # Errors
+    /// As [`Vonicd::freeze`].
+    pub fn thaw(&self) -> Result<()> {
+        [self.engine()?, self.master()].iter().try_for_each(|pid| Ok(sys::kill(*pid, libc::SIGCONT)?))
     }
 
     /// What it logged.

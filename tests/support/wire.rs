@@ -1,6 +1,6 @@
 //! A guest's TCP made by hand: every segment is the test's own, every answer is checked as it lies in guest memory.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::thread::{self, JoinHandle};
@@ -12,7 +12,6 @@ use crate::bed::Bed;
 use crate::frames::{Mac, Tcp, ip4, mac};
 use crate::mock::{MockConfig, MockFrontend, VnetHeader};
 use crate::verify::verify;
-use crate::wait::wait_for;
 use crate::{seconds, sys};
 
 /// The gateway, behind which the host's loopback lies.
@@ -306,6 +305,22 @@ pub fn ramp(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
+/// Asks by HTTP, without a body; the whole answer.
+///
+/// # Errors
+/// The system's.
+pub fn ask(mut stream: impl Read + Write, method: &str, path: &str) -> Result<String> {
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: vonic\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A metric's value, by its name with all its labels.
+pub fn metric(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
 /// A listener on the host's loopback.
 ///
 /// # Errors
@@ -313,6 +328,9 @@ pub fn ramp(length: usize) -> Vec<u8> {
 pub fn listen() -> Result<(TcpListener, u16)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
+    // The standard library's 128 are fewer than a crowd opens while a busy machine has other things to do, and each SYN that finds no
+    // room costs a second.
+    sys::listen(listener.as_raw_fd(), 4096).context("a longer queue")?;
     let port = listener.local_addr()?.port();
     Ok((listener, port))
 }
@@ -322,7 +340,17 @@ pub fn listen() -> Result<(TcpListener, u16)> {
 /// # Errors
 /// If none comes within ten seconds.
 pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
-    let (stream, _) = wait_for("a connection to the host", seconds(10), || Ok(listener.accept().ok()))?;
+    accept_within(listener, seconds(10))
+}
+
+/// As [`accept`], if one comes within `limit`.
+///
+/// # Errors
+/// If none does.
+pub fn accept_within(listener: &TcpListener, limit: Duration) -> Result<TcpStream> {
+    let ready = sys::wait_readable(listener.as_raw_fd(), limit).context("waiting for a connection")?;
+    ensure!(ready, "a connection to the host: not within {limit:?}");
+    let (stream, _) = listener.accept().context("a connection to the host")?;
     stream.set_nonblocking(false)?;
     with_limits(stream)
 }

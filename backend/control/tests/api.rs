@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use vonic_control::api::types::{ConnectionRow, Health, ReloadReport, Stats, VmDetail, VmRow};
-use vonic_control::api::{ANSWER_TIMEOUT, ErrorBody, ROUTES};
+use vonic_control::api::types::{ConnectionRow, Event, Happening, Health, ReloadReport, Stats, VmDetail, VmRow};
+use vonic_control::api::{ANSWER_TIMEOUT, ErrorBody, ROUTES, Route};
 
 #[path = "support/service.rs"]
 mod service;
@@ -74,7 +74,11 @@ fn every_route_answers_what_the_engine_said() {
     assert_eq!(get::<Health>(&service, "/v1/health"), service::health());
     let heard = ask(&service, "POST", "/v1/reload");
     assert_eq!((heard.0, heard.json::<ReloadReport>()), (200, service::report()));
-    for route in ROUTES {
+    let put = say(&service, b"PUT /v1/vms/web1 HTTP/1.1\r\nContent-Length: 10\r\n\r\nmtu = 1400");
+    assert_eq!((put.0, put.json::<ReloadReport>()), (200, service::put()));
+    // A stream does not end, and a put needs a body.
+    let ends = |route: &&Route| route.path != "/v1/events" && route.method != Method::PUT;
+    for route in ROUTES.iter().filter(ends) {
         let target = route.path.replace("{name}", "web1");
         let upgrades = (&route.method, route.path) == (&Method::POST, "/v1/upgrade");
         let query = if upgrades { "binary=/opt/vonicd" } else { "" };
@@ -210,4 +214,120 @@ fn an_engine_that_does_not_answer_is_not_awaited_for_ever() {
     // Its answer comes too late and hurts nobody.
     assert_eq!(get::<Vec<VmRow>>(&service, "/v1/vms/late"), []);
     assert_eq!(get::<Health>(&service, "/v1/health"), service::health());
+}
+
+/// A stream of events, line by line.
+struct Events(std::io::BufReader<UnixStream>);
+
+impl Events {
+    fn start(service: &Service, query: &str) -> Events {
+        let mut stream = connect(service);
+        stream.write_all(format!("GET /v1/events?{query} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+        Events(std::io::BufReader::new(stream))
+    }
+
+    /// The next one. What frames the parts of the body is none.
+    fn next(&mut self) -> Event {
+        loop {
+            let mut line = String::new();
+            assert!(std::io::BufRead::read_line(&mut self.0, &mut line).unwrap() > 0, "the stream has ended");
+            if line.starts_with('{') {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
+
+    fn begin(&mut self) -> bool {
+        match self.next().what {
+            Happening::Begun { resumed, .. } => resumed,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn added(vm: impl ToString) -> Happening {
+    Happening::VmAdded { vm: vm.to_string() }
+}
+
+#[test]
+fn events_come_as_they_happen_and_a_client_goes_on_where_it_was() {
+    let service = Service::start();
+    service.feed.tell(added("before"));
+    let mut all = Events::start(&service, "");
+    let mut of_b = Events::start(&service, "vm=b");
+    assert!(all.begin() && of_b.begin());
+    service.feed.tell(added("a"));
+    let first = all.next();
+    assert_eq!(first.what, added("a"));
+    service.feed.tell(added("b"));
+    service.feed.tell(Happening::EngineReplaced {});
+    assert_eq!((all.next().what, all.next().what), (added("b"), Happening::EngineReplaced {}));
+    assert_eq!((of_b.next().what, of_b.next().what), (added("b"), Happening::EngineReplaced {}));
+    drop(all);
+    let mut again = Events::start(&service, &format!("after={}", first.id));
+    assert!(again.begin());
+    assert_eq!(again.next().what, added("b"));
+    // Another engine's place: everything that this one has told.
+    let mut other = Events::start(&service, "after=ffff-7");
+    assert!(!other.begin());
+    assert_eq!(other.next().what, added("before"));
+    assert_eq!(ask(&service, "GET", "/v1/events?after=7").0, 400);
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_nobody_up_and_is_told_what_it_has_lost() {
+    const TOLD: u64 = 50_000;
+    let service = Service::start();
+    let (mut slow, mut quick) = (Events::start(&service, ""), Events::start(&service, ""));
+    assert!(slow.begin() && quick.begin());
+    let started = Instant::now();
+    for number in 0..TOLD {
+        service.feed.tell(added(number));
+        // Now and then the quick one reads: it loses nothing.
+        if number % 500 == 499 {
+            (0..500).for_each(|back| assert_eq!(quick.next().what, added(number - 499 + back)));
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    // The slow one hears of everything, be it that it was lost.
+    let (mut heard, mut lost) = (0, 0);
+    while heard + lost < TOLD {
+        match slow.next().what {
+            Happening::Lost { count } => lost += count,
+            what => {
+                assert_eq!(what, added(heard + lost), "in its order");
+                heard += 1;
+            }
+        }
+    }
+    assert!(lost > 0 && heard > 0 && heard + lost == TOLD, "{heard} heard, {lost} lost");
+    assert_eq!(get::<Health>(&service, "/v1/health"), service::health());
+}
+
+#[test]
+fn streams_leave_room_for_others_and_give_their_places_back() {
+    let service = Service::start();
+    let begin = || {
+        let mut stream = Events::start(&service, "");
+        assert!(stream.begin());
+        stream
+    };
+    let mut streams: Vec<Events> = (0..16).map(|_| begin()).collect();
+    let heard = ask(&service, "GET", "/v1/events");
+    assert!(heard.0 == 503 && heard.json::<ErrorBody>().error.mend.is_some());
+    assert_eq!(get::<Health>(&service, "/v1/health"), service::health());
+    // Nothing has happened that would have shown that one is gone.
+    streams.pop();
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut stream = connect(&service);
+        stream.write_all(b"GET /v1/events HTTP/1.1\r\n\r\n").unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        if &head == b"HTTP/1.1 200" {
+            return;
+        }
+        assert!(Instant::now() < until, "its place is not given back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use vonic_control::api::types::{
-    ConnectionRow, EngineStatus, LoadReport, ReloadReport, Stats, VmDetail, VmRow, VmStats,
+    ConnectionRow, EngineStatus, Happening, LoadReport, ReloadReport, Stats, VmDetail, VmRow, VmStats,
 };
+use vonic_control::capture::pcapng::{self, Block};
 use vonic_control::client;
 
 #[path = "support/service.rs"]
@@ -58,6 +59,7 @@ web2  tcp       world      192.0.2.2:40000  198.51.100.7:443  ESTABLISHED       
     let show = good(&service, "vm show web1");
     for line in [
         "name                 web1",
+        "connected for        1m 1s",
         "address6             2001:db8::2",
         "labels               tier=web",
         "features negotiated  csum",
@@ -125,6 +127,47 @@ fn the_engine_and_its_successor() {
 }
 
 #[test]
+fn vms_are_put_and_deleted() {
+    let service = Service::start();
+    let folder = tempfile::TempDir::new().unwrap();
+    let expected = "\
+changed: web1
+  vm web1: mtu: 1500 -> 1400
+  another NIC, so the VMM has to connect again: web1
+unchanged: 1
+";
+    for (name, text) in [("web1.toml", "mtu = 1400\n"), ("web1.json", " {\"mtu\": 1400}")] {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(good(&service, &format!("vm add {}", file.display())), expected);
+    }
+    assert_eq!(good(&service, "vm rm web1"), "removed: web1\nunchanged: 0\n");
+    let (code, _, err) = at(&service.socket(), "vm rm web9");
+    assert!(code == 1 && err.contains("there is no VM 'web9'"), "{err}");
+    let socket = service.socket();
+    for (name, words) in [("nothing.toml", "No such file"), ("no name.toml", "give --name")] {
+        let file = folder.path().join(name);
+        let (code, _, err) = run(&["--socket", socket.to_str().unwrap(), "vm", "add", file.to_str().unwrap()]);
+        assert!(code == 1 && err.contains(words), "{err}");
+    }
+}
+
+#[test]
+fn events_are_told_one_to_a_line() {
+    let service = Service::start();
+    service.feed.tell(Happening::VmAdded { vm: "a\u{1b}".into() });
+    service.feed.tell(Happening::EngineTookOver { pid: 7, microseconds: 2345 });
+    let lines = good(&service, "events --after 0-0 --count 2");
+    let words: Vec<&str> = lines.lines().map(|line| line.split_once("Z  ").unwrap().1).collect();
+    assert_eq!(words, ["a : added", "engine 7 has taken over in 2.345 ms"]);
+    let json = good(&service, "events --after 0-0 --count 1 --json");
+    let kinds = json.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["event"].clone());
+    assert_eq!(kinds.collect::<Vec<_>>(), ["begun", "vm_added"]);
+    let (code, _, err) = at(&service.socket(), "events --after 7");
+    assert!(code == 1 && err.contains("is no event's id"), "{err}");
+}
+
+#[test]
 fn states_go_by_hand() {
     let service = Service::start();
     assert_eq!(good(&service, "migrate save web1 -"), service::STATE);
@@ -146,6 +189,36 @@ fn states_go_by_hand() {
         assert!(code == 1 && (err.contains("there is no VM 'web9'") || err.contains("No such file")), "{err}");
         assert!(!file.exists(), "nothing is left of what was not done");
     }
+}
+
+/// The service's worker lets go of the capture at once.
+#[test]
+fn a_capture_says_why_it_has_ended_and_leaves_a_whole_file() {
+    let service = Service::start();
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("web1.pcapng");
+    let (code, out, err) = at(&service.socket(), &format!("capture web1 -w {} --filter arp", file.display()));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(
+        err.contains("the VM is gone") && err.contains("0 frames in ") && err.ends_with("start it again\n"),
+        "{err}"
+    );
+    let mut rest = &std::fs::read(&file).unwrap()[..];
+    assert_eq!(rest[..4], [0x0a, 0x0d, 0x0d, 0x0a]);
+    let mut blocks = Vec::new();
+    while let Some((block, length)) = pcapng::next(rest).unwrap() {
+        blocks.push(block);
+        rest = &rest[length..];
+    }
+    assert_eq!((rest.len(), blocks.len()), (0, 3));
+    assert!(matches!(&blocks[2], Block::Statistics { lost: 0, why: Some(why) } if why.contains("the VM is gone")));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // What is refused overwrites nothing.
+    for (arguments, said) in [("web9", "there is no VM 'web9'"), ("web1 --filter tcp)", "')' without its '('")] {
+        let (code, _, err) = at(&service.socket(), &format!("capture -w {} {arguments}", file.display()));
+        assert!(code == 1 && err.contains(said), "{arguments}: {err}");
+    }
+    assert!(std::fs::metadata(&file).unwrap().len() > 100);
 }
 
 #[test]
@@ -237,6 +310,22 @@ fn usage() {
         assert!(out.contains(word), "{word} is not in {out}");
     }
     assert_eq!(run(&["--version"]).1, format!("vonic {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn shells_learn_the_commands() {
+    for (shell, words) in [
+        ("bash", &["complete -F _vonic", "vonic__subcmd__vm__subcmd__list", "--config-dir"][..]),
+        ("zsh", &["#compdef vonic", "cloud-hypervisor"]),
+        ("fish", &["complete -c vonic", "restart"]),
+    ] {
+        let (code, out, err) = run(&["completions", shell]);
+        assert_eq!((code, err.as_str()), (0, ""), "{shell}");
+        for word in words {
+            assert!(out.contains(word), "{shell}: {word} is not in {out}");
+        }
+    }
+    assert_eq!(run(&["completions", "tcsh"]).0, 2);
 }
 
 /// Standard output whose reader has gone.

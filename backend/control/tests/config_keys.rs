@@ -120,7 +120,7 @@ fn defaults_without_vonic_toml_and_with_only_a_mac() {
     let limits =
         Limits { connections: 16384, pending: 512, pending_per_destination: 64, udp_flows: 4096, new_per_second: 2000 };
     assert_eq!(vm.limits, limits);
-    assert_eq!(feature_names(vm.features.virtio_bits()).len(), 9 + 5);
+    assert_eq!(feature_names(vm.features.virtio_bits()).len(), 17 + 3);
     assert!(vm.labels.is_empty() && vm.forwards.is_empty() && vm.egress.is_empty());
 }
 
@@ -188,15 +188,19 @@ fn bad_values_of_the_service() {
     for (text, line, words) in [
         ("runtime_dir = 'run'", 1, "write it as /run/vonic"),
         ("runtime_dir = 5", 1, "write runtime_dir = \"/run/vonic\""),
-        ("\nworkers = 0", 2, "write a number from 1 to 1"),
-        ("workers = 2", 1, "write workers = 1"),
+        ("\nworkers = 0", 2, "write a number from 1 to 16"),
+        ("workers = 17", 1, "write a number from 1 to 16"),
         ("workers = '1'", 1, "write workers = 1"),
         ("poll_us = -1", 1, "write 0 to sleep at once"),
         ("poll_us = 1000001", 1, "write \"always\""),
         ("poll_us = 99999999999999999999", 1, "write \"always\""),
         ("poll_us = 'never'", 1, "write \"always\" or a number"),
         ("poll_us = 1.5", 1, "write poll_us = 50"),
-        ("metrics_listen = '127.0.0.1:9477'", 1, "leave metrics_listen out"),
+        ("metrics_listen = '127.0.0.1'", 1, "write it as 127.0.0.1:9477"),
+        ("metrics_listen = '127.0.0.1:0'", 1, "write it as 127.0.0.1:9477"),
+        ("metrics_listen = 'localhost:9477'", 1, "write it as 127.0.0.1:9477"),
+        ("metrics_listen = '224.0.0.1:9477'", 1, "write an address of this host"),
+        ("metrics_listen = 9477", 1, "write metrics_listen = \"127.0.0.1:9477\""),
         ("network = 1", 1, "write network = {"),
         ("[network]\na = 1", 2, "write [network.a]"),
         ("[network.'a b']\nuplink = 'none'", 1, "write 1 to 63 of"),
@@ -227,14 +231,17 @@ fn bad_values_of_a_network() {
         ("gateway4 = '192.0.2.1'", 2, "write both"),
         ("isolated = true", 1, "write both, or uplink = \"none\""),
         ("uplink = 'sockets'", 2, "write both, or uplink = \"none\""),
-        ("uplink = 'bridge'", 2, "write \"none\", \"sockets\" or \"tap:BRIDGE\""),
+        ("uplink = 'bridge'", 2, "write \"none\", \"sockets\", \"tap:BRIDGE\" or \"packet:INTERFACE\""),
         ("uplink = 'tap:'", 2, "'' is no interface's name: write it as \"tap:br0\""),
         ("uplink = 'tap:a/b'", 2, "write it as \"tap:br0\""),
         ("uplink = 'tap:sixteen-letters-'", 2, "write it as \"tap:br0\""),
         ("uplink = 'tap:br0'\ngateway4 = '192.0.2.1'", 3, "the bridge's own router is the gateway: leave gateway4 out"),
         ("uplink = 'tap:br0'\nhost_loopback4 = '192.0.2.1'", 3, "leave host_loopback4 out"),
         ("uplink = 'tap:br0'\nreach_host = true", 3, "reach the host's addresses by the bridge: leave it out"),
-        ("uplink = 'packet:eth0'", 2, "write uplink = \"sockets\" or \"tap:BRIDGE\""),
+        ("uplink = 'packet:'", 2, "'' is no interface's name: write it as \"packet:eth0\""),
+        ("uplink = 'packet:eth0:1'", 2, "'eth0:1' is no interface's name: write it as \"packet:eth0\""),
+        ("uplink = 'packet:eth0'\ngateway4 = '192.0.2.1'", 3, "router, which is the gateway: leave gateway4 out"),
+        ("uplink = 'packet:eth0'\nreach_host = true", 3, "reach what is on the interface's network: leave it out"),
         ("uplink = 'none'\nhost_loopback4 = '192.0.2.9'", 3, "needs uplink = \"sockets\""),
         ("uplink = 'none'\nreach_host = 1", 3, "write reach_host = false"),
         ("uplink = 'none'\nisolated = 'yes'", 3, "write isolated = false"),
@@ -265,6 +272,9 @@ fn bad_values_of_a_network() {
 #[test]
 fn a_bridged_network_is_a_cable() {
     let lan = "[network.lan]\nuplink = 'tap:br0'\n";
+    let at_interface = Files::new(&[("vonic.toml", &lan.replace("tap:br0", "packet:eth0.5"))]).load().unwrap();
+    assert_eq!(at_interface.networks["lan"].uplink, Uplink::Packet("eth0.5".into()));
+    assert_eq!(json!(at_interface.networks["lan"])["uplink"], json!("packet:eth0.5"));
     // With a subnet for its guests' addresses, or without one.
     for subnet in ["", "subnet4 = '192.0.2.0/24'\n"] {
         let vm = format!("{MAC}network = 'lan'\naddress4 = '192.0.2.1'\n");
@@ -292,6 +302,8 @@ fn a_bridged_network_is_a_cable() {
     refused(&[("vonic.toml", &subnet), ("a.toml", &outside)], "vms.d/a.toml:3", "write one as 192.0.2.1");
     let twice = "[network.b]\nuplink = 'tap:br0'\n[network.a]\nuplink = 'tap:br0'\n[network.c]\nuplink = 'tap:br1'\n";
     refused(&[("vonic.toml", twice)], "vonic.toml:4", "bridge 'br0' is network 'b''s already (");
+    let twice = "[network.b]\nuplink = 'packet:eth0'\n[network.a]\nuplink = 'packet:eth0'\n";
+    refused(&[("vonic.toml", twice)], "vonic.toml:4", "or name another interface");
 }
 
 #[test]
@@ -320,13 +332,19 @@ fn bad_values_of_a_vm() {
         ("ack = 'x'", 2, "write \"kernel\" or \"peer\""),
         ("ack = true", 2, "write ack = \"kernel\""),
         ("labels = 'web'", 2, "write labels = { tier = \"web\" }"),
-        ("labels = { tier = 1 }", 2, "write tier ="),
+        ("labels = { tier = 1 }", 2, "labels.tier is no string: write it as tier ="),
+        ("\n[labels]\na = 'x'\n\"b\\nc\" = 'x'", 5, "labels.b\\nc has a control character in its name"),
+        ("labels = { \"\\u001b[2J\" = 'x' }", 2, "labels.\\u{1b}[2J has a control character in its name"),
+        ("labels = { tier = \"a\\nb\" }", 2, "labels.tier has a control character (\\n) in its value: write one line"),
+        ("labels = { tier = \"\\u0085\" }", 2, "labels.tier has a control character (\\u{85}) in its value"),
+        ("labels = { '' = 'x' }", 2, "a label has no name: write it as tier ="),
+        ("labels = { '..' = 'x' }", 2, "can be no part of /v1/labels/KEY: write another name"),
         ("features = true", 2, "write features = { tso = true }"),
         ("features = { tso = 1 }", 2, "write tso = true"),
         ("features = { tos = true }", 2, "write tso"),
         ("features = { gro = true }", 2, "the keys of a VM's features are csum, guest_csum, tso"),
-        ("features = { csum = false }", 2, "tso needs csum (virtio 1.3 §5.1.3.1): write tso = false too"),
-        ("features = { guest_csum = false }", 2, "guest_tso needs guest_csum"),
+        ("features = { csum = false, tso = true }", 2, "tso needs csum (virtio 1.3 §5.1.3.1): leave tso = true out"),
+        ("features = { guest_tso = false, guest_ecn = true }", 2, "guest_ecn needs guest_tso"),
         ("limits = { connections = 0 }", 2, "write a number from 1 to 1000000"),
         ("limits = { pending = 1000001 }", 2, "write a number from 1 to 1000000"),
         ("limits = { pending_per_destination = -1 }", 2, "write a number from 1 to 1000000"),
@@ -342,6 +360,15 @@ fn bad_values_of_a_vm() {
     ] {
         refused(&[("web1.toml", &format!("{MAC}{text}\n"))], &format!("vms.d/web1.toml:{line}"), words);
     }
+    for (name, value, words) in [
+        (65, 1, "has a name of 65 bytes: write at most 64"),
+        (64, 1025, "has a value of 1025 bytes: write at most 1024"),
+    ] {
+        let text = format!("{MAC}labels = {{ {} = '{}' }}\n", "n".repeat(name), "v".repeat(value));
+        refused(&[("web1.toml", &text)], "vms.d/web1.toml:2", words);
+    }
+    let many: String = (0..65).map(|n| format!("l{n} = ''\n")).collect();
+    refused(&[("web1.toml", &format!("{MAC}[labels]\n{many}"))], "vms.d/web1.toml:3", "labels: 65 are too many");
     for (mac, words) in [
         ("52:54:00:00:00", "write it as 52:54:00:00:00:02"),
         ("53:54:00:00:00:02", "write a unicast one, as 52:54:00:00:00:02"),
@@ -352,50 +379,4 @@ fn bad_values_of_a_vm() {
     }
     refused(&[("web1.toml", "mtu = 1500\n")], "vms.d/web1.toml", "write mac = \"52:54:00:00:00:02\"");
     refused(&[("web1.toml", "mac = 1\n")], "vms.d/web1.toml:1", "write mac = \"52:54:00:00:00:02\"");
-}
-
-#[test]
-fn bad_forwards() {
-    for (text, line, words) in [
-        ("listen='*:80'\nport=80", 3, "write proto = \"tcp\""),
-        ("proto='tcp'\nport=80", 3, "write listen = \"127.0.0.1:8080\""),
-        ("proto='tcp'\nlisten='*:80'", 3, "write port = 80"),
-        ("proto='sctp'\nlisten='*:80'\nport=80", 4, "write \"tcp\" or \"udp\""),
-        ("proto='tcp'\nlisten='[::1]:80'\nport=80", 5, "write address6 above it"),
-        ("proto='tcp'\nlisten='80'\nport=80", 5, "write it as 127.0.0.1:8080"),
-        ("proto='tcp'\nlisten='*:9-8'\nport=80", 5, "write 8-9"),
-        ("proto='tcp'\nlisten='*:80'\nport=0", 6, "write a number from 1 to 65535"),
-        ("proto='tcp'\nlisten='*:80-89'\nport=65530", 6, "write a port up to 65526"),
-        ("proto='tcp'\nlisten='*:80'\nport=80\nfailover='no'", 7, "write failover = true"),
-        ("proto='tcp'\nlisten='*:80'\nport=80\nmtu=1500", 7, "write it in the top of a VM's file"),
-        ("proto='tcp'\nlisten='*:80'\nport=80\nto='x'", 7, "write it in an [[egress]] table"),
-    ] {
-        let text = format!("{MAC}address4 = '192.0.2.2'\n[[forward]]\n{text}\n");
-        refused(&[("web1.toml", &text)], &format!("vms.d/web1.toml:{line}"), words);
-    }
-    let forward = "[[forward]]\nproto='tcp'\nlisten='*:80'\nport=80\n";
-    refused(&[("web1.toml", &format!("{MAC}{forward}"))], "vms.d/web1.toml:4", "write address4 or address6 above it");
-    let closed = "[network.default]\nsubnet4='192.0.2.0/24'\ngateway4='192.0.2.1'\nuplink='none'\n";
-    let vm = format!("{MAC}address4='192.0.2.2'\n{forward}");
-    refused(&[("vonic.toml", closed), ("web1.toml", &vm)], "vms.d/web1.toml:5", "needs uplink = \"sockets\"");
-}
-
-#[test]
-fn bad_egress() {
-    for (text, line, words) in [
-        ("to='192.0.2.0/24'", 2, "write action = \"deny\""),
-        ("action='deny'", 2, "write to = \"198.51.100.0/24\""),
-        ("action='drop'\nto='0.0.0.0/0'", 3, "write \"allow\" or \"deny\""),
-        ("action='deny'\nto='198.51.100.7/24'", 4, "write 198.51.100.0/24"),
-        ("action='deny'\nto='2001:db8::1/32'", 4, "write 2001:db8::/32"),
-        ("action='deny'\nto='::ffff:198.51.100.0/120'", 4, "write it as 198.51.100.0/24"),
-        ("action='deny'\nto='0.0.0.0/0'\nproto='sctp'", 5, "write \"tcp\" or \"udp\" or \"icmp\""),
-        ("action='deny'\nto='0.0.0.0/0'\nports=443", 5, "write ports = \"1-1023\""),
-        ("action='deny'\nto='0.0.0.0/0'\nports='0'", 5, "write a number from 1 to 65535"),
-        ("action='deny'\nto='0.0.0.0/0'\nproto='icmp'\nports='1'", 6, "leave ports out"),
-        ("action='deny'\nto='0.0.0.0/0'\nport='1'", 5, "write ports"),
-    ] {
-        let text = format!("{MAC}[[egress]]\n{text}\n");
-        refused(&[("web1.toml", &text)], &format!("vms.d/web1.toml:{line}"), words);
-    }
 }

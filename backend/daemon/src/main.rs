@@ -6,31 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vonic_control::config::{self, Config, Service};
 use vonic_control::engine::{self, EngineConfig};
+use vonic_daemon::arguments::Arguments;
 use vonic_front::{EngineLink, MasterConfig, MasterError, Start, Upgrade};
 
 /// The argument by which a newer vonicd is started.
 const TAKE_OVER: &str = "--take-over";
-
-/// A virtual offload NIC for many VMs: serves each VM of the configuration as its network card.
-#[derive(Parser)]
-#[command(name = "vonicd", version)]
-struct Arguments {
-    /// Where vonic.toml and vms.d are.
-    #[arg(long, value_name = "DIR", default_value = "/etc/vonic")]
-    config_dir: PathBuf,
-    /// Only check the configuration: every error is printed, with file, line and what to write instead.
-    #[arg(long)]
-    check: bool,
-    /// Run master and engine in one process, for debugging.
-    #[arg(long)]
-    standalone: bool,
-    /// How to look behind the head of a socket's queue: by SO_PEEK_OFF, or over scratch memory as on kernels before 6.9.
-    #[arg(long, value_name = "MODE", value_parser = ["auto", "offset", "scratch"], default_value = "auto", hide = true)]
-    peek: String,
-    /// Take over from an older vonicd, which started this one and speaks to it by standard input: what `vonic upgrade` does.
-    #[arg(long, hide = true, conflicts_with_all = ["check", "standalone"])]
-    take_over: bool,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

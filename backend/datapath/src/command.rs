@@ -1,10 +1,11 @@
 //! Everything that the control side can ask of a worker, and everything that a worker tells of its own accord.
 use crate::PortStats;
+use crate::capture::Capturer;
 use crate::datagram::travel::ArrivingDatagrams;
 use crate::flow::travel::{Arriving, Departure, Leaving};
 use crate::flow::usage::ServicePlace;
 use crate::notification::Notifier;
-use crate::spec::{HostView, NetworkId, NetworkSpec, PortId, PortSpec};
+use crate::spec::{HostView, Member, NetworkId, NetworkSpec, PortId, PortSpec};
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -23,6 +24,13 @@ pub enum Command {
     RemoveNetwork(NetworkId),
     /// Creates a port without a session.
     Attach(Box<PortSpec>),
+    /// Another worker is about to get this port, or its forwards are others now. Known before that worker says anything of it.
+    Member(Box<Member>),
+    /// Another worker's port is gone.
+    Leave {
+        /// Which.
+        port: PortId,
+    },
     /// Replaces a port's policy: forwards, egress, limits. Its session and its connections go on.
     Reconfigure {
         /// The new policy.
@@ -92,6 +100,11 @@ pub enum Command {
         /// The master's number of the connection.
         session: u64,
     },
+    /// What an engine before has left of this VMM connection goes on at another worker.
+    Elsewhere {
+        /// The master's number of the connection.
+        session: u64,
+    },
     /// Every VMM that was connected at the start is known: what an engine before has left of other connections is reset.
     Inherited,
     /// The guest leaves for another host, and its rings are stopped: asks for a part of its connections, which stand still from then on.
@@ -151,6 +164,27 @@ pub enum Command {
         /// Where to.
         notifier: Option<Notifier>,
     },
+    /// From now on somebody watches a port's frames.
+    Capture {
+        /// Which port.
+        port: PortId,
+        /// Where they go.
+        capturer: Box<Capturer>,
+    },
+    /// And no more.
+    EndCapture {
+        /// Which port.
+        port: PortId,
+        /// Which capture.
+        number: u64,
+        /// Where its end goes, if the port still had it: to give so much memory back is not the worker's business.
+        reply: Reply<Capturer>,
+    },
+    /// Fetches no more of what guests send, since every worker is about to rest.
+    Pause {
+        /// When no other worker has anything of this one's.
+        done: Done,
+    },
     /// Ends the worker between two rounds, and leaves everything as it is for another engine.
     Rest {
         /// When nothing will be touched any more.
@@ -184,6 +218,41 @@ impl<T> fmt::Debug for Reply<T> {
 }
 
 impl Command {
+    /// The port that it is about, whose worker gets it; `None`: it is about everything, or nothing.
+    pub fn port(&self) -> Option<PortId> {
+        match self {
+            Command::Attach(spec) | Command::Reconfigure { spec, .. } => Some(spec.port),
+            Command::Detach { port, .. }
+            | Command::Disconnect { port, .. }
+            | Command::Session { port, .. }
+            | Command::Stay { port, .. }
+            | Command::Capture { port, .. }
+            | Command::EndCapture { port, .. }
+            | Command::Notify { port, .. } => Some(*port),
+            Command::Connections { port, .. } => *port,
+            Command::Features { .. }
+            | Command::Memory { .. }
+            | Command::Log { .. }
+            | Command::Announce { .. }
+            | Command::StopRing { .. }
+            | Command::Depart { .. }
+            | Command::Arrive { .. }
+            | Command::Ring(_) => self.of_message(),
+            Command::Network(_)
+            | Command::RemoveNetwork(_)
+            | Command::Member(_)
+            | Command::Leave { .. }
+            | Command::Elsewhere { .. }
+            | Command::Inherited
+            | Command::Gone { .. }
+            | Command::Barrier { .. }
+            | Command::Host(_)
+            | Command::Pause { .. }
+            | Command::Rest { .. }
+            | Command::Stop { .. } => None,
+        }
+    }
+
     /// The port of whose VMM's message it comes, where it comes of one.
     pub(crate) fn of_message(&self) -> Option<PortId> {
         match self {

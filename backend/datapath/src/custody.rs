@@ -1,5 +1,6 @@
-//! What of a port's outlives an engine beside its connections and flows: listening sockets, a tap, claimed addresses. Each has a record for
+//! What of a port's outlives an engine beside its connections and flows: listening sockets, a cable, claimed addresses. Each has a record for
 //! as long as it is the port's, by which its descriptor stays open when the engine has died.
+use crate::bridged;
 use crate::flow::records::Records;
 use crate::spec::{ForwardSocket, PortId};
 use crate::switch::claims::{CLAIMS, Claims};
@@ -8,17 +9,17 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use vonic_record::{Bits, Kind, Record, RecordId, name};
-use vonic_uplink::{DatagramSocket, Tap};
+use vonic_uplink::{Cable, DatagramSocket};
 
 /// The records of one port.
 #[derive(Debug, Default)]
 pub struct Custody {
     /// By descriptor and cookie: a number alone may be another socket's by now.
     listeners: HashMap<(i32, u64), RecordId>,
-    /// With descriptor, index, and whether a guest runs.
+    /// With descriptor, cookie, and whether a guest runs.
     tap: Option<((i32, u64, bool), RecordId)>,
     claims: [Option<(Ipv6Addr, RecordId)>; CLAIMS],
-    /// Frames waited in the tap for the guest that runs, when the engine before died.
+    /// Frames waited in the cable for the guest that runs, when the engine before died.
     pub tap_waits: bool,
 }
 
@@ -44,16 +45,20 @@ impl Custody {
         before.into_values().for_each(|id| records.free(id));
     }
 
-    /// Records the tap that the port has now.
-    fn set_tap(&mut self, tap: Option<&Tap>, live: bool, records: &mut Records) {
-        let place = tap.map(|tap| (tap.as_raw_fd(), u64::from(tap.index()), live));
+    /// Records the cable that the port has now.
+    fn set_tap(&mut self, tap: Option<&Cable>, live: bool, records: &mut Records) {
+        let place = tap.map(|tap| (tap.as_raw_fd(), tap.cookie(), live));
         if self.tap.map(|(place, _)| place) == place {
             return;
         }
-        // The new one first: at no time is there a tap without a record.
-        let new = tap.zip(place).and_then(|(tap, (fd, index, live))| {
-            let record = Record::endless(Kind::Tap, name(tap.vm()), (fd, index), Bits::LIVE.only_if(live));
-            Some(((fd, index, live), records.keep(&record, None)?))
+        // The new one first: at no time is there a cable without a record.
+        let new = tap.zip(place).and_then(|(tap, (fd, cookie, live))| {
+            let kind = match tap {
+                Cable::Tap(_) => Kind::Tap,
+                Cable::Packet(_) => Kind::Packet,
+            };
+            let record = Record::endless(kind, name(tap.vm()), (fd, cookie), Bits::LIVE.only_if(live));
+            Some(((fd, cookie, live), records.keep(&record, None)?))
         });
         if let Some((_, id)) = std::mem::replace(&mut self.tap, new) {
             records.free(id);
@@ -84,7 +89,7 @@ impl Worker {
         let places = std::mem::take(&mut self.records.places);
         for (number, record) in places {
             let goes_on = match record.kind {
-                Kind::Tap => self.resume_tap(id, number, &record),
+                Kind::Tap | Kind::Packet => self.resume_tap(id, number, &record),
                 _ => self.resume_listener(id, number, &record),
             };
             if !goes_on {
@@ -122,13 +127,14 @@ impl Worker {
 
     /// Every VMM that was connected has had its own: what nobody has taken over ends.
     pub(crate) fn abandon_custody(&mut self) {
+        self.records.leave_rest_to_first();
         let flows = std::mem::take(&mut self.records.flows);
         for (number, record) in flows.into_iter().chain(std::mem::take(&mut self.records.places)) {
             abandon(&mut self.records, number, &record);
         }
         for port in self.ports.iter_mut().flatten().filter(|port| port.session == 0) {
             port.awaited = None;
-            port.custody.tap_waits = false;
+            bridged::give_up(port);
         }
         // Of what was taken over, some may not be any more: the host's addresses may be others.
         self.check_datagrams();
@@ -140,14 +146,18 @@ impl Worker {
         let is_own =
             |socket: &ForwardSocket| socket.as_raw_fd() == key.0 && socket.cookie().is_ok_and(|own| own == key.1);
         let known = port.spec.forwards.iter().any(|forward| is_own(&forward.socket));
-        known && port.custody.listeners.insert(key, number).is_none()
+        if known && let Some(twice) = port.custody.listeners.insert(key, number) {
+            // The engine before died while the socket changed hands: one record will do.
+            self.records.free(twice);
+        }
+        known
     }
 
     fn resume_tap(&mut self, id: PortId, number: RecordId, record: &Record) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
         let live = record.bits.has(Bits::LIVE);
         let place = (record.descriptor, record.cookie);
-        if port.spec.tap.as_ref().is_none_or(|tap| (tap.as_raw_fd(), u64::from(tap.index())) != place) {
+        if port.spec.tap.as_ref().is_none_or(|tap| (tap.as_raw_fd(), tap.cookie()) != place) {
             return false;
         }
         port.custody.tap = Some(((place.0, place.1, live), number));
@@ -173,21 +183,23 @@ impl Worker {
         for network in self.networks.iter_mut().flatten() {
             while let Some(id) = network.next_changed() {
                 if let Some(port) = Worker::port_mut(&mut self.ports, id) {
+                    self.exchange.note(id);
                     port.custody.set_claims(port.session, &network.claims_of(id), &mut self.records);
                 }
             }
         }
     }
 
-    /// Records which tap a port has, and whether a guest runs.
+    /// Records which cable a port has, and whether a guest runs.
     pub(crate) fn record_tap(&mut self, id: PortId) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let live = port.queues.is_live() || port.custody.tap_waits;
+        self.exchange.note(id);
         port.custody.set_tap(port.spec.tap.as_deref(), live, &mut self.records);
     }
 }
 
-/// Ends what nobody goes on with. Listeners and taps are the control side's, which has taken over theirs and closes the rest.
+/// Ends what nobody goes on with. Listeners and cables are the control side's, which has taken over theirs and closes the rest.
 fn abandon(records: &mut Records, number: RecordId, record: &Record) {
     if record.kind == Kind::Datagrams && !record.bits.has(Bits::FORWARDED) {
         drop(DatagramSocket::resume(record.descriptor, record.cookie, record.host.ip()));
@@ -204,7 +216,8 @@ mod tests {
 
     fn records() -> (Arc<Checkpoint>, Records) {
         let checkpoint = Arc::new(Checkpoint::create(8).unwrap());
-        (Arc::clone(&checkpoint), Records::new(checkpoint))
+        let free = checkpoint.free_numbers();
+        (Arc::clone(&checkpoint), Records::new(checkpoint, free, 0))
     }
 
     fn address(n: u16) -> Ipv6Addr {

@@ -37,7 +37,7 @@ pub fn forward(inbound: &Inbound<'_, '_>, to: &mut Port, copied: &Counter) -> Re
     check_size(inbound, to)?;
     let can = to.negotiated.to_guest;
     match (inbound.vnet.gso, inbound.vnet.partial) {
-        (Some(gso), _) if !can.tso(gso.kind) => segment(inbound, gso, to, copied),
+        (Some(gso), _) if !can.takes(gso) => segment(inbound, gso, to, copied),
         (None, Some(partial)) if !can.csum => {
             let mut headers = leading(inbound, Some(partial));
             let cut = headers.as_slice().len() as u32;

@@ -1,19 +1,24 @@
 //! One VM's NIC inside the worker: its rings, its negotiated features, and the way a frame gets into its guest.
 use crate::bridged::TapState;
+use crate::calls::is_bulk;
+use crate::capture::Captures;
+use crate::coalescing::Landing;
 use crate::custody::Custody;
 use crate::datagram::fragments::Kept;
+use crate::exchange::Sent;
 use crate::flow::challenge::Challenges;
 use crate::flow::travel::Leaving;
 use crate::flow::usage::Usage;
 use crate::notification::Notifier;
 use crate::queues::Queues;
+use crate::receive_filter::ReceiveFilter;
 use crate::ring::Ring;
 use crate::service::resolver::Resolver;
 use crate::spec::PortSpec;
 use crate::stats::{Counter, Way};
 use std::ops::Range;
 use std::sync::Arc;
-use vonic_frame::{DropReason, Offloads, VNET_HEADER_LEN, VnetHeader};
+use vonic_frame::{DropReason, HEADER_MAX, Offloads, VNET_HEADER_LEN, VnetHeader};
 use vonic_queue::{Burst, DirtyLog, MemoryMap, copy_payload};
 use vonic_tcp::Instant;
 
@@ -27,16 +32,24 @@ pub mod feature {
     pub const GUEST_TSO4: u64 = 1 << 7;
     /// Large TCP frames to the guest, IPv6.
     pub const GUEST_TSO6: u64 = 1 << 8;
+    /// Large TCP frames to the guest, whose first segment says CWR.
+    pub const GUEST_ECN: u64 = 1 << 9;
     /// Large TCP frames from the guest, IPv4.
     pub const HOST_TSO4: u64 = 1 << 11;
     /// Large TCP frames from the guest, IPv6.
     pub const HOST_TSO6: u64 = 1 << 12;
+    /// Large TCP frames from the guest, whose first segment says CWR.
+    pub const HOST_ECN: u64 = 1 << 13;
     /// A frame may span several chains of the receive queue.
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// There is a control queue.
     pub const CTRL_VQ: u64 = 1 << 17;
     /// The driver may set receive modes over it.
     pub const CTRL_RX: u64 = 1 << 18;
+    /// And which VLANs it listens to.
+    pub const CTRL_VLAN: u64 = 1 << 19;
+    /// And further receive modes.
+    pub const CTRL_RX_EXTRA: u64 = 1 << 20;
     /// The driver announces its guest when it is asked to.
     pub const GUEST_ANNOUNCE: u64 = 1 << 21;
     /// There may be several pairs of queues.
@@ -76,12 +89,18 @@ impl Negotiated {
     /// Reads acknowledged feature bits.
     pub fn new(bits: u64) -> Negotiated {
         let has = |bit| bits & bit != 0;
-        let offloads = |csum, tso4, tso6| Offloads { csum: has(csum), tso4: has(tso4), tso6: has(tso6) };
+        let offloads = |csum, tso4, tso6, ecn| Offloads {
+            csum: has(csum),
+            tso4: has(tso4),
+            tso6: has(tso6),
+            // Without large frames it means nothing (virtio 1.3 §5.1.3.1).
+            ecn: has(ecn) && (has(tso4) || has(tso6)),
+        };
         let long = has(feature::VERSION_1) || has(feature::MRG_RXBUF);
         Negotiated {
             bits,
-            from_guest: offloads(feature::CSUM, feature::HOST_TSO4, feature::HOST_TSO6),
-            to_guest: offloads(feature::GUEST_CSUM, feature::GUEST_TSO4, feature::GUEST_TSO6),
+            from_guest: offloads(feature::CSUM, feature::HOST_TSO4, feature::HOST_TSO6, feature::HOST_ECN),
+            to_guest: offloads(feature::GUEST_CSUM, feature::GUEST_TSO4, feature::GUEST_TSO6, feature::GUEST_ECN),
             mergeable: has(feature::MRG_RXBUF),
             header_len: VNET_HEADER_LEN as u32 - if long { 0 } else { 2 },
         }
@@ -112,6 +131,8 @@ pub struct Port {
     pub leaving: Vec<Leaving>,
     /// Until when its rings are expected to come, after an engine's death.
     pub awaited: Option<Instant>,
+    /// Its guest is about to leave: its forwards let nobody in.
+    pub paused: bool,
     /// What the driver said.
     pub negotiated: Negotiated,
     /// Guest memory, while there is a session.
@@ -130,6 +151,10 @@ pub struct Port {
     pub challenges: Challenges,
     /// How far its tap has been read, if it has one.
     pub tap: TapState,
+    /// What its guest listens to.
+    pub(crate) receive_filter: ReceiveFilter,
+    /// Where the tap's next frame is read to.
+    pub(crate) landing: Landing,
     /// When the guest is next told of its router.
     pub advertise_at: Option<Instant>,
     /// How often that has been tried.
@@ -142,6 +167,15 @@ pub struct Port {
     pub(crate) notifier: Option<Notifier>,
     /// What of it has records.
     pub(crate) custody: Custody,
+    /// The burst that other workers have, for whose ports there are frames in it.
+    pub(crate) sent: Option<Sent>,
+    /// Whoever watches its frames.
+    pub(crate) captures: Captures,
+    /// Whether each frame to the guest is looked at once more: calls for bulk are held back, or somebody watches.
+    pub(crate) inspects: bool,
+    /// Since when the worker has the burst at hand, and how many chains that has.
+    pub(crate) begun: Instant,
+    pub(crate) under_way: u32,
 }
 
 impl Port {
@@ -149,10 +183,12 @@ impl Port {
     pub fn new(spec: PortSpec) -> Port {
         Port {
             queues: Queues::new(feature::VERSION_1, spec.queue_pairs),
+            inspects: spec.calls.us > 0,
             spec,
             session: 0,
             leaving: Vec::new(),
             awaited: None,
+            paused: false,
             negotiated: Negotiated::new(feature::VERSION_1),
             map: None,
             log: None,
@@ -161,17 +197,30 @@ impl Port {
             resolver: Resolver::default(),
             challenges: Challenges::default(),
             tap: TapState::default(),
+            receive_filter: ReceiveFilter::default(),
+            landing: Landing::default(),
             advertise_at: None,
             advertise_tries: 0,
             fragmented: 0,
             kept: Kept::default(),
             notifier: None,
             custody: Custody::default(),
+            sent: None,
+            captures: Captures::default(),
+            begun: Instant(0),
+            under_way: 0,
         }
+    }
+
+    /// Takes in that its calls, or who watches it, have changed.
+    pub(crate) fn settle_inspection(&mut self) {
+        self.inspects = self.spec.calls.us > 0 || self.is_captured();
     }
 
     /// The driver acknowledged features.
     pub fn set_features(&mut self, bits: u64) {
+        self.receive_filter = ReceiveFilter::default();
+        self.landing.begin_anew();
         self.negotiated = Negotiated::new(bits);
         self.queues.set_features(bits);
     }
@@ -186,6 +235,8 @@ impl Port {
         self.queues.disconnect();
         self.kept = Kept::default();
         self.rx_burst.clear();
+        self.forget_landing();
+        self.receive_filter = ReceiveFilter::default();
         self.queues.set_log(None);
         self.log = None;
         self.map = None;
@@ -199,6 +250,10 @@ impl Port {
     /// Fetches chains for up to `most` bytes with the virtio-net header; returns the bytes that they hold, or 0 if there are
     /// not `least`. They are of the receive queue aimed at. Chains that can hold no frame at all are completed empty, so that they are not looked at again.
     pub fn reserve(&mut self, least: u32, most: u32) -> u32 {
+        if self.landing.is_busy() {
+            // In order: what waits for more segments came first.
+            self.settle(Instant(0));
+        }
         self.rx_burst.clear();
         let room = self.fetch_room(most);
         if room >= least && !self.rx_burst.is_empty() {
@@ -284,7 +339,8 @@ impl Port {
         self.write_frame(chains, (vnet, headers.len() as u16), headers, payload_len)
     }
 
-    fn write_frame(
+    /// As [`Port::complete_in`], where a frame's headers end `headers_len` bytes behind its start.
+    pub(crate) fn write_frame(
         &mut self,
         chains: Range<usize>,
         (vnet, headers_len): (&VnetHeader, u16),
@@ -308,7 +364,30 @@ impl Port {
         self.rx_burst.write(chains.start..end, 0, &vnet[..header_len as usize]);
         self.rx_burst.write(chains.start..end, header_len, headers);
         self.spec.stats.frame(Way::HostToGuest, total - header_len);
+        if self.inspects {
+            self.inspect(chains.start..end, total - header_len, vnet);
+        }
         end
+    }
+
+    /// Looks at a completed frame.
+    fn inspect(&mut self, chains: Range<usize>, len: u32, vnet: [u8; VNET_HEADER_LEN]) {
+        if self.spec.calls.us > 0 {
+            self.note_bulk(chains.clone(), len);
+        }
+        if self.is_captured() {
+            self.capture_given(chains, len, vnet);
+        }
+    }
+
+    /// Notes a completed frame whose call may wait.
+    fn note_bulk(&mut self, chains: Range<usize>, len: u32) {
+        let mut head = [0; HEADER_MAX];
+        let wanted = HEADER_MAX.min(len as usize);
+        let got = self.rx_burst.read(chains.start, self.negotiated.header_len, &mut head[..wanted]);
+        if is_bulk(&head[..got], len, u32::from(self.spec.mtu / 2)) {
+            self.queues.rx().calls().bulk(chains.len() as u16);
+        }
     }
 
     /// Puts one frame into the guest's ring; the guest sees it at the next flush.

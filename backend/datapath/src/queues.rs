@@ -1,4 +1,5 @@
 //! A port's virtqueues: which index is which, the pair that a frame to the guest takes, and what is done to all of them.
+use crate::calls::CallPolicy;
 use crate::command::GuestLog;
 use crate::datagram::table::DatagramId;
 use crate::flow::table::FlowId;
@@ -184,6 +185,16 @@ impl Queues {
         self.aim(|| steering::hash_of_frame(headers));
     }
 
+    /// The pair that is aimed at.
+    pub fn aimed(&self) -> usize {
+        self.aim
+    }
+
+    /// Aims at a pair that was aimed at before; the one that was until now.
+    pub fn aim_again(&mut self, pair: usize) -> usize {
+        std::mem::replace(&mut self.aim, pair)
+    }
+
     /// Who waits for buffers of the receive queue aimed at.
     pub fn starved(&mut self) -> &mut Vec<Waiter> {
         &mut self.starved[self.aim]
@@ -202,6 +213,16 @@ impl Queues {
         if waiting.iter().all(|other| other.waiter != waiter) {
             waiting.push(Short { waiter, too_few, until: now + PATIENCE });
         }
+    }
+
+    /// Whether anybody waits for buffers.
+    pub fn has_waiters(&self) -> bool {
+        self.starved.iter().any(|waiting| !waiting.is_empty()) || self.short.iter().any(|waiting| !waiting.is_empty())
+    }
+
+    /// Whether a ring broke of which nobody was told.
+    pub fn has_broken(&self) -> bool {
+        self.rings.iter().any(Ring::is_broken)
     }
 
     /// Takes somebody who has waited for more buffers of a pair, and there are more now; or, which is said by `true`, who has
@@ -282,13 +303,23 @@ impl Queues {
     }
 
     /// Publishes what the receive queues have completed, and the control queue.
-    pub fn flush_to_guest(&mut self) {
-        self.rings.iter_mut().step_by(2).for_each(Ring::flush);
+    pub fn flush_to_guest(&mut self, policy: CallPolicy, now: Instant) {
+        self.rings.iter_mut().step_by(2).for_each(|ring| ring.flush_by(policy, now));
     }
 
-    /// Publishes what the transmit queues have completed.
-    pub fn flush_from_guest(&mut self) {
-        self.rings.iter_mut().skip(1).step_by(2).for_each(Ring::flush);
+    /// Since when a driver is owed a call.
+    pub fn owes_since(&self) -> Option<Instant> {
+        self.rings.iter().filter_map(Ring::owes_since).min()
+    }
+
+    /// Publishes what the transmit queues have completed; true if a driver may be owed a call for it.
+    pub fn flush_from_guest(&mut self) -> bool {
+        self.rings.iter_mut().skip(1).step_by(2).fold(false, |owes, ring| ring.show() | owes)
+    }
+
+    /// The calls for what the transmit queues have published.
+    pub fn call_from_guest(&mut self) {
+        self.rings.iter_mut().skip(1).step_by(2).for_each(Ring::call);
     }
 
     /// Aims at the receive queue for frames of a tap. They are read before anything is known of them, so all take one queue.

@@ -1,4 +1,5 @@
 //! A port's ring with its two event descriptors.
+use crate::calls::{CallPolicy, Calls};
 use crate::command::RingCommand;
 use crate::crash::crash_point;
 use std::fs::File;
@@ -6,7 +7,8 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
-use vonic_queue::{Burst, ControlChain, Direction, DirtyLog, MemoryMap, QueueError, SplitRing};
+use vonic_queue::{Burst, ControlChain, Direction, DirtyLog, Front, MemoryMap, QueueError, SplitRing, pass_payload};
+use vonic_tcp::Instant;
 
 /// One ring of a port. Without a started ring every call is a no-op that finds nothing.
 #[derive(Default)]
@@ -22,6 +24,11 @@ pub struct Ring {
     /// The driver has had a buffer in it.
     posted: bool,
     unpublished: bool,
+    /// What the driver has not been called for, and where the ring stood then.
+    calls: Calls,
+    shown: u16,
+    /// Something was shown for which the driver may want a call.
+    owes_call: bool,
     armed: bool,
     /// Set when the ring lied; it then stands still until it is started anew.
     broken: Option<QueueError>,
@@ -116,6 +123,11 @@ impl Ring {
         self.broken = Some(error);
     }
 
+    /// Whether the ring broke, and nobody has been told.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     /// The error by which the ring broke, once.
     pub fn take_error(&mut self) -> Option<QueueError> {
         self.broken.take()
@@ -179,6 +191,21 @@ impl Ring {
         }
     }
 
+    /// Copies chains of another guest into this receive ring's buffers, if it may be touched; see [`pass_payload`].
+    #[inline(always)]
+    pub fn pass(
+        &mut self,
+        src: &Burst,
+        first: usize,
+        header: [u64; 2],
+        takes: impl FnMut(&Front, u32) -> bool,
+    ) -> (usize, u64) {
+        let Some(split) = self.split.as_mut().filter(|_| self.enabled) else { return (0, 0) };
+        let passed = pass_payload(src, first, split, header, takes);
+        self.unpublished |= passed.0 > 0;
+        passed
+    }
+
     /// Completes a chain; the driver sees it at the next flush.
     pub fn push_used(&mut self, head: u16, len: u32) {
         if let Some(split) = &mut self.split {
@@ -187,14 +214,31 @@ impl Ring {
         }
     }
 
+    /// Completes every chain of a burst, of which the device has only read.
+    pub fn push_read(&mut self, burst: &Burst) {
+        if let Some(split) = self.split.as_mut().filter(|_| !burst.is_empty()) {
+            split.push_read(burst);
+            self.unpublished = true;
+        }
+    }
+
     /// One store of the used index for everything completed, and a call if the driver wants one.
     pub fn flush(&mut self) {
-        if !std::mem::take(&mut self.unpublished) {
+        self.flush_by(CallPolicy::default(), Instant(0));
+    }
+
+    /// As [`Ring::flush`]; the call may wait for as long as the policy says.
+    pub fn flush_by(&mut self, policy: CallPolicy, now: Instant) {
+        if !std::mem::take(&mut self.unpublished) && self.calls.since().is_none() {
             return;
         }
         let Some(split) = &mut self.split else { return };
         split.publish();
         crash_point!("used-before-call");
+        let published = split.next_used().wrapping_sub(std::mem::replace(&mut self.shown, split.next_used()));
+        if !self.calls.due(published, policy, now) {
+            return;
+        }
         if split.call_needed()
             && let Some(mut call) = self.call.as_ref()
         {
@@ -208,6 +252,16 @@ impl Ring {
         if let Some(mut call) = self.call.as_ref() {
             let _ = call.write(&1u64.to_ne_bytes());
         }
+    }
+
+    /// What its driver has not been called for.
+    pub fn calls(&mut self) -> &mut Calls {
+        &mut self.calls
+    }
+
+    /// Since when its driver is owed a call.
+    pub fn owes_since(&self) -> Option<Instant> {
+        self.calls.since()
     }
 
     /// Chains waiting to be fetched.
@@ -233,6 +287,25 @@ impl Ring {
             && let Some(split) = self.touchable()
         {
             split.disarm();
+        }
+    }
+
+    /// One store of the used index for everything completed; [`Ring::call`] is to follow. True if a call may be owed.
+    pub fn show(&mut self) -> bool {
+        let Some(split) = self.split.as_mut() else { return false };
+        if std::mem::take(&mut self.unpublished) {
+            split.publish();
+            self.owes_call = true;
+            crash_point!("used-before-call");
+        }
+        self.owes_call
+    }
+
+    /// The call for what was shown, if the driver still wants one.
+    pub fn call(&mut self) {
+        let owes = std::mem::take(&mut self.owes_call);
+        if owes && self.split.as_mut().is_some_and(SplitRing::call_needed) {
+            self.signal();
         }
     }
 }

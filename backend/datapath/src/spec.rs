@@ -1,12 +1,12 @@
 //! What the control side tells a worker about networks and ports: plain data, already checked.
-use crate::{Counter, PortStats};
+use crate::{CallPolicy, Coalesce, Counter, PortStats};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_frame::{MacAddr, PROTOCOL_TCP, PROTOCOL_UDP, Subnet};
 use vonic_record::Shared;
 use vonic_tcp::AckPolicy;
-use vonic_uplink::{Listener, Tap, UdpListener};
+use vonic_uplink::{Cable, Listener, UdpListener};
 
 /// A port's number: its index in every table of the worker.
 pub type PortId = u32;
@@ -20,7 +20,8 @@ pub enum Uplink {
     None,
     /// TCP, UDP and pings are terminated on host sockets.
     Sockets,
-    /// Each guest has a tap at a bridge of the host. vonic plays no gateway: the bridge's network has its own.
+    /// Each guest has a cable to a network of the host's: a tap at a bridge, or a packet socket at an interface. vonic plays no gateway:
+    /// that network has its own.
     Tap,
 }
 
@@ -45,6 +46,8 @@ pub struct NetworkSpec {
     pub names: Names,
     /// Whether guests without an address of their files make their own of the IPv6 subnet (RFC 4862).
     pub slaac: bool,
+    /// Whether segments that its guests receive by the uplink are put together.
+    pub coalesce: Coalesce,
 }
 
 /// Who answers a network's guests when they ask for names, and what else they are told of names.
@@ -92,7 +95,47 @@ impl NetworkSpec {
     }
 }
 
+/// A port as the workers know it that have it not.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its number.
+    pub port: PortId,
+    /// The worker that has it.
+    pub worker: usize,
+    /// The network that it belongs to.
+    pub network: NetworkId,
+    /// The guest's MAC address.
+    pub mac: MacAddr,
+    /// The guest's addresses.
+    pub addresses: [Option<IpAddr>; 2],
+    /// Where its forwards listen, with the IP protocol's number.
+    pub listens: Vec<(u8, SocketAddr)>,
+    /// The descriptors of what listens for it, and of its tap, each with what is in its record as the cookie.
+    pub places: Vec<(RawFd, u64)>,
+}
+
 impl PortSpec {
+    /// What other workers than `worker`, whose port it is, are to know.
+    pub fn member(&self, worker: usize) -> Member {
+        let sockets = self.forwards.iter().map(|forward| &forward.socket);
+        let listeners = sockets.clone().filter_map(|socket| Some((socket.as_raw_fd(), socket.cookie().ok()?)));
+        let tap = self.tap.iter().map(|tap| (tap.as_raw_fd(), tap.cookie()));
+        Member {
+            port: self.port,
+            worker,
+            network: self.network,
+            mac: self.mac,
+            addresses: self.addresses(),
+            listens: sockets.filter_map(ForwardSocket::local).collect(),
+            places: listeners.chain(tap).collect(),
+        }
+    }
+
+    /// The guest's addresses, as its file has them.
+    pub fn addresses(&self) -> [Option<IpAddr>; 2] {
+        [self.address4.map(IpAddr::V4), self.address6.map(IpAddr::V6)]
+    }
+
     /// The guest's address of the family of `like`, if it has one.
     pub fn address(&self, like: IpAddr) -> Option<IpAddr> {
         if like.is_ipv4() { self.address4.map(IpAddr::V4) } else { self.address6.map(IpAddr::V6) }
@@ -218,15 +261,19 @@ pub struct PortSpec {
     pub mtu: u16,
     /// When what the guest sends is acknowledged to it; for connections that begin from now on.
     pub ack: AckPolicy,
+    /// Whether segments that it receives by the uplink are put together; `None`: as its network says.
+    pub coalesce: Option<bool>,
+    /// How calls to its driver are held back.
+    pub calls: CallPolicy,
     /// Limits.
     pub limits: Limits,
     /// Egress rules; none: everything is allowed.
     pub egress: Vec<EgressRule>,
     /// Forwards.
     pub forwards: Vec<ForwardSpec>,
-    /// Its port of the host's bridge, on a network with taps; `None`: there is none now. The control side keeps a reference
-    /// for longer: closing a tap takes the kernel its time.
-    pub tap: Option<Arc<Tap>>,
+    /// Its cable, on a network with cables; `None`: there is none now. The control side keeps a reference for longer: closing a
+    /// cable takes the kernel its time.
+    pub tap: Option<Arc<Cable>>,
     /// Counters, which outlive the port's sessions.
     pub stats: Shared<PortStats>,
 }
@@ -236,9 +283,17 @@ pub struct PortSpec {
 pub struct HostView {
     /// The host's own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Where vonic tells its metrics by TCP: no guest's destination, even where guests may reach the host.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl HostView {
+    /// Whether a TCP connection to `end`, an end on the host, would come to the metrics.
+    pub fn is_metrics(&self, end: SocketAddr) -> bool {
+        let here = |at: SocketAddr| at.port() == end.port() && (at.ip() == end.ip() || at.ip().is_unspecified());
+        self.metrics.is_some_and(here)
+    }
+
     /// Whether this is an end on the host itself.
     pub fn is_own(&self, end: SocketAddr) -> bool {
         let address = end.ip().to_canonical();

@@ -1,10 +1,12 @@
 //! Counters of one port. The worker is the only writer; everybody may read at any time. They can lie in the checkpoint, and go on with
 //! the next engine: what they are called there must not change.
+use crate::coalescing::CoalesceStats;
+use crate::histogram::Histogram;
 use crate::limit::Limit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vonic_frame::DropReason;
 use vonic_record::{Counters, name};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// A counter that one thread adds to.
 #[derive(Debug, Default, FromBytes, IntoBytes)]
@@ -72,17 +74,20 @@ pub enum CopyPath {
     GuestToGuest,
     /// What a service echoes, such as ICMP echo data: 1.
     Service,
-    /// Fragments of a guest's that wait for others of their datagram: at most 1.
+    /// Fragments of a guest's that wait for others of their datagram, and segments from an uplink that were taken for another's
+    /// continuation: at most 1.
     Coalesce,
-    /// Guest to a tap: 0.
+    /// Guest to a tap or packet socket: 0.
     GuestToUplink,
-    /// Tap to guest: 0.
+    /// Tap or packet socket to guest: 0.
     UplinkToGuest,
+    /// What somebody captures of the port's frames, both ways: 1.
+    Capture,
 }
 
 impl CopyPath {
     /// Every path, in the order of the counter array.
-    pub const ALL: [CopyPath; 7] = [
+    pub const ALL: [CopyPath; 8] = [
         CopyPath::GuestToHost,
         CopyPath::HostToGuest,
         CopyPath::GuestToGuest,
@@ -90,6 +95,7 @@ impl CopyPath {
         CopyPath::Coalesce,
         CopyPath::GuestToUplink,
         CopyPath::UplinkToGuest,
+        CopyPath::Capture,
     ];
 
     /// The name in statistics.
@@ -102,6 +108,7 @@ impl CopyPath {
             CopyPath::Coalesce => "coalesce",
             CopyPath::GuestToUplink => "guest_to_uplink",
             CopyPath::UplinkToGuest => "uplink_to_guest",
+            CopyPath::Capture => "capture",
         }
     }
 }
@@ -114,20 +121,30 @@ macro_rules! counters {
         pub struct $name { $($(#[$doc])* pub $field: Counter,)* }
 
         impl $name {
-            const NAMES: &[&str] = &[$(stringify!($field),)*];
+            pub(crate) const NAMES: &[&str] = &[$(stringify!($field),)*];
 
             /// Every counter with its name.
             pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
                 [$((stringify!($field), self.$field.get()),)*].into_iter()
             }
 
+        }
+    };
+}
+pub(crate) use counters;
+
+macro_rules! gauges {
+    ($($name:ident)*) => {
+        $(impl $name {
             /// One less of those that are open now.
             pub(crate) fn one_closed(&self) {
                 self.open.add(u64::MAX);
             }
-        }
+        })*
     };
 }
+
+gauges! { TcpStats IcmpStats UdpStats }
 
 counters! {
     /// Counters of the terminated TCP connections of one port.
@@ -229,7 +246,7 @@ impl EgressStats {
 }
 
 /// All counters of one port.
-#[derive(Debug, Default, FromBytes, IntoBytes)]
+#[derive(Debug, FromBytes, IntoBytes)]
 #[repr(C)]
 pub struct PortStats {
     frames: [Counter; 2],
@@ -247,17 +264,29 @@ pub struct PortStats {
     pub icmp: IcmpStats,
     /// UDP beyond the network.
     pub udp: UdpStats,
+    /// Received segments that were put together.
+    pub coalesce: CoalesceStats,
+    /// Payload of the large frames that were made of them: bytes.
+    pub aggregates: Histogram,
+    /// How long the worker has had chains of the guest's: microseconds from when it saw a driver signal, or without a signal from the
+    /// beginning of the round that found them, until they were in the used ring.
+    pub latency: Histogram,
+}
+
+impl Default for PortStats {
+    fn default() -> PortStats {
+        PortStats::new_zeroed()
+    }
 }
 
 impl PortStats {
     /// Counts a frame of `len` bytes, without its virtio-net header.
     pub fn frame(&self, way: Way, len: u32) {
-        self.frames[way as usize].add(1);
-        self.bytes[way as usize].add(u64::from(len));
+        self.count(way, (1, u64::from(len)));
     }
 
-    /// Goes on from what was counted of the same guest elsewhere: frames and bytes that went `way`.
-    pub fn resume(&self, way: Way, (frames, bytes): (u64, u64)) {
+    /// Counts several frames and their bytes: of a run, or what was counted of the same guest elsewhere.
+    pub fn count(&self, way: Way, (frames, bytes): (u64, u64)) {
         self.frames[way as usize].add(frames);
         self.bytes[way as usize].add(bytes);
     }
@@ -265,6 +294,11 @@ impl PortStats {
     /// Counts a frame that went no further.
     pub fn dropped(&self, way: Way, reason: DropReason) {
         self.drops[way as usize][reason.index()].add(1);
+    }
+
+    /// Counts frames that somebody else has dropped. Of each reason and way there is one writer: the worker, or whoever calls this.
+    pub fn add_drops(&self, way: Way, reason: DropReason, frames: u64) {
+        self.drops[way as usize][reason.index()].add(frames);
     }
 
     /// Frames and bytes that went `way`.
@@ -332,6 +366,9 @@ impl Counters for PortStats {
             names("tcp", TcpStats::NAMES.iter().copied()),
             names("icmp", IcmpStats::NAMES.iter().copied()),
             names("udp", UdpStats::NAMES.iter().copied()),
+            names("coalesce", CoalesceStats::NAMES.iter().copied()),
+            names("aggregates", Histogram::NAMES),
+            names("latency", Histogram::NAMES),
         ]
         .concat()
     }
@@ -393,6 +430,9 @@ mod tests {
             (&stats.tcp.open, "tcp.open".into()),
             (&stats.icmp.replies, "icmp.replies".into()),
             (&stats.udp.open, "udp.open".into()),
+            (&stats.coalesce.waited_us, "coalesce.waited_us".into()),
+            (stats.aggregates.sum_counter(), "aggregates.sum".into()),
+            (stats.latency.sum_counter(), "latency.sum".into()),
         ] {
             assert_eq!(names[place(counter)], name(&called), "{called}");
         }

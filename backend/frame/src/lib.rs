@@ -3,8 +3,10 @@
 //! Everything here is a value made from bytes that were copied once: nothing refers to guest memory.
 #![forbid(unsafe_code)]
 
+mod aggregate;
 mod build;
 mod checksum;
+mod datagrams;
 mod domain;
 mod echo;
 mod fragment;
@@ -19,11 +21,13 @@ mod subnet;
 mod vnet;
 mod wire;
 
+pub use aggregate::{Aggregate, Next, tcp_checksum_holds};
 pub use build::{
     Checksum, Envelope, HeaderBytes, TCP_CHECKSUM, TcpFields, UDP_CHECKSUM, UDP_HEADER_LEN, arp_frame, icmp_echo_reply,
     ip_header_len, tcp_headers, udp_frame, udp_headers,
 };
 pub use checksum::Sum;
+pub use datagrams::DatagramSegmenter;
 pub use domain::{encode_domains, is_domain, is_label};
 pub use echo::{
     Culprit, ECHO_HEADER_LEN, EchoRequest, IcmpError, echo_reply, echo_reply_header, echo_reply_sequence, echo_request,
@@ -41,6 +45,6 @@ pub use ndp::{
 };
 pub use reason::DropReason;
 pub use refusal::{refused_datagram, refused_segment};
-pub use segment::Segmenter;
+pub use segment::{Segment, Segmenter};
 pub use subnet::Subnet;
 pub use vnet::{Gso, GsoKind, Offloads, PartialChecksum, VNET_HEADER_LEN, VnetHeader};

@@ -71,10 +71,12 @@ reasons! {
     PortDown = "port_down",
     /// Sent on a queue that the VMM has disabled while others of the device run.
     QueueDisabled = "queue_disabled",
-    /// The network's bridge, or the guest's tap at it, is not there.
+    /// The network's bridge or interface, or the guest's tap or packet socket at it, is not there.
     UplinkDown = "uplink_down",
-    /// The guest's tap took no more.
+    /// The guest's tap, or its packet socket's interface, took no more.
     UplinkFull = "uplink_full",
+    /// Came while the kernel held as much for the guest as its packet socket has room for.
+    UplinkOverflow = "uplink_overflow",
     /// A protocol that the network's uplink does not carry.
     Unsupported = "unsupported",
     /// A fragment of an IP datagram on the terminated path.
@@ -89,6 +91,8 @@ reasons! {
     NotPermitted = "not_permitted",
     /// The host's socket took nothing: its queue is full.
     HostBusy = "host_busy",
+    /// The worker that has the destination's port did not take it in time, or had no room for more.
+    WorkerBusy = "worker_busy",
 }
 
 #[cfg(test)]

@@ -83,7 +83,9 @@ impl Iterator for Segmenter {
         headers.set_u16(transport + 4, (seq >> 16) as u16);
         headers.set_u16(transport + 6, seq as u16);
         let keep = !(if last { 0 } else { FIN | PSH } | if self.index == 0 { 0 } else { CWR });
-        headers.set_u16(transport + 12, u16::from_be_bytes([self.tcp.header_len << 2, self.tcp.flags & keep]));
+        // Beside the length stand bits of which the sender knows what they mean (RFC 9293 §3.1, RFC 9768).
+        let offset = self.headers.as_slice()[transport + 12];
+        headers.set_u16(transport + 12, u16::from_be_bytes([offset, self.tcp.flags & keep]));
         let pseudo = Sum::default().pseudo(self.ip.src, self.ip.dst, PROTOCOL_TCP, transport_len).fold();
         headers.set_u16(transport + TCP_CHECKSUM, pseudo);
         let payload_offset = (transport + usize::from(self.tcp.header_len)) as u32 + self.done;
@@ -142,7 +144,7 @@ mod tests {
         let frame = Frame::parse(head, frame_bytes.len() as u32).unwrap();
         let mut got = Vec::new();
         let mut flags = Vec::new();
-        for mut s in Segmenter::new(head, &frame, Gso { kind: GsoKind::Tcp4, size: 1000 }).unwrap() {
+        for mut s in Segmenter::new(head, &frame, Gso { kind: GsoKind::Tcp4, size: 1000, ecn: false }).unwrap() {
             let part = &frame_bytes[s.payload_offset as usize..][..s.payload_len as usize];
             s.partial.complete(&mut s.headers, Sum::default().bytes(part).fold());
             let whole = [s.headers.as_slice(), part].concat();
@@ -164,7 +166,7 @@ mod tests {
     fn the_kind_must_fit_the_frame() {
         let bytes = large(b"abc", 0x10);
         let frame = Frame::parse(&bytes, bytes.len() as u32).unwrap();
-        let wrong = Segmenter::new(&bytes, &frame, Gso { kind: GsoKind::Tcp6, size: 1000 });
+        let wrong = Segmenter::new(&bytes, &frame, Gso { kind: GsoKind::Tcp6, size: 1000, ecn: false });
         assert_eq!(wrong.err(), Some(DropReason::BadVnetHeader));
     }
 }

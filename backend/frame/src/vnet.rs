@@ -9,6 +9,8 @@ const F_DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+/// Beside the kind: the first segment says CWR (VIRTIO_NET_HDR_GSO_ECN).
+const GSO_ECN: u8 = 0x80;
 
 /// Which offloads a guest negotiated in one direction: what it may ask for (guest to host), or what it can take (host to guest).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Offloads {
     pub tso4: bool,
     /// TCP over IPv6 in frames of up to 64 KiB (HOST_TSO6, GUEST_TSO6).
     pub tso6: bool,
+    /// Such frames whose first segment says CWR (HOST_ECN, GUEST_ECN).
+    pub ecn: bool,
 }
 
 impl Offloads {
@@ -28,6 +32,11 @@ impl Offloads {
             GsoKind::Tcp4 => self.tso4,
             GsoKind::Tcp6 => self.tso6,
         }
+    }
+
+    /// Whether frames that need this segmentation are among them.
+    pub fn takes(&self, gso: Gso) -> bool {
+        self.tso(gso.kind) && (self.ecn || !gso.ecn)
     }
 }
 
@@ -57,6 +66,8 @@ pub struct Gso {
     pub kind: GsoKind,
     /// Payload bytes of each segment but the last; never 0.
     pub size: u16,
+    /// The first segment says CWR, and no other may (RFC 3168 §6.1.2).
+    pub ecn: bool,
 }
 
 /// What a virtio-net header says, checked.
@@ -88,15 +99,17 @@ impl VnetHeader {
         } else {
             None
         };
-        let kind = match bytes[1] {
-            GSO_NONE => None,
+        let ecn = bytes[1] & GSO_ECN != 0;
+        let kind = match bytes[1] & !GSO_ECN {
+            _ if ecn && !allowed.ecn => return bad,
+            GSO_NONE if !ecn => None,
             GSO_TCPV4 if allowed.tso4 => Some(GsoKind::Tcp4),
             GSO_TCPV6 if allowed.tso6 => Some(GsoKind::Tcp6),
             _ => return bad,
         };
         let gso = match kind {
             None => None,
-            Some(kind) if partial.is_some() && field(4) != 0 => Some(Gso { kind, size: field(4) }),
+            Some(kind) if partial.is_some() && field(4) != 0 => Some(Gso { kind, size: field(4), ecn }),
             Some(_) => return bad,
         };
         Ok(VnetHeader { partial, data_valid: bytes[0] & F_DATA_VALID != 0, gso })
@@ -124,7 +137,7 @@ impl VnetHeader {
             None => GSO_NONE,
             Some(GsoKind::Tcp4) => GSO_TCPV4,
             Some(GsoKind::Tcp6) => GSO_TCPV6,
-        };
+        } | if self.gso.is_some_and(|gso| gso.ecn) { GSO_ECN } else { 0 };
         out
     }
 }
@@ -133,12 +146,13 @@ impl VnetHeader {
 mod tests {
     use super::*;
 
-    const ALL: Offloads = Offloads { csum: true, tso4: true, tso6: true };
+    const ALL: Offloads = Offloads { csum: true, tso4: true, tso6: true, ecn: true };
 
     #[test]
     fn what_is_emitted_parses_to_the_same() {
         let partial = Some(PartialChecksum { start: 34, offset: 16 });
-        for gso in [None, Some(Gso { kind: GsoKind::Tcp4, size: 1460 }), Some(Gso { kind: GsoKind::Tcp6, size: 1 })] {
+        let gso = |kind, size, ecn| Some(Gso { kind, size, ecn });
+        for gso in [None, gso(GsoKind::Tcp4, 1460, false), gso(GsoKind::Tcp6, 1, false), gso(GsoKind::Tcp6, 9, true)] {
             let h = VnetHeader { partial, data_valid: false, gso };
             assert_eq!(VnetHeader::parse(&h.emit(54, 3), 2000, ALL), Ok(h));
             assert_eq!(h.emit(54, 3)[10], 3);
@@ -149,7 +163,7 @@ mod tests {
     fn lies_are_refused_by_name() {
         let good = VnetHeader {
             partial: Some(PartialChecksum { start: 34, offset: 16 }),
-            gso: Some(Gso { kind: GsoKind::Tcp4, size: 1460 }),
+            gso: Some(Gso { kind: GsoKind::Tcp4, size: 1460, ecn: false }),
             ..Default::default()
         }
         .emit(54, 1);
@@ -162,7 +176,8 @@ mod tests {
         bad(&|b| b[0] = 0, 2000, ALL); // segmentation without a partial checksum
         bad(&|b| b[4..6].fill(0), 2000, ALL); // segments of no size
         bad(&|b| b[1] = 5, 2000, ALL); // an unknown kind
-        bad(&|b| b[1] |= 0x80, 2000, ALL); // ECN was not negotiated
+        bad(&|b| b[1] |= 0x80, 2000, Offloads { ecn: false, ..ALL });
+        bad(&|b| b[1] = 0x80, 2000, ALL); // ECN of no segmentation
         bad(&|b| b[6..8].fill(0xff), 2000, ALL);
         bad(&|_| (), 2000, Offloads { tso4: false, ..ALL });
         bad(&|b| b[1] = 0, 2000, Offloads { csum: false, ..ALL });

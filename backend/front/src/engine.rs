@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use vonic_record::Checkpoint;
+use vonic_record::{Checkpoint, WORKERS_MAX};
 
 /// Records of a checkpoint at most: 128 MiB, of which only what is used takes memory.
 const RECORDS_MAX: usize = 1 << 20;
@@ -193,12 +193,12 @@ impl<'a> Maker<'a> {
         let mut keep: BTreeSet<RawFd> = self.own.iter().copied().chain(held).chain(recorded).collect();
         let header = self.checkpoint.header();
         // What an engine before the dead one had accepted is not on record either if both died so soon.
-        let before = header.accepted();
-        keep.extend(before);
-        if let Some(listener) = header.accepting() {
+        keep.extend((0..WORKERS_MAX).filter_map(|worker| header.accepted(worker)));
+        for worker in 0..WORKERS_MAX {
+            let Some(listener) = header.accepting(worker) else { continue };
             // It was accepted, and died with its engine before a record of it was made.
             let accepted = sys::accepted_at(listener, &keep)?;
-            header.leave_accepted(accepted.or(before));
+            header.leave_accepted(worker, accepted.or(header.accepted(worker)));
             keep.extend(accepted);
         }
         sys::sweep(&keep)

@@ -27,6 +27,10 @@ struct Party {
     answered: u64,
 }
 
+/// What hangs, in words.
+pub(crate) const WORKER: &str = "its worker does not answer";
+pub(crate) const CONTROL: &str = "its control thread does not answer";
+
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Beat {
@@ -96,10 +100,10 @@ impl Heartbeat {
         }
         let control_limit = self.limit * CONTROL_FACTOR;
         if self.worker.is_late(now, self.limit) {
-            return Beat::Hung("its worker does not answer", self.limit);
+            return Beat::Hung(WORKER, self.limit);
         }
         if self.control.is_late(now, control_limit) {
-            return Beat::Hung("its control thread does not answer", control_limit);
+            return Beat::Hung(CONTROL, control_limit);
         }
         if !self.serves {
             self.look = now + START_LIMIT;

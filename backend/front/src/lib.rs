@@ -35,7 +35,7 @@ pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
-pub use sys::close_on_exec;
+pub use sys::{close_on_exec, take_turns_of};
 pub use takeover::take_over;
 pub use upgrade::Upgrade;
 

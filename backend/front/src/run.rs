@@ -17,6 +17,9 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long master and control side work at a stretch before others have their turn: what they do is short, and guests wait for it.
+pub(crate) const SHORT_TURN: Duration = Duration::from_micros(100);
+
 /// What the master needs to know.
 #[derive(Clone, Debug, Default)]
 pub struct MasterConfig {
@@ -90,6 +93,8 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MasterErro
 /// at the call.
 pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
     alone()?;
+    sys::take_turns_of(Some(SHORT_TURN));
+    sys::map_large_blocks();
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;

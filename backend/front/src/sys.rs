@@ -6,11 +6,11 @@ mod signal;
 mod socket;
 mod table;
 
-pub use process::close_on_exec;
 pub(crate) use process::{
-    Cloned, Ended, adopt_orphans, clone_sharing_files, descriptor_limit, die_with_parent, exit_now, is_stopped, kill,
-    kill_self, monotonic, no_core_dump, pidfd_open, raise_descriptor_limit, reap, reap_all,
+    Cloned, Ended, adopt_orphans, clone_sharing_files, descriptor_limit, die_with_parent, ended, exit_now, is_stopped,
+    kill, kill_self, map_large_blocks, monotonic, no_core_dump, pidfd_open, raise_descriptor_limit, reap, reap_all,
 };
+pub use process::{close_on_exec, take_turns_of};
 pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{
     SCM_MAX_FD, adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive,

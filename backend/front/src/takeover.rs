@@ -39,6 +39,8 @@ pub fn take_over(
     };
     let told = channel.send(&FromSuccessor::Ready(env!("CARGO_PKG_VERSION").into()), &[]);
     told.map_err(system("the older vonicd cannot be told"))?;
+    sys::take_turns_of(Some(run::SHORT_TURN));
+    sys::map_large_blocks();
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let limit = Instant::now() + PREPARE_LIMIT + SWITCH_LIMIT;
     let (state, channel) = receive_state(channel, limit).map_err(|why| MasterError::TakeOver(why.to_string()))?;

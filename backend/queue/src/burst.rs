@@ -5,7 +5,8 @@ use std::sync::Arc;
 use vonic_frame::DropReason;
 
 use crate::iovec::IoVecs;
-use crate::sys::{Appender, IoVecBuffer, MAX_IOVECS, MemoryMap, Refusal, Segments};
+use crate::slots::Slots;
+use crate::sys::{Appender, Buffer, Buffers, Front, IoVecBuffer, MAX_IOVECS, MemoryMap, Refusal, Segments};
 
 /// One descriptor chain of a [`Burst`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,9 @@ pub struct Chain {
 /// nothing is allocated after creation. A range of chains is addressed as the concatenation of their buffers; ranges and
 /// offsets beyond the end are cut.
 pub struct Burst {
-    chains: Vec<Chain>,
-    limit: usize,
+    /// Room for all of them, of which the first `len` are there.
+    chains: Box<[Chain]>,
+    len: usize,
     segments: Segments,
     iovecs: IoVecBuffer,
 }
@@ -37,8 +39,8 @@ impl Burst {
     /// the guest as too long: give at least 1024, the longest chain allowed, for a guest that may send such.
     pub fn with_capacity(chains: usize, segments: usize) -> Burst {
         Burst {
-            chains: Vec::with_capacity(chains),
-            limit: chains,
+            chains: vec![Chain { head: 0, len: 0, fault: None, first: 0, count: 0 }; chains].into_boxed_slice(),
+            len: 0,
             segments: Segments::with_capacity(segments),
             iovecs: IoVecBuffer::new(),
         }
@@ -46,35 +48,38 @@ impl Burst {
 
     /// Forgets the chains and lets go of their memory map. Capacity stays.
     pub fn clear(&mut self) {
-        self.chains.clear();
+        self.len = 0;
         self.segments.clear();
     }
 
     /// How many chains there are.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.chains.len()
+        self.len
     }
 
     /// Whether there are none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.chains.is_empty()
+        self.len == 0
     }
 
     /// The chain at `i`, which must be below [`len`](Burst::len).
     #[inline]
     pub fn chain(&self, i: usize) -> &Chain {
-        &self.chains[i]
+        &self.chains()[i]
     }
 
     /// All chains, in fetch order.
+    #[inline]
     pub fn chains(&self) -> &[Chain] {
-        &self.chains
+        self.chains.get(..self.len).unwrap_or(&[])
     }
 
     /// Forgets all but the first `len` chains; belongs with [`SplitRing::unfetch`](crate::SplitRing::unfetch).
     pub fn truncate(&mut self, len: usize) {
-        self.chains.truncate(len);
-        self.segments.truncate(self.span(0..self.chains.len()).end);
+        self.len = self.len.min(len);
+        self.segments.truncate(self.span(0..self.len).end);
     }
 
     /// Copies up to `out.len()` bytes of chain `chain` from `offset` on; returns how many there were. Meant for headers:
@@ -82,6 +87,25 @@ impl Burst {
     #[inline]
     pub fn read(&self, chain: usize, offset: u32, out: &mut [u8]) -> usize {
         self.segments.read(self.span(chain..chain.saturating_add(1)), offset.into(), out)
+    }
+
+    /// As [`read`](Burst::read), over a range of chains.
+    pub fn read_over(&self, chains: Range<usize>, offset: u32, out: &mut [u8]) -> usize {
+        self.segments.read(self.span(chains), offset.into(), out)
+    }
+
+    /// The chains from `first` on, each as its buffer if it is one.
+    #[inline(always)]
+    pub(crate) fn buffers(&self, first: usize) -> impl Iterator<Item = Option<Buffer<'_>>> {
+        let one = |chain: &Chain| if chain.count == 1 { self.segments.buffer(chain.first as usize) } else { None };
+        self.chains().get(first..).unwrap_or(&[]).iter().map(one)
+    }
+
+    /// Copies the first bytes of chain `i`; false where it is not one piece of at least so many. As for [`read`](Burst::read):
+    /// decide by the copy only.
+    #[inline(always)]
+    pub fn front(&self, i: usize, out: &mut Front) -> bool {
+        self.buffers(i).next().flatten().is_some_and(|buffer| buffer.front(out))
     }
 
     /// Copies `data` into the chains at `offset`; returns how many bytes found room. Meant for headers.
@@ -175,16 +199,20 @@ impl Burst {
         self.segments.copy_to(from, offset.into(), &to.segments, to.span(to_chains), to_offset.into(), len)
     }
 
+    pub(crate) fn move_behind(&self, chains: Range<usize>, from: u32, to: u32, len: u32) -> u32 {
+        self.segments.move_behind(self.span(chains), from.into(), to.into(), len)
+    }
+
     /// Opens the burst for chains of `map`; None while it holds buffers of another map.
     pub(crate) fn filler(&mut self, map: &Arc<MemoryMap>, hint: usize) -> Option<Filler<'_>> {
         let segments = self.segments.appender(map, hint)?;
-        Some(Filler { chains: &mut self.chains, limit: self.limit, segments })
+        Some(Filler { chains: &mut self.chains, len: &mut self.len, segments })
     }
 
     /// The segments of a range of chains: adjacent chains have adjacent segments.
     #[inline]
     fn span(&self, chains: Range<usize>) -> Range<usize> {
-        match self.chains.get(chains.start..chains.end.min(self.chains.len())) {
+        match self.chains().get(chains.start..chains.end.min(self.len)) {
             Some([first, .., last]) => first.first as usize..(last.first + last.count) as usize,
             Some([only]) => only.first as usize..(only.first + only.count) as usize,
             _ => 0..0,
@@ -192,17 +220,37 @@ impl Burst {
     }
 }
 
+/// Simple chains on their way into a burst.
+struct Posted<'a> {
+    slots: Slots<'a>,
+    next: u16,
+    end: u16,
+    /// The place of the next one's segment.
+    segment: u32,
+}
+
+impl<'a> Buffers<'a, Chain> for Posted<'a> {
+    #[inline(always)]
+    fn next(&mut self, place: &mut Chain) -> Option<Buffer<'a>> {
+        let (head, buffer) = if self.next == self.end { None } else { self.slots.at(self.next) }?;
+        self.slots.prefetch(buffer);
+        *place = Chain { head, len: buffer.len(), fault: None, first: self.segment, count: 1 };
+        (self.next, self.segment) = (self.next.wrapping_add(1), self.segment + 1);
+        Some(buffer)
+    }
+}
+
 /// Appends chains to a burst within its capacities.
 pub(crate) struct Filler<'a> {
-    chains: &'a mut Vec<Chain>,
-    limit: usize,
+    chains: &'a mut [Chain],
+    len: &'a mut usize,
     segments: Appender<'a>,
 }
 
-impl Filler<'_> {
+impl<'a> Filler<'a> {
     /// How many more chains there is room for.
     pub(crate) fn room(&self) -> usize {
-        self.limit - self.chains.len()
+        self.chains.len() - *self.len
     }
 
     /// The region of guest memory hit last.
@@ -222,8 +270,20 @@ impl Filler<'_> {
             },
         };
         let count = (self.segments.len() - first) as u32;
-        self.chains.push(Chain { head, len, fault, first: first as u32, count });
+        let Some(place) = self.chains.get_mut(*self.len) else { return false };
+        *place = Chain { head, len, fault, first: first as u32, count };
+        *self.len += 1;
         true
+    }
+
+    /// Appends the chains from position `first` to `end` as far as they are simple; returns how many.
+    #[inline(always)]
+    pub(crate) fn add_simple(&mut self, slots: Slots<'a>, first: u16, end: u16) -> u16 {
+        let places = self.chains.get_mut(*self.len..).unwrap_or(&mut []);
+        let segment = self.segments.len() as u32;
+        let taken = self.segments.append_each(places, &mut Posted { slots, next: first, end, segment });
+        *self.len += taken;
+        taken as u16
     }
 
     /// Takes back the refused chain's segments. None: there is room once the burst is empty.

@@ -4,11 +4,11 @@ use vonic_frame::DropReason;
 use crate::sys::{Appender, Descriptor, Refusal, Table};
 
 /// The chain goes on at `next` (virtio 1.3 §2.7.5).
-const NEXT: u16 = 1;
+pub(crate) const NEXT: u16 = 1;
 /// The device writes to the buffer; otherwise it reads.
-const WRITE: u16 = 2;
+pub(crate) const WRITE: u16 = 2;
 /// The buffer is a table of descriptors.
-const INDIRECT: u16 = 4;
+pub(crate) const INDIRECT: u16 = 4;
 /// The longest chain, whatever the queue's size: what one socket call takes in iovecs.
 const MAX_CHAIN: u16 = 1024;
 

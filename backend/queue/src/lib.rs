@@ -10,7 +10,7 @@
 //! * A segment lives no longer than the [`MemoryMap`] in which it was found: the burst keeps that map.
 //! * After construction nothing allocates, locks or logs.
 //! * While a VMM keeps a log of its guest's memory ([`DirtyLog`]), the driver sees nothing that is not in the log.
-//! * Payload is copied in one file, by [`copy_payload`] and [`keep_payload`], and counted there.
+//! * Payload is copied in one file, by [`copy_payload`], [`pass_payload`], [`move_payload`] and [`keep_payload`], and counted there.
 
 mod burst;
 mod chain;
@@ -21,6 +21,7 @@ mod handover;
 mod iovec;
 mod payload;
 mod ring;
+mod slots;
 mod sys;
 
 pub use burst::{Burst, Chain};
@@ -28,6 +29,6 @@ pub use error::QueueError;
 pub use gather::{Gather, Gathering, Part};
 pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
-pub use payload::{copy_payload, keep_payload};
+pub use payload::{copy_payload, keep_payload, move_payload, pass_payload};
 pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
-pub use sys::{DirtyLog, MemoryMap, survive_truncation};
+pub use sys::{DirtyLog, FRONT, Front, MemoryMap, survive_truncation};

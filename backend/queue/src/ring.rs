@@ -6,6 +6,7 @@ use vonic_frame::DropReason;
 
 use crate::chain::ChainReader;
 use crate::dirty::Dirty;
+use crate::slots::Slots;
 use crate::sys::{Appender, DirtyLog, MemoryMap, Refusal, RingMemory};
 use crate::{Burst, QueueError};
 
@@ -172,7 +173,16 @@ impl SplitRing {
         let size = self.setup.size;
         let reader = ChainReader::new(self.memory.table(), size, self.direction == Direction::HostToGuest);
         let mut next = self.next_avail;
-        for _ in 0..wanted {
+        let end = next.wrapping_add(wanted as u16);
+        while next != end {
+            if self.direction != Direction::Control {
+                let device_writes = self.direction == Direction::HostToGuest;
+                let slots = Slots::new(&self.memory, filler.hint(), device_writes);
+                next = next.wrapping_add(filler.add_simple(slots, next, end));
+                if next == end {
+                    break;
+                }
+            }
             let head = self.memory.available_head(next);
             if head >= size {
                 self.broken = Some(QueueError::BadHead { head, size });
@@ -196,6 +206,23 @@ impl SplitRing {
             Some(error) if fetched == 0 => Err(error),
             _ => Ok(fetched.into()),
         }
+    }
+
+    /// What is posted in a receive ring, and from which position to which; `None` while chains are in flight, or with a log.
+    /// An index that lies is left for the next fetch to find.
+    #[inline]
+    pub(crate) fn slots(&self) -> Option<(Slots<'_>, u16, u16)> {
+        let simple = self.broken.is_none() && self.dirty.is_none() && self.in_flight() == 0;
+        let end = self.memory.available_index();
+        let sound = simple && self.direction == Direction::HostToGuest;
+        let few = end.wrapping_sub(self.next_avail) <= self.setup.size;
+        (sound && few).then(|| (Slots::new(&self.memory, self.hint, true), self.next_avail, end))
+    }
+
+    /// Every chain in front of `next` has been fetched, and has its used entry.
+    #[inline]
+    pub(crate) fn completed(&mut self, next: u16) {
+        (self.next_avail, self.next_used) = (next, next);
     }
 
     /// The chains waiting, by one look at the driver's index.
@@ -235,6 +262,20 @@ impl SplitRing {
             dirty.used(self.next_used.wrapping_sub(self.published), len);
         }
         self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// As [`push_used`](SplitRing::push_used) for every chain of a burst, into none of which the device wrote anything.
+    pub fn push_read(&mut self, burst: &Burst) {
+        if self.dirty.is_some() {
+            burst.chains().iter().for_each(|chain| self.push_used(chain.head, 0));
+            return;
+        }
+        let mut next = self.next_used;
+        for chain in burst.chains() {
+            self.memory.set_used(next, chain.head, 0);
+            next = next.wrapping_add(1);
+        }
+        self.next_used = next;
     }
 
     /// Shows the driver everything pushed, by one store of the used index; nothing if nothing was pushed.

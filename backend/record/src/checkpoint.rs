@@ -8,22 +8,47 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A record's number.
 pub type RecordId = u32;
+
+/// Numbers of records that were never used, of which several threads take their own by the handful.
+#[derive(Debug)]
+pub struct FreshNumbers {
+    next: AtomicU32,
+    end: RecordId,
+}
+
+impl FreshNumbers {
+    /// So many are taken at once: two pages of records.
+    const HANDFUL: RecordId = 64;
+
+    fn take(&self) -> Range<RecordId> {
+        // Far from the type's end, where it would wrap: whoever finds none asks again only for another record.
+        let start = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+            (next < self.end).then(|| (next + Self::HANDFUL).min(self.end))
+        });
+        start.map_or(0..0, |start| start..(start + Self::HANDFUL).min(self.end))
+    }
+}
 
 /// Numbers of records that are free. Those that were used before come first: so many pages are in memory as are needed.
 #[derive(Debug)]
 pub struct FreeNumbers {
     freed: Vec<RecordId>,
     fresh: Range<RecordId>,
+    /// Where more come from.
+    more: Arc<FreshNumbers>,
 }
 
 impl FreeNumbers {
     /// Takes one; `None` if every record is in use.
     pub fn pop(&mut self) -> Option<RecordId> {
-        self.freed.pop().or_else(|| self.fresh.next())
+        self.freed.pop().or_else(|| self.fresh.next()).or_else(|| {
+            self.fresh = self.more.take();
+            self.fresh.next()
+        })
     }
 
     /// One more is free.
@@ -110,11 +135,21 @@ impl Checkpoint {
 
     /// The numbers that are free.
     pub fn free_numbers(&self) -> FreeNumbers {
-        let freed: Vec<RecordId> = self.used().filter(|(_, words)| words.is_free()).map(|(id, _)| id).collect();
-        FreeNumbers {
-            freed: freed.into_iter().rev().collect(),
-            fresh: self.mark() as RecordId..self.capacity as RecordId,
-        }
+        self.share_of_free_numbers((0, 1), &self.fresh_numbers())
+    }
+
+    /// The numbers that were never used.
+    pub fn fresh_numbers(&self) -> Arc<FreshNumbers> {
+        Arc::new(FreshNumbers { next: AtomicU32::new(self.mark() as RecordId), end: self.capacity as RecordId })
+    }
+
+    /// The share of one of several threads, by its number and how many they are, of the numbers that are free; to be asked for before
+    /// any of them makes a record. Of those that were never used each takes what it needs.
+    pub fn share_of_free_numbers(&self, (own, shares): (usize, usize), more: &Arc<FreshNumbers>) -> FreeNumbers {
+        let is_own = |id: RecordId| id as usize % shares == own;
+        let free = self.used().filter(|(id, words)| is_own(*id) && words.is_free());
+        let freed: Vec<RecordId> = free.map(|(id, _)| id).collect();
+        FreeNumbers { freed: freed.into_iter().rev().collect(), fresh: 0..0, more: Arc::clone(more) }
     }
 
     fn mark(&self) -> usize {

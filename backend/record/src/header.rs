@@ -100,9 +100,25 @@ impl Header<'_> {
         usize::try_from(self.get(word::USED)).unwrap_or(usize::MAX)
     }
 
-    /// So many have been used from now on. One thread makes records at a time.
+    /// At least so many have been used from now on.
     pub(crate) fn raise_used(&self, used: usize) {
-        self.set(word::USED, used as u64);
+        self.0[word::USED].fetch_max(used as u64, Ordering::AcqRel);
+    }
+
+    /// So many workers answer from now on, at most [`WORKERS_MAX`].
+    pub fn set_workers(&self, workers: usize) {
+        self.set(word::COUNT, workers as u64);
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        usize::try_from(self.get(word::COUNT)).unwrap_or(1).clamp(1, WORKERS_MAX)
+    }
+
+    /// The worker that is furthest behind with its answers, and what it last answered with.
+    pub fn latest(&self) -> (usize, u64) {
+        let answers = (0..self.workers()).map(|worker| (worker, self.answered(worker)));
+        answers.min_by_key(|&(_, number)| number).unwrap_or_default()
     }
 
     /// Asks every worker for a sign of life: each is to [answer](Header::answer) with this number.
@@ -135,6 +151,11 @@ impl Header<'_> {
         Some(self.worker(worker, word::VM).load(Ordering::Acquire)).filter(|&vm| vm != 0)
     }
 
+    /// Lays the death that is about to come at somebody's door, whoever the worker is at work for.
+    pub fn lay_at(&self, whom: Whom) {
+        self.0[word::CULPRIT].store(whom.word(), Ordering::Release);
+    }
+
     /// What a thread that died of its own fault was at, and forgets it.
     pub fn take_culprit(&self) -> Whom {
         Whom::of_word(self.0[word::CULPRIT].swap(0, Ordering::AcqRel))
@@ -145,25 +166,39 @@ impl Header<'_> {
         &self.0[word::WORKERS + worker % WORKERS_MAX * word::WORKER_WORDS + word]
     }
 
-    /// From now on a listener's connections are accepted; `None`: of each there is a record by now.
-    pub fn set_accepting(&self, listener: Option<i32>) {
-        self.set(word::ACCEPTING, descriptor_word(listener));
+    /// From now on a worker accepts a listener's connections; `None`: of each there is a record by now.
+    pub fn set_accepting(&self, worker: usize, listener: Option<i32>) {
+        self.accepting_word(worker).store(descriptor_word(listener), Ordering::Release);
     }
 
-    /// The listener at which a connection may have been accepted that has no record.
-    pub fn accepting(&self) -> Option<i32> {
-        descriptor(self.get(word::ACCEPTING))
+    /// The listener at which a worker may have accepted a connection that has no record.
+    pub fn accepting(&self, worker: usize) -> Option<i32> {
+        descriptor(self.accepting_word(worker).load(Ordering::Acquire))
     }
 
-    /// The next engine is to find the connection that was accepted there.
-    pub fn leave_accepted(&self, connection: Option<i32>) {
-        self.set(word::ACCEPTING, 0);
-        self.set(word::ADOPTED, descriptor_word(connection));
+    /// The next engine is to find the connection that a worker accepted there.
+    pub fn leave_accepted(&self, worker: usize, connection: Option<i32>) {
+        self.set_accepting(worker, None);
+        self.adopted_word(worker).store(descriptor_word(connection), Ordering::Release);
     }
 
-    /// What was left, until an engine has put it on record or closed it, and left nothing.
-    pub fn accepted(&self) -> Option<i32> {
-        descriptor(self.get(word::ADOPTED))
+    /// What was left of a worker's is on record by now, or closed. The worker itself may be accepting meanwhile.
+    pub fn clear_accepted(&self, worker: usize) {
+        self.adopted_word(worker).store(descriptor_word(None), Ordering::Release);
+    }
+
+    /// What was left of a worker's, until an engine has put it on record or closed it, and left nothing.
+    pub fn accepted(&self, worker: usize) -> Option<i32> {
+        descriptor(self.adopted_word(worker).load(Ordering::Acquire))
+    }
+
+    /// The first worker's stands where it stood when there was one only: an older engine finds it.
+    fn accepting_word(&self, worker: usize) -> &AtomicU64 {
+        if worker == 0 { &self.0[word::ACCEPTING] } else { self.worker(worker, word::WORKERS_ACCEPTING) }
+    }
+
+    fn adopted_word(&self, worker: usize) -> &AtomicU64 {
+        if worker == 0 { &self.0[word::ADOPTED] } else { self.worker(worker, word::WORKERS_ADOPTED) }
     }
 
     fn get(&self, word: usize) -> u64 {

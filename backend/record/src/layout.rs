@@ -17,7 +17,7 @@ pub(crate) mod header {
     pub(crate) const CLOCK: usize = 8;
     /// How many of the first records have ever been used: behind them all is free, and no memory.
     pub(crate) const USED: usize = 64;
-    /// A descriptor's number and one; 0: none.
+    /// A descriptor's number and one; 0: none. The first worker's.
     pub(crate) const ACCEPTING: usize = 9;
     /// The same.
     pub(crate) const ADOPTED: usize = 10;
@@ -25,6 +25,8 @@ pub(crate) mod header {
     pub(crate) const COUNTERS: usize = 11;
     /// For whom the thread was at work that died of its own fault; 0: the worker's word says so.
     pub(crate) const CULPRIT: usize = 12;
+    /// How many workers there are; 0: one, of an engine that knew of no more.
+    pub(crate) const COUNT: usize = 13;
     /// The number that workers are to answer with, on a cache line that they only read.
     pub(crate) const ASKED: usize = 255;
     /// [`WORKER_WORDS`] for each of [`crate::WORKERS_MAX`] workers.
@@ -35,6 +37,10 @@ pub(crate) mod header {
     pub(crate) const ANSWERED: usize = 0;
     /// In a worker's words: the VM whose port it is at; 0: none.
     pub(crate) const VM: usize = 1;
+    /// In a worker's words, but for the first worker, whose word is [`ACCEPTING`]: the same.
+    pub(crate) const WORKERS_ACCEPTING: usize = 2;
+    /// In a worker's words, but for the first worker, whose word is [`ADOPTED`]: the same.
+    pub(crate) const WORKERS_ADOPTED: usize = 3;
 }
 
 /// Words of counters that a new checkpoint has room for: 32 MiB, of which what is used takes memory.

@@ -7,7 +7,7 @@
 //!
 //! Behind the records lie [counters](Ledger), which go on where they were.
 //!
-//! One thread writes a record at a time. A record becomes visible by one store, so that whoever reads after a crash finds it whole or
+//! Several workers share it: each has numbers of its own for the records that it makes. One thread writes a record at a time. A record becomes visible by one store, so that whoever reads after a crash finds it whole or
 //! not at all.
 
 mod checkpoint;
@@ -18,7 +18,7 @@ mod record;
 mod sys;
 mod whom;
 
-pub use checkpoint::{Checkpoint, FreeNumbers, RecordId};
+pub use checkpoint::{Checkpoint, FreeNumbers, FreshNumbers, RecordId};
 pub use header::{CheckpointError, Header, OLDEST, Secrets, VERSION, WORKERS_MAX};
 pub use ledger::{Counters, Ledger, name};
 pub use record::{Bits, Kind, Local, Options, Record};

@@ -19,6 +19,8 @@ pub enum Kind {
     Tap = 5,
     /// An IPv6 address that a guest has claimed by duplicate address detection: it will not do so again. No descriptor.
     Claim = 6,
+    /// A VM's packet socket.
+    Packet = 7,
 }
 
 impl Kind {
@@ -58,7 +60,7 @@ impl Bits {
     pub const FORWARDED: Bits = Bits(1 << 17);
     /// Of datagrams: both sides speak.
     pub const STREAM: Bits = Bits(1 << 18);
-    /// Of a tap: a guest runs, so what waits in it is for that guest.
+    /// Of a tap or packet socket: a guest runs, so what waits in it is for that guest.
     pub const LIVE: Bits = Bits(1 << 19);
 
     /// Whether all of `other` are set.
@@ -117,7 +119,7 @@ pub struct Record {
     pub descriptor: i32,
     /// SO_COOKIE: whether the number still is this socket's.
     pub cookie: u64,
-    /// Of which of the VMM connections, which the master numbers. A tap has [`name`](crate::name) of its VM's name here.
+    /// Of which of the VMM connections, which the master numbers. A tap or packet socket has [`name`](crate::name) of its VM's name here.
     pub session: u64,
     /// The guest's end.
     pub guest: SocketAddr,
@@ -233,6 +235,7 @@ impl Words<'_> {
             4 => Kind::Listener,
             5 => Kind::Tap,
             6 => Kind::Claim,
+            7 => Kind::Packet,
             _ => return None,
         };
         let bits = Bits(self.0[word::BITS].load(Ordering::Acquire));

@@ -90,7 +90,8 @@ fn a_flow_by_a_forward_has_an_address_beside_its_ends() {
 #[test]
 fn every_kind_comes_back() {
     let checkpoint = Checkpoint::create(8).unwrap();
-    let kinds = [Kind::GuestOpens, Kind::WorldOpens, Kind::Datagrams, Kind::Listener, Kind::Tap, Kind::Claim];
+    let kinds =
+        [Kind::GuestOpens, Kind::WorldOpens, Kind::Datagrams, Kind::Listener, Kind::Tap, Kind::Claim, Kind::Packet];
     for (id, kind) in kinds.into_iter().enumerate() {
         let record = Record::endless(kind, 7, (id as i32, 9), Bits::LIVE.only_if(id == 4));
         checkpoint.write(id as u32, &record);
@@ -164,4 +165,45 @@ fn records_that_were_never_used_take_no_memory() {
     let file = std::fs::File::from(second.as_fd().try_clone_to_owned().unwrap());
     // In units of 512 bytes: the header, and four pages of records.
     assert!(std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) <= 5 * 8);
+}
+
+#[test]
+fn workers_share_the_free_numbers_and_none_has_anothers() {
+    let checkpoint = Checkpoint::create(500).unwrap();
+    (0..10).for_each(|id| checkpoint.write(id, &record(id as u16)));
+    [2, 5, 6].into_iter().for_each(|id| checkpoint.free(id));
+    let fresh = checkpoint.fresh_numbers();
+    let mut shares = [0, 1, 2].map(|own| checkpoint.share_of_free_numbers((own, 3), &fresh));
+    let first: Vec<_> = shares.iter_mut().map(|share| share.pop().unwrap()).collect();
+    assert_eq!(first, [6, 10, 2], "of those that were used before each has its own");
+    let mut all = first;
+    // Some each, and then what is left, by whoever asks.
+    for most in [100, 500] {
+        shares.iter_mut().for_each(|share| all.extend(share.take(most)));
+    }
+    all.sort_unstable();
+    let expected: Vec<u32> = [2, 5, 6].into_iter().chain(10..500).collect();
+    assert_eq!(all, expected);
+    assert!(shares.iter_mut().all(|share| share.pop().is_none()));
+}
+
+#[test]
+fn each_worker_has_its_own_words() {
+    let checkpoint = Checkpoint::create(1).unwrap();
+    let header = checkpoint.header();
+    assert_eq!((header.workers(), header.latest()), (1, (0, 0)), "as an engine left it that knew of one only");
+    header.set_workers(3);
+    [(0, 9), (1, 7), (2, 8)].into_iter().for_each(|(worker, number)| header.answer(worker, number));
+    assert_eq!((header.workers(), header.latest()), (3, (1, 7)));
+    for worker in 0..3 {
+        header.set_accepting(worker, Some(worker as i32));
+        header.work_on(worker, 10 + worker as u64);
+    }
+    let read = |header: vonic_record::Header<'_>| {
+        [0, 1, 2, 3].map(|worker| (header.accepting(worker), header.accepted(worker), header.working_on(worker)))
+    };
+    let at = |worker: u64| (Some(worker as i32), None, Some(10 + worker));
+    assert_eq!(read(header), [at(0), at(1), at(2), (None, None, None)]);
+    header.leave_accepted(1, Some(77));
+    assert_eq!(read(again(&checkpoint).header()), [at(0), (None, Some(77), Some(11)), at(2), (None, None, None)]);
 }

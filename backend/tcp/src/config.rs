@@ -26,6 +26,9 @@ pub struct Config {
     pub keepalive: Option<Keepalive>,
     /// When the guest's payload is acknowledged to it.
     pub ack: AckPolicy,
+    /// An acknowledgment of payload that came in order waits for something to carry it, or for [`Leg::hurry`](crate::Leg::hurry), while it
+    /// stands for less than so many bytes and the guest has a window of as many left. 0: it goes with the next poll.
+    pub patience: u32,
 }
 
 impl Config {
@@ -40,6 +43,7 @@ impl Config {
             sack: false,
             keepalive: None,
             ack: AckPolicy::Kernel,
+            patience: 0,
         }
     }
 }

@@ -26,7 +26,7 @@ impl Leg {
         if acks_syn {
             self.advance(now, segment.ack, None);
             self.establish(segment, effect);
-            self.due.ack = true;
+            (self.due.ack, self.due.prompt) = (true, true);
         } else {
             // Both open at once (RFC 9293 §3.5, figure 7).
             self.state = State::SynReceived;

@@ -29,7 +29,9 @@ impl Leg {
             return;
         }
         self.learn_timestamp(now, segment, &options);
-        self.due.ack |= core::mem::take(&mut self.due.ack_then);
+        if core::mem::take(&mut self.due.ack_then) {
+            (self.due.ack, self.due.prompt) = (true, true);
+        }
         if segment.has(Flags::RST) {
             return self.check_reset(now, segment, effect);
         }

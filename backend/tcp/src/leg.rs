@@ -103,6 +103,8 @@ pub(crate) struct Due {
     pub(crate) syn: bool,
     /// An acknowledgment; payload can carry it.
     pub(crate) ack: bool,
+    /// It does not wait for payload.
+    pub(crate) prompt: bool,
     /// Acknowledgments that go at once and alone: duplicates for the guest's fast retransmit, and challenges.
     pub(crate) duplicates: u8,
     /// The first unacknowledged segment.
@@ -208,6 +210,11 @@ impl Leg {
     /// The host socket has news: the leg may plan payload again.
     pub fn host_readable(&mut self) {
         self.snd.readable = true;
+    }
+
+    /// The host socket has nothing more until it has news.
+    pub fn host_drained(&mut self) {
+        self.snd.readable = false;
     }
 
     /// The host's stream has ended: the caller saw its end `queued` bytes beyond SND.UNA, which are still in the
@@ -330,7 +337,7 @@ impl Leg {
 
     /// A header with all that every segment says. A SACK block stands only where there is no payload behind it.
     pub(crate) fn header(&mut self, now: Instant, seq: Seq, flags: crate::Flags, payload: bool) -> Header {
-        self.due.ack = false;
+        (self.due.ack, self.due.prompt) = (false, false);
         let mut sack = SackBlocks::EMPTY;
         if let Some((left, right)) = self.due.reports.take_first().filter(|_| !payload) {
             sack.push(left, right);

@@ -39,7 +39,8 @@ impl Leg {
         // A probe without a byte to probe with: nothing was there.
         self.due.probe = false;
         self.arm(now);
-        self.due.ack.then(|| self.pure_ack(now))
+        let goes = self.due.ack && !self.ack_waits();
+        goes.then(|| self.pure_ack(now))
     }
 
     fn pure_ack(&mut self, now: Instant) -> Transmit {

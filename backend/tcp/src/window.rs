@@ -11,6 +11,7 @@ pub(crate) struct Receive {
     /// SEG.ACK of what goes out: RCV.NXT, but for what the remote peer has yet to acknowledge.
     released: Seq,
     policy: AckPolicy,
+    patience: u32,
     /// The guest's FIN is taken.
     finished: bool,
     /// The window's right edge. It never moves left.
@@ -36,6 +37,7 @@ impl Receive {
             nxt: Seq(0),
             released: Seq(0),
             policy: config.ack,
+            patience: config.patience,
             finished: false,
             edge: Seq(0),
             advertised: Seq(0),
@@ -137,6 +139,12 @@ impl Receive {
         field
     }
 
+    /// Whether an acknowledgment is in no hurry of which `said` is the last: it would say little new, and the guest can go on without. One
+    /// that has waited for the peer has waited enough.
+    fn is_patient(&self, said: Seq) -> bool {
+        !self.lags() && self.ack() - said < self.patience && self.advertised.beyond(self.nxt) >= self.patience
+    }
+
     /// SEG.WND of a segment with SYN: never scaled (RFC 7323 §2.2).
     pub(crate) fn advertise_in_syn(&mut self, synchronized: bool) -> u16 {
         let wnd = if synchronized { self.wnd() } else { self.free };
@@ -227,7 +235,7 @@ impl Leg {
         self.rcv.finished = true;
         if self.rcv.held() == 0 {
             self.rcv.release(0);
-            self.due.ack = true;
+            (self.due.ack, self.due.prompt) = (true, true);
         }
         match self.state {
             State::Established => self.state = State::CloseWait,
@@ -237,6 +245,23 @@ impl Leg {
             State::FinWait2 => self.enter_time_wait(now),
             _ => {}
         }
+    }
+
+    /// Whether an acknowledgment is owed that waits for something to carry it, as [`Config::patience`] lets it. The caller has it go by
+    /// [`hurry`](Leg::hurry) before long (RFC 9293 §3.8.6.3: within half a second).
+    pub fn ack_waits(&self) -> bool {
+        self.due.ack && !self.due.prompt && self.rcv.is_patient(self.clock.last_ack_sent)
+    }
+
+    /// What waits for something to carry it goes with the next poll.
+    pub fn hurry(&mut self) {
+        self.due.prompt |= self.due.ack;
+    }
+
+    /// Whether most of the window that there ever was is open still, so that there is little to be won by asking for room. Where
+    /// acknowledgments wait for the peer, what is held counts, too, and only the socket knows how it stands.
+    pub fn window_is_roomy(&self) -> bool {
+        !self.rcv.lags() && self.rcv.wnd() > self.rcv.most_free - self.rcv.most_free / 8
     }
 
     /// Under [`AckPolicy::Peer`]: payload bytes that the host socket took and the remote peer is not known to have
@@ -254,7 +279,7 @@ impl Leg {
         if self.rcv.ack() == before || self.state == State::Closed {
             return;
         }
-        self.due.ack = true;
+        (self.due.ack, self.due.prompt) = (true, true);
         self.rcv.extend();
         if self.state == State::Closing && self.fin_acked() && !self.rcv.holds() {
             self.enter_time_wait(now);

@@ -15,6 +15,10 @@ const TYPE_MASK: u16 = 0x3fff;
 const BRPORT_ISOLATED: u16 = 33;
 const INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_NONE: u8 = 1;
+/// IFLA_PROMISCUITY, and of a macvlan (IFLA_INFO_DATA) IFLA_MACVLAN_MODE with its value "passthru".
+const PROMISCUITY: u16 = 30;
+const MACVLAN_MODE: u16 = 1;
+const MACVLAN_PASSTHRU: u32 = 8;
 /// The largest answer about one interface; the kernel splits no message.
 const ANSWER: usize = 32 << 10;
 
@@ -27,8 +31,16 @@ pub struct Link {
     pub master: Option<u32>,
     /// Whether it is up.
     pub up: bool,
+    /// Whether it is an Ethernet.
+    pub ethernet: bool,
     /// Its hardware address, if that has six bytes.
     pub address: Option<MacAddr>,
+    /// Bytes of an IP packet.
+    pub mtu: u32,
+    /// For how many reasons it is promiscuous.
+    pub promiscuity: u32,
+    /// A macvlan that lets up what is for its own address only.
+    pub own_address_only: bool,
     /// What kind of virtual interface it is, such as `bridge`; empty for hardware.
     pub kind: String,
 }
@@ -211,13 +223,20 @@ impl Links {
 fn read_link(body: &[u8]) -> Option<Link> {
     let attributes = body.get(INFO..)?;
     let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_string();
-    let kind = find(attributes, libc::IFLA_LINKINFO).and_then(|info| find(info, libc::IFLA_INFO_KIND));
+    let info = |wanted| find(attributes, libc::IFLA_LINKINFO).and_then(|info| find(info, wanted));
+    let kind = info(libc::IFLA_INFO_KIND).map(text).unwrap_or_default();
+    let number = |wanted| find(attributes, wanted).and_then(|value| number32(value, 0));
+    let mode = info(libc::IFLA_INFO_DATA).and_then(|data| number32(find(data, MACVLAN_MODE)?, 0));
     Some(Link {
         index: number32(body, 4)?,
-        master: find(attributes, libc::IFLA_MASTER).and_then(|value| number32(value, 0)),
+        master: number(libc::IFLA_MASTER),
         up: number32(body, 8)? as i32 & libc::IFF_UP != 0,
         address: find(attributes, libc::IFLA_ADDRESS).and_then(|value| Some(MacAddr(value.try_into().ok()?))),
-        kind: kind.map(text).unwrap_or_default(),
+        ethernet: number16(body, 2) == Some(libc::ARPHRD_ETHER),
+        mtu: number(libc::IFLA_MTU).unwrap_or_default(),
+        promiscuity: number(PROMISCUITY).unwrap_or_default(),
+        own_address_only: kind == "macvlan" && mode.is_some_and(|mode| mode != MACVLAN_PASSTHRU),
+        kind,
     })
 }
 

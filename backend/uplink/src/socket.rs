@@ -66,6 +66,15 @@ pub enum Ahead {
     Failure,
 }
 
+/// What a peek has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    /// So many bytes; 0 is the end of the stream.
+    pub bytes: u32,
+    /// There was room for more: the queue has none, unless the peek has stopped at an urgent byte or at the stream's end.
+    pub drained: bool,
+}
+
 /// Where a connection leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Far {
@@ -181,7 +190,7 @@ impl HostSocket {
     }
 
     /// Copies up to `len` bytes that lie `offset` behind the head of the receive queue into guest memory: `at` bytes into
-    /// the joined chains. They stay queued. 0 is end of stream.
+    /// the joined chains. They stay queued.
     ///
     /// # Errors
     /// The system's; `WouldBlock` if there are none.
@@ -190,23 +199,24 @@ impl HostSocket {
         offset: u32,
         (burst, chains, at, len): (&mut Burst, Range<usize>, u32, u32),
         scratch: &mut Scratch,
-    ) -> io::Result<u32> {
+    ) -> io::Result<Peeked> {
         match self.mode {
             PeekMode::Offset => {
                 if self.cursor != offset {
                     tcp::set_peek_offset(self.fd.as_fd(), offset as i32)?;
                     self.cursor = offset;
                 }
-                let got = tcp::peek(self.fd.as_fd(), &burst.iovecs(chains, at, len))? as u32;
+                let vecs = burst.iovecs(chains, at, len);
+                let got = tcp::peek(self.fd.as_fd(), &vecs)? as u32;
                 self.cursor += got;
-                Ok(got)
+                Ok(Peeked { bytes: got, drained: self.far == Far::World && (got as usize) < vecs.len_bytes() })
             }
             PeekMode::Scratch => {
                 let vecs = burst.iovecs_behind(&mut scratch.0, offset as usize, chains, at, len);
                 let got = tcp::peek(self.fd.as_fd(), &vecs)? as u32;
                 match got.checked_sub(offset) {
                     Some(0) | None if got > 0 => Err(io::ErrorKind::WouldBlock.into()),
-                    rest => Ok(rest.unwrap_or(0)),
+                    rest => Ok(Peeked { bytes: rest.unwrap_or(0), drained: false }),
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! A tap device: one guest's port of a bridge of the host. Frames carry virtio-net headers, so that checksums and
 //! segmentation are left to whoever needs them done.
+use crate::error::{UplinkError, failed};
 use crate::link::Links;
 use crate::sys::tap as sys;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use vonic_frame::{MacAddr, Offloads};
@@ -12,55 +12,6 @@ use vonic_queue::IoVecs;
 const NAME_MAX: usize = 15;
 /// Frames that may wait in a device: TUN_READQ_SIZE, and as much again for an operator who made its queue longer.
 const QUEUE: usize = 1000;
-
-/// Why a network's bridge cannot be reached. That network is degraded; the rest goes on, and it is tried again.
-#[derive(Debug)]
-pub enum UplinkError {
-    /// The host lets nobody make a tap.
-    NoDevice(io::Error),
-    /// This process may not.
-    NotPermitted,
-    /// There is no such bridge.
-    NoBridge(String),
-    /// There is, but it is something else: its name, and its kind.
-    NotABridge(String, String),
-    /// A call failed: what it was for, and why.
-    Failed(&'static str, io::Error),
-}
-
-impl fmt::Display for UplinkError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UplinkError::NoDevice(error) => {
-                write!(
-                    f,
-                    "/dev/net/tun cannot be opened ({error}): load the module tun, and let vonicd open the device"
-                )
-            }
-            UplinkError::NotPermitted => f.write_str("vonicd may make no tap: give it CAP_NET_ADMIN"),
-            UplinkError::NoBridge(name) => {
-                write!(
-                    f,
-                    "there is no bridge '{name}': make it (ip link add {name} type bridge; ip link set {name} up)"
-                )
-            }
-            UplinkError::NotABridge(name, kind) => {
-                let kind = if kind.is_empty() { "hardware" } else { kind };
-                write!(f, "'{name}' is no bridge ({kind}): name a bridge, or make one and let {name} be a port of it")
-            }
-            UplinkError::Failed(what, error) => write!(f, "{what}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for UplinkError {}
-
-fn failed(what: &'static str) -> impl FnOnce(io::Error) -> UplinkError {
-    move |error| match error.raw_os_error() {
-        Some(libc::EPERM) => UplinkError::NotPermitted,
-        _ => UplinkError::Failed(what, error),
-    }
-}
 
 /// A tap device, which goes with the last reference to it.
 #[derive(Debug)]
@@ -161,7 +112,8 @@ impl Tap {
         // Segmentation needs partial checksums (virtio 1.3 §5.1.3.1, and so does the kernel).
         let tso4 = bit(guest.csum && guest.tso4, libc::TUN_F_TSO4);
         let tso6 = bit(guest.csum && guest.tso6, libc::TUN_F_TSO6);
-        sys::set_offloads(self.fd.as_fd(), bit(guest.csum, libc::TUN_F_CSUM) | tso4 | tso6)
+        let ecn = bit(guest.ecn && tso4 | tso6 != 0, libc::TUN_F_TSO_ECN);
+        sys::set_offloads(self.fd.as_fd(), bit(guest.csum, libc::TUN_F_CSUM) | tso4 | tso6 | ecn)
     }
 
     /// The interface's name.
@@ -187,6 +139,11 @@ impl Tap {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Throws the next frame away.
+    pub(crate) fn skip(&self) {
+        sys::discard(self.fd.as_fd());
     }
 
     /// Throws away what waits in the device; at most what fits into its queue.

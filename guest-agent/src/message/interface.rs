@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 /// One interface of the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Interface {
     /// Its name.
     pub name: String,
@@ -24,6 +25,7 @@ pub struct Interface {
 
 /// Counters of one direction, since the interface was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counters {
     /// Frames; one of 64 KiB by segmentation offload is one.
     pub packets: u64,
@@ -37,6 +39,7 @@ pub struct Counters {
 
 /// What an interface's driver says (ethtool).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Device {
     /// The driver's name, such as `virtio_net`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

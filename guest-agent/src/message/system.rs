@@ -7,6 +7,7 @@ macro_rules! group {
     ($(#[$what:meta])* $name:ident: $($(#[$doc:meta])* $field:ident: $type:ty,)*) => {
         $(#[$what])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub struct $name {
             $($(#[$doc])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
         }
@@ -140,6 +141,7 @@ group! {
 
 /// Where programs listen, in both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Listening {
     /// TCP, as `0.0.0.0:22` or `[::]:22`.
     #[serde(default)]

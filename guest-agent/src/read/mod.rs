@@ -9,14 +9,17 @@ mod tcp;
 
 pub use interfaces::links6;
 
+use crate::sys;
 use interfaces::Card;
 use pace::Paced;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use vonic_agent::message::{self, Conntrack, Cpu, Device, Listening, Memory, Message, Sockets, Tcp, clean};
 
 /// Reads one message after the other.
 #[derive(Default)]
 pub struct Reader {
+    names: Paced<Names>,
     cards: Paced<Vec<Card>>,
     devices: Paced<Vec<(String, Device)>>,
     tcp: Paced<Tcp>,
@@ -35,13 +38,13 @@ impl Reader {
         let tcp = self.tcp.get(|| tcp::tcp(text("/proc/net/snmp"), text("/proc/net/netstat")));
         let sockets = self.sockets.get(sockets::sockets);
         let listening = self.listening.get(listening::listening);
-        let uptime = text("/proc/uptime").unwrap_or_default();
+        let Names { hostname, kernel } = self.names.get(|| Some(names())).unwrap_or_default();
         Message {
             version: message::VERSION,
             agent: clean(env!("CARGO_PKG_VERSION"), message::AGENT_MAX),
-            hostname: clean(&text("/proc/sys/kernel/hostname").unwrap_or_default(), message::HOSTNAME_MAX),
-            kernel: clean(&text("/proc/sys/kernel/osrelease").unwrap_or_default(), message::KERNEL_MAX),
-            uptime_seconds: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
+            hostname,
+            kernel,
+            uptime_seconds: sys::uptime().as_secs(),
             tcp: known(Tcp { sockets, ..tcp.unwrap_or_default() }),
             cpu: self.cpu.get(system::cpu),
             memory: self.memory.get(|| system::memory(text("/proc/meminfo"), text("/proc/pressure/memory"))),
@@ -53,9 +56,25 @@ impl Reader {
     }
 }
 
-/// A whole file of the kernel's, if it is there.
+/// What the guest and its kernel are called.
+#[derive(Clone, Default)]
+struct Names {
+    hostname: String,
+    kernel: String,
+}
+
+fn names() -> Names {
+    let name = |what: &str, most| clean(&text(&format!("/proc/sys/kernel/{what}")).unwrap_or_default(), most);
+    Names { hostname: name("hostname", message::HOSTNAME_MAX), kernel: name("osrelease", message::KERNEL_MAX) }
+}
+
+/// A whole file of the kernel's, if it is there: most of them in one piece, since in a guest that is all that this costs.
 fn text(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok()
+    const PIECE: usize = 8192;
+    let mut text = String::with_capacity(PIECE);
+    // Without the limit its size would be asked for, which these files do not have.
+    File::open(path).ok()?.take(u64::MAX).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// A group if anything of it is known.

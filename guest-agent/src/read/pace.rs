@@ -2,10 +2,10 @@
 use crate::sys;
 use std::time::{Duration, Instant};
 
-/// The share of a processor that each part may take is one in so many.
-const SHARE: u32 = 2500;
+/// The share of a processor that each part may take is one in so many: all of them together a thousandth.
+const SHARE: u32 = 10_000;
 /// But it is read after so long at the latest.
-const LATEST: Duration = Duration::from_secs(30);
+const LATEST: Duration = Duration::from_secs(60);
 /// A failure, such as what the kernel lacks, is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(60);
 

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +14,10 @@ use crate::{seconds, wire};
 
 /// Bytes that each sends in a round.
 const SAID: usize = 16;
+/// How long the guest may take to open the next one.
+const OPENED: Duration = seconds(600);
+/// How often it is looked whether somebody still wants it.
+const LOOK: Duration = Duration::from_millis(100);
 /// Bytes of a flood that are written at once.
 const BLOCK: usize = 1 << 20;
 
@@ -36,6 +41,8 @@ enum Order {
 /// The thread that has them.
 pub(super) struct Far {
     orders: Option<Sender<Order>>,
+    /// Nobody waits for further connections.
+    over: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -43,11 +50,13 @@ impl Far {
     /// Accepts so many.
     pub(super) fn start(listener: TcpListener, count: usize) -> Result<Far> {
         let (orders, taken) = channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let ends_over = Arc::clone(&over);
         let thread = thread::Builder::new().name("far".into()).spawn(move || {
-            let ends: Result<Vec<_>> = (0..count).map(|_| accept(&listener)).collect();
+            let ends: Result<Vec<_>> = (0..count).map(|_| accept(&listener, &ends_over)).collect();
             speak(&mut ends?, &taken)
         })?;
-        Ok(Far { orders: Some(orders), thread: Some(thread) })
+        Ok(Far { orders: Some(orders), over, thread: Some(thread) })
     }
 
     /// Has so many begin, the others keep silent, or speak at another pace.
@@ -85,6 +94,7 @@ impl Far {
     /// Why they no longer speak.
     pub(super) fn why<T>(&mut self) -> Result<T> {
         self.orders = None;
+        self.over.store(true, Ordering::Relaxed);
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(Err(error))) => Err(error.context("the far ends")),
             _ => bail!("the far ends are gone"),
@@ -95,13 +105,22 @@ impl Far {
 impl Drop for Far {
     fn drop(&mut self) {
         self.orders = None;
+        self.over.store(true, Ordering::Relaxed);
         // What went wrong is told to whoever gives an order.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn accept(listener: &TcpListener) -> Result<(TcpStream, u64)> {
-    let stream = wire::accept(listener)?;
+/// The next connection, which the guest opens when it likes, as long as somebody wants it.
+fn accept(listener: &TcpListener, over: &AtomicBool) -> Result<(TcpStream, u64)> {
+    let began = Instant::now();
+    let stream = loop {
+        match wire::accept_within(listener, LOOK) {
+            Ok(stream) => break stream,
+            Err(error) if over.load(Ordering::Relaxed) || began.elapsed() > OPENED => return Err(error),
+            Err(_) => {}
+        }
+    };
     stream.set_nodelay(true)?;
     Ok((stream, 0))
 }

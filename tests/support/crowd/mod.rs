@@ -45,7 +45,7 @@ pub struct Crowd {
 impl Crowd {
     /// The limits that a VM with so many connections needs, for its file.
     pub const LIMITS: &str =
-        "limits = { connections = 15000, pending = 512, pending_per_destination = 512, new_per_second = 1000000 }";
+        "limits = { connections = 100000, pending = 512, pending_per_destination = 512, new_per_second = 1000000 }";
 
     /// VM `name`, which [`crate::TestConfig::vm`] gave `number`, opens `count` connections, and their far ends begin to send. Receive buffers
     /// roam over `memory` bytes if that is not 0.
@@ -53,17 +53,29 @@ impl Crowd {
     /// # Errors
     /// If the service refuses it, or a connection does not open within half a minute.
     pub fn gather(bed: &Bed, name: &str, number: u8, count: usize, memory: u64) -> Result<Crowd> {
-        sys::raise_descriptor_limit().context("descriptors for the far ends")?;
+        let mut crowd = Crowd::assemble(bed, (name, number), count, memory)?;
+        crowd.open(count)?;
+        crowd.far.speak(count, crowd.pause())?;
+        crowd.serve_until("a byte on every connection", seconds(30), |crowd| Ok(crowd.heard == count))?;
+        Ok(crowd)
+    }
+
+    /// As [`Crowd::gather`], of so many connections at most, none of which is open yet; their far ends keep silent.
+    ///
+    /// # Errors
+    /// If the service refuses it.
+    pub fn silent(bed: &Bed, name: &str, number: u8, most: usize) -> Result<Crowd> {
+        Crowd::assemble(bed, (name, number), most, 0)
+    }
+
+    fn assemble(bed: &Bed, (name, number): (&str, u8), count: usize, memory: u64) -> Result<Crowd> {
+        sys::raise_descriptor_limit(0).context("descriptors for the far ends")?;
         let config = MockConfig { features: feature::ALL, posted: 256, roam: memory, ..MockConfig::default() };
         let guest = HandGuest::start_configured(bed, name, number, config)?;
         let (listener, port) = wire::listen()?;
         let ends = (0..count).map(|i| End::new(FIRST_PORT + i as u16, port)).collect();
-        let mut crowd =
-            Crowd { guest, ends, owing: VecDeque::new(), far: Far::start(listener, count)?, heard: 0, newest: None };
-        crowd.open()?;
-        crowd.far.speak(count, crowd.pause())?;
-        crowd.serve_until("a byte on every connection", seconds(30), |crowd| Ok(crowd.heard == count))?;
-        Ok(crowd)
+        let far = Far::start(listener, count)?;
+        Ok(Crowd { guest, ends, owing: VecDeque::new(), far, heard: 0, newest: None })
     }
 
     /// The far ends' pause between two rounds.
@@ -81,15 +93,20 @@ impl Crowd {
         self.ends.is_empty()
     }
 
-    fn open(&mut self) -> Result<()> {
-        let mut begun = 0;
+    /// Opens the first `count` connections, as far as they are not open.
+    ///
+    /// # Errors
+    /// If one does not open within half a minute.
+    pub fn open(&mut self, count: usize) -> Result<()> {
+        let mut begun = self.ends.iter().take_while(|end| end.is_open()).count();
         self.serve_until("every handshake", seconds(30), |crowd| {
             let open = crowd.ends[..begun].iter().filter(|end| end.is_open()).count();
-            while begun < crowd.ends.len() && begun - open < OPENING {
+            while begun < count && begun - open < OPENING {
                 crowd.owe(begun);
                 begun += 1;
             }
-            Ok(open == crowd.ends.len())
+            // Those of the last handshakes, too, have been acknowledged.
+            Ok(open == count && crowd.owing.is_empty())
         })
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a request was refused; nothing was changed. In a body: `{"error":{"message":…,"field":…,"mend":…}}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ApiError {
     /// The HTTP status; it is the response's, not part of the body.
     #[serde(skip)]
@@ -21,6 +22,7 @@ pub struct ApiError {
 
 /// The body that carries an [`ApiError`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorBody {
     /// The error.
     pub error: ApiError,

@@ -2,11 +2,14 @@
 use hyper::body::Bytes;
 use serde::Serialize;
 use tokio::sync::oneshot;
+use vonic_datapath::Capturer;
 
-use super::ApiError;
 use super::types::{
-    ConnectionRow, EngineStatus, Health, LoadReport, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow,
+    ConnectionRow, EngineStatus, Health, LoadReport, Rates, ReloadReport, Stats, UpgradeReport, VmDetail, VmRow,
 };
+use super::{ApiError, Feed, Filter, Handed, Wanted};
+use crate::capture::Nic;
+use crate::metrics::Snapshot;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,15 +20,32 @@ pub enum Request {
     Vms,
     /// One VM.
     Vm(String),
-    /// Open connections.
-    Connections {
-        /// Of this VM only.
-        vm: Option<String>,
+    /// A VM's configuration: its file's text. Empty until the body has been read.
+    PutVm {
+        /// The VM's name.
+        vm: String,
+        /// What its file is to say.
+        text: String,
     },
+    /// There is to be no such VM.
+    DeleteVm(String),
+    /// Open connections.
+    Connections(Filter),
+    /// What happens from now on. The API's thread answers it by itself, from the handler's feed.
+    Events(Wanted),
+    /// What there is to ask. The API's thread answers it by itself.
+    OpenApi,
     /// Counters.
     Stats,
+    /// How they move within so long. The API's thread asks for them twice.
+    Rates(Duration),
+    /// The same for Prometheus.
+    Metrics,
     /// Read the configuration again.
-    Reload,
+    Reload {
+        /// Only tell what that would change.
+        dry_run: bool,
+    },
     /// Have this program, a newer vonicd, take over.
     Upgrade(PathBuf),
     /// How the last upgrade ended.
@@ -66,6 +86,20 @@ pub enum Request {
         /// As it was answered.
         number: u64,
     },
+    /// A VM's frames are to be captured. Answered by [`Response::Capturing`].
+    Capture {
+        /// The VM.
+        vm: String,
+        /// Where they go.
+        capturer: Handed<Capturer>,
+    },
+    /// And no more. Not answered.
+    EndCapture {
+        /// The VM.
+        vm: String,
+        /// The capture's number.
+        number: u64,
+    },
 }
 
 /// What it gets.
@@ -80,6 +114,14 @@ pub enum Response {
     Connections(Vec<ConnectionRow>),
     /// Counters.
     Stats(Stats),
+    /// How they move.
+    Rates(Rates),
+    /// What there is to ask.
+    #[serde(skip)]
+    OpenApi,
+    /// The same for Prometheus.
+    #[serde(skip)]
+    Metrics(Box<Snapshot>),
     /// What the reload did.
     Reload(ReloadReport),
     /// How the last upgrade ended.
@@ -96,6 +138,9 @@ pub enum Response {
     /// A VM's rings wait for its state, which is to be given by this number.
     #[serde(skip)]
     Awaited(u64),
+    /// A VM's frames are captured.
+    #[serde(skip)]
+    Capturing(Nic),
     /// Why not.
     #[serde(skip)]
     Error(ApiError),
@@ -133,4 +178,7 @@ impl Reply {
 pub trait Handler: Send + Sync + 'static {
     /// Takes one request.
     fn handle(&self, request: Request, reply: Reply);
+
+    /// Where what happens is told.
+    fn feed(&self) -> Feed;
 }

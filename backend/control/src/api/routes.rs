@@ -1,8 +1,10 @@
 //! Every route in one table.
 use hyper::Method;
-use percent_encoding::percent_decode_str;
+use std::time::Duration;
 
-use super::{ApiError, Request, transfer};
+use super::parameters::Given;
+use super::transfer::WAIT;
+use super::{ApiError, Filter, Handed, Request, Wanted};
 
 /// One route: what to ask for, and what it becomes.
 pub struct Route {
@@ -10,7 +12,7 @@ pub struct Route {
     pub method: Method,
     /// The path; `{name}` stands for one segment.
     pub path: &'static str,
-    /// The query parameters that it takes; each may be absent.
+    /// The query parameters that it takes, by their names in [`PARAMETERS`](super::PARAMETERS); each may be absent.
     pub query: &'static [&'static str],
     /// What it answers.
     pub help: &'static str,
@@ -22,8 +24,15 @@ pub struct Route {
 struct Arguments<'a> {
     /// The segment in the place of `{name}`.
     name: &'a str,
-    /// The value of the query's one parameter.
-    value: Option<String>,
+    /// The query's parameters.
+    given: Given,
+}
+
+impl Arguments<'_> {
+    /// How long something may be waited for.
+    fn wait(&self) -> Duration {
+        self.given.read_as("timeout").map_or(WAIT, Duration::from_secs)
+    }
 }
 
 /// Every route.
@@ -43,19 +52,57 @@ pub static ROUTES: &[Route] = &[
         request: |arguments| Ok(Request::Vm(arguments.name.to_string())),
     },
     Route {
+        method: Method::PUT,
+        path: "/v1/vms/{name}",
+        query: &[],
+        help: "writes a VM's file, which the body is (TOML, or the same as JSON), and applies it as a reload does; a bad one changes nothing",
+        request: |arguments| Ok(Request::PutVm { vm: arguments.name.to_string(), text: String::new() }),
+    },
+    Route {
+        method: Method::DELETE,
+        path: "/v1/vms/{name}",
+        query: &[],
+        help: "removes a VM and its file",
+        request: |arguments| Ok(Request::DeleteVm(arguments.name.to_string())),
+    },
+    Route {
         method: Method::GET,
         path: "/v1/connections",
-        query: &["vm"],
-        help: "open connections, of one VM or of all",
-        request: |arguments| Ok(Request::Connections { vm: arguments.value }),
+        query: &["vm", "protocol", "state", "address", "port", "min_age", "max_age"],
+        help: "open connections and flows of datagrams; of all, or those that every parameter is true of",
+        request: |arguments| Ok(Request::Connections(Filter::of(&arguments.given))),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/events",
+        query: &["vm", "after"],
+        help: "what happens from now on, a line of JSON each, for as long as it is read",
+        request: |arguments| {
+            let given = arguments.given;
+            Ok(Request::Events(Wanted { vm: given.text("vm"), after: given.text("after") }))
+        },
     },
     Route { method: Method::GET, path: "/v1/stats", query: &[], help: "counters", request: |_| Ok(Request::Stats) },
     Route {
+        method: Method::GET,
+        path: "/v1/rates",
+        query: &["seconds"],
+        help: "how each VM's counters move: looked at twice",
+        request: |arguments| Ok(Request::Rates(Duration::from_secs(arguments.given.read_as("seconds").unwrap_or(1)))),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/metrics",
+        query: &[],
+        help: "counters for Prometheus, as OpenMetrics text",
+        request: |_| Ok(Request::Metrics),
+    },
+    Route {
         method: Method::POST,
         path: "/v1/reload",
-        query: &[],
+        query: &["dry_run"],
         help: "reads the configuration again",
-        request: |_| Ok(Request::Reload),
+        request: |arguments| Ok(Request::Reload { dry_run: arguments.given.read_as("dry_run").unwrap_or(false) }),
     },
     Route {
         method: Method::POST,
@@ -63,7 +110,7 @@ pub static ROUTES: &[Route] = &[
         query: &["binary"],
         help: "has a newer vonicd take over; the program's absolute path",
         request: |arguments| {
-            let binary = arguments.value.ok_or_else(|| {
+            let binary = arguments.given.text("binary").ok_or_else(|| {
                 ApiError::bad_request("which program is to take over?").field("binary").mend("add ?binary=/its/path")
             })?;
             Ok(Request::Upgrade(binary.into()))
@@ -95,20 +142,21 @@ pub static ROUTES: &[Route] = &[
         path: "/v1/migrate/save/{name}",
         query: &["timeout"],
         help: "a VM's state for another host, as bytes, once its rings have stopped",
-        request: |arguments| {
-            let limit = transfer::wait(arguments.value.as_deref())?;
-            Ok(Request::SaveState { vm: arguments.name.to_string(), limit })
-        },
+        request: |arguments| Ok(Request::SaveState { vm: arguments.name.to_string(), limit: arguments.wait() }),
     },
     Route {
         method: Method::POST,
         path: "/v1/migrate/load/{name}",
         query: &["timeout"],
         help: "has a VM's rings wait for its state, which is the body",
-        request: |arguments| {
-            let limit = transfer::wait(arguments.value.as_deref())?;
-            Ok(Request::AwaitState { vm: arguments.name.to_string(), limit })
-        },
+        request: |arguments| Ok(Request::AwaitState { vm: arguments.name.to_string(), limit: arguments.wait() }),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/capture/{name}",
+        query: &[],
+        help: "a VM's frames as pcapng, for as long as the client reads; the body says which",
+        request: |arguments| Ok(Request::Capture { vm: arguments.name.to_string(), capturer: Handed::default() }),
     },
     Route {
         method: Method::POST,
@@ -116,6 +164,13 @@ pub static ROUTES: &[Route] = &[
         query: &[],
         help: "another engine in its place; answers with the one that goes",
         request: |_| Ok(Request::RestartEngine),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/openapi.json",
+        query: &[],
+        help: "this list, as OpenAPI 3.1 says such things",
+        request: |_| Ok(Request::OpenApi),
     },
 ];
 
@@ -134,22 +189,7 @@ pub(super) fn resolve(method: &Method, path: &str, query: Option<&str>) -> Resul
     else {
         return Err(unroutable(method, path));
     };
-    let mut arguments = Arguments { name, value: None };
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if !route.query.contains(&key) {
-            let mend = match route.query {
-                [] => "this path takes no parameters".to_string(),
-                known => format!("the parameters are: {}", known.join(", ")),
-            };
-            return Err(ApiError::bad_request(format!("unknown query parameter '{key}'")).field(key).mend(mend));
-        }
-        let value = percent_decode_str(value).decode_utf8().unwrap_or_default().into_owned();
-        if value.is_empty() || arguments.value.replace(value).is_some() {
-            return Err(ApiError::bad_request(format!("give '{key}' once, with a value")).field(key));
-        }
-    }
-    (route.request)(arguments)
+    (route.request)(Arguments { name, given: Given::read(query, route.query)? })
 }
 
 fn unroutable(method: &Method, path: &str) -> ApiError {
@@ -182,15 +222,21 @@ mod tests {
         assert_eq!(get("/v1/vms", None), Ok(Request::Vms));
         assert_eq!(get("/v1/vms", Some("")), Ok(Request::Vms));
         assert_eq!(get("/v1/vms/web1.a-b_c", None), Ok(Request::Vm("web1.a-b_c".into())));
-        assert_eq!(get("/v1/connections", None), Ok(Request::Connections { vm: None }));
-        assert_eq!(get("/v1/connections", Some("vm=a")), Ok(Request::Connections { vm: Some("a".into()) }));
+        assert_eq!(get("/v1/connections", None), Ok(Request::Connections(Filter::default())));
+        let of_a = Filter { vm: Some("a".into()), port: Some(80), ..Filter::default() };
+        assert_eq!(get("/v1/connections", Some("port=80&vm=a")), Ok(Request::Connections(of_a)));
+        assert_eq!(get("/v1/events", None), Ok(Request::Events(Wanted::default())));
+        assert_eq!(get("/v1/rates", None), Ok(Request::Rates(Duration::from_secs(1))));
+        assert_eq!(resolve(&Method::DELETE, "/v1/vms/a", None), Ok(Request::DeleteVm("a".into())));
         assert_eq!(get("/v1/stats", None), Ok(Request::Stats));
+        assert_eq!(get("/v1/metrics", None), Ok(Request::Metrics));
         assert_eq!(get("/v1/health", None), Ok(Request::Health));
-        assert_eq!(resolve(&Method::POST, "/v1/reload", None), Ok(Request::Reload));
+        assert_eq!(resolve(&Method::POST, "/v1/reload", None), Ok(Request::Reload { dry_run: false }));
+        assert_eq!(resolve(&Method::POST, "/v1/reload", Some("dry_run=true")), Ok(Request::Reload { dry_run: true }));
         assert_eq!(get("/v1/engine", None), Ok(Request::Engine));
         assert_eq!(resolve(&Method::POST, "/v1/engine/restart", None), Ok(Request::RestartEngine));
         assert_eq!(get("/v1/upgrade", None), Ok(Request::Upgraded));
-        let (vm, minute) = ("a".to_string(), std::time::Duration::from_secs(60));
+        let (vm, minute) = ("a".to_string(), Duration::from_secs(60));
         let save = resolve(&Method::POST, "/v1/migrate/save/a", None);
         assert_eq!(save, Ok(Request::SaveState { vm: vm.clone(), limit: minute }));
         let load = resolve(&Method::POST, "/v1/migrate/load/a", Some("timeout=5"));
@@ -211,7 +257,9 @@ mod tests {
         assert!(get("/x", None).unwrap_err().mend.unwrap().contains("/v1/vms"));
         let wrong_method = get("/v1/reload", None).unwrap_err();
         assert_eq!((wrong_method.status, wrong_method.mend.as_deref()), (405, Some("use POST")));
-        assert_eq!(status(resolve(&Method::DELETE, "/v1/vms/a", None)), 405);
+        assert_eq!(status(resolve(&Method::POST, "/v1/vms/a", None)), 405);
+        let to_one = resolve(&Method::PATCH, "/v1/vms/a", None).unwrap_err();
+        assert_eq!(to_one.mend.as_deref(), Some("use GET, PUT, DELETE"));
         for query in [None, Some("binary="), Some("binary=%ff"), Some("vm=a")] {
             assert_eq!(status(resolve(&Method::POST, "/v1/upgrade", query)), 400, "{query:?}");
         }

@@ -1,34 +1,94 @@
 //! The API's thread: accepts, reads one request per connection, asks the handler, answers.
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
+use http_body_util::Either;
 use hyper::Method;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::unix::UCred;
+use tokio::runtime::Runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time;
 
-use super::transfer::{self, Until};
-use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, Reply, Request, Response, body, routes};
+use super::body::Body;
+use super::session::Session;
+use super::types::Rates;
+use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, OPENAPI, Reply, Request, Response};
+use super::{body, capture, feed, routes, transfer, upload};
+use crate::metrics;
 
 /// How many connections are served at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 64;
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last: head, body, the handler's answer, and the response's way to the client.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many of them may be streams, which stay: others are to find a place beside them.
+const STREAMS: usize = 16;
 /// The pause after an accept that failed, so that running out of descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a listener is for.
+#[derive(Clone, Copy)]
+enum Face {
+    /// Every route.
+    Api,
+    /// What Prometheus asks for, and nothing else.
+    Metrics,
+}
+
+/// A listener, open for clients of one face.
+enum Door {
+    Unix(tokio::net::UnixListener),
+    Tcp(tokio::net::TcpListener),
+}
+
+/// A client's connection.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Door {
+    /// A client, and who it is.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<UCred>)> {
+        Ok(match self {
+            Door::Unix(listener) => {
+                let stream = listener.accept().await?.0;
+                let peer = stream.peer_cred().ok();
+                (Box::new(stream), peer)
+            }
+            Door::Tcp(listener) => (Box::new(listener.accept().await?.0), None),
+        })
+    }
+}
+
+/// What a listener's connections have in common.
+struct Host {
+    handler: Arc<dyn Handler>,
+    face: Face,
+    streams: Arc<Semaphore>,
+}
+
+impl Host {
+    /// Room for one stream more.
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let error = ApiError::unavailable(format!("{STREAMS} clients read streams already"));
+            error.mend("end one of them")
+        })
+    }
+}
 
 /// Serves the API on a listener, on a thread of its own that lives as long as the process.
 ///
@@ -40,26 +100,63 @@ pub fn serve(listener: UnixListener, handler: Arc<dyn Handler>) -> Result<JoinHa
 
 fn start(listener: UnixListener, handler: Arc<dyn Handler>) -> io::Result<JoinHandle<()>> {
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let listener = {
+    let runtime = runtime()?;
+    let door = {
         let _context = runtime.enter();
-        tokio::net::UnixListener::from_std(listener)?
+        Door::Unix(tokio::net::UnixListener::from_std(listener)?)
     };
-    thread::Builder::new().name("vonic-api".into()).spawn(move || runtime.block_on(accept(listener, handler)))
+    let body = move || runtime.block_on(accept(door, handler, Face::Api));
+    thread::Builder::new().name("vonic-api".into()).spawn(body)
+}
+
+/// A thread that tells the metrics; it ends with this.
+#[derive(Debug)]
+pub struct MetricsListener(#[expect(dead_code, reason = "its end is what counts")] oneshot::Sender<()>);
+
+impl MetricsListener {
+    /// Tells the metrics at `/metrics` to whoever connects to `at`.
+    ///
+    /// # Errors
+    /// The system's: the address is not this host's, or taken.
+    pub fn open(at: SocketAddr, handler: Arc<dyn Handler>) -> io::Result<MetricsListener> {
+        let listener = TcpListener::bind(at)?;
+        listener.set_nonblocking(true)?;
+        let runtime = runtime()?;
+        let (handle, end) = oneshot::channel();
+        let body = move || {
+            runtime.block_on(async {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => drop(tokio::spawn(accept(Door::Tcp(listener), handler, Face::Metrics))),
+                    Err(e) => log::error!("the metrics cannot be told: {e}"),
+                }
+                // Never sent: its other end is dropped.
+                drop(end.await);
+            });
+        };
+        thread::Builder::new().name("metrics".into()).spawn(body)?;
+        Ok(MetricsListener(handle))
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()
 }
 
 /// Accepts for ever.
-async fn accept(listener: tokio::net::UnixListener, handler: Arc<dyn Handler>) {
+async fn accept(door: Door, handler: Arc<dyn Handler>, face: Face) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let host = Arc::new(Host { handler, face, streams: Arc::new(Semaphore::new(STREAMS)) });
     let mut failing = false;
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match door.accept().await {
+            Ok((stream, peer)) => {
                 failing = false;
-                let handler = Arc::clone(&handler);
+                let host = Arc::clone(&host);
                 tokio::spawn(async move {
-                    connection(stream, handler).await;
+                    let session = Arc::new(Session::new(peer));
+                    connection(stream, &host, &session).await;
+                    session.is_over();
                     drop(place);
                 });
             }
@@ -74,47 +171,57 @@ async fn accept(listener: tokio::net::UnixListener, handler: Arc<dyn Handler>) {
     }
 }
 
-async fn connection(stream: UnixStream, handler: Arc<dyn Handler>) {
-    let (until, limit) = watch::channel(Instant::now() + CONNECTION_TIMEOUT);
-    let until = Arc::new(until);
+async fn connection(stream: Box<dyn Stream>, host: &Arc<Host>, session: &Arc<Session>) {
     let service = service_fn(|request| {
-        let (handler, until) = (Arc::clone(&handler), Arc::clone(&until));
-        async move { Ok::<_, Infallible>(respond(request, &*handler, &until).await) }
+        let (host, session) = (Arc::clone(host), Arc::clone(session));
+        async move { Ok::<_, Infallible>(respond(request, &host, &session).await) }
     });
     let mut served = pin!(served(stream, service));
+    let mut ends = session.ends();
     loop {
-        let end = *limit.borrow();
-        match time::timeout_at(end.into(), served.as_mut()).await {
-            Ok(Ok(())) => return,
-            Ok(Err(e)) => return log::debug!("API client: {e}"),
-            // It was moved on meanwhile.
-            Err(_) if *limit.borrow() > end => {}
-            Err(_) => return log::debug!("API client: too slow"),
+        let end = *ends.borrow_and_update();
+        let mut moved = pin!(ends.changed());
+        let mut ended = pin!(time::timeout_at(end.into(), served.as_mut()));
+        let first = poll_fn(|context| match ended.as_mut().poll(context) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending => moved.as_mut().poll(context).map(|_| None),
+        });
+        match first.await {
+            Some(Ok(Ok(()))) => return,
+            Some(Ok(Err(e))) => return log::debug!("API client: {e}"),
+            Some(Err(_)) => return log::debug!("API client: too slow"),
+            // The end is another one by now.
+            None => {}
         }
     }
 }
 
-async fn served<S>(stream: UnixStream, service: S) -> hyper::Result<()>
+async fn served<S>(stream: Box<dyn Stream>, service: S) -> hyper::Result<()>
 where
-    S: Service<hyper::Request<Incoming>, Response = hyper::Response<Full<Bytes>>, Error = Infallible>,
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<Body>, Error = Infallible>,
 {
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.max_buf_size(body::BODY_LIMIT).serve_connection(TokioIo::new(stream), service).await
 }
 
-async fn respond(
-    request: hyper::Request<Incoming>,
-    handler: &dyn Handler,
-    until: &Until,
-) -> hyper::Response<Full<Bytes>> {
+async fn respond(request: hyper::Request<Incoming>, host: &Host, session: &Arc<Session>) -> hyper::Response<Body> {
     let path = request.uri().path().to_string();
-    let response = answer(request, handler, until).await.unwrap_or_else(Response::Error);
-    let (status, mut http) = match response {
+    let answer = answer(request, host, session).await.unwrap_or_else(|error| Answer::Whole(Response::Error(error)));
+    let response = match answer {
+        Answer::Stream(stream) => return stream,
+        Answer::Whole(response) => response,
+    };
+    let (status, http) = match response {
         Response::Error(error) => (error.status, body::json(error.status, &ErrorBody { error })),
-        Response::State(state) => (200, body::bytes(state)),
+        Response::State(state) => (200, body::bytes(state, "application/octet-stream")),
+        Response::OpenApi => (200, body::bytes(OPENAPI.into(), "application/json")),
+        Response::Metrics(snapshot) => {
+            (200, body::bytes(snapshot.text().unwrap_or_default().into(), metrics::MEDIA_TYPE))
+        }
         good => (200, body::json(200, &good)),
     };
+    let mut http = http.map(Either::Left);
     if status == 405
         && let Ok(allowed) = HeaderValue::from_str(&routes::allowed(&path))
     {
@@ -123,21 +230,65 @@ async fn respond(
     http
 }
 
+/// What goes back to the client.
+enum Answer {
+    /// At once.
+    Whole(Response),
+    /// Part by part.
+    Stream(hyper::Response<Body>),
+}
+
 /// Checks a request and gets the handler's answer.
-async fn answer(request: hyper::Request<Incoming>, handler: &dyn Handler, until: &Until) -> Result<Response, ApiError> {
-    let wanted = routes::resolve(request.method(), request.uri().path(), request.uri().query())?;
+async fn answer(request: hyper::Request<Incoming>, host: &Host, session: &Arc<Session>) -> Result<Answer, ApiError> {
+    let (uri, method, handler) = (request.uri(), request.method(), &*host.handler);
+    let wanted = match host.face {
+        Face::Api => routes::resolve(method, uri.path(), uri.query())?,
+        Face::Metrics if (method, uri.path()) == (&Method::GET, "/metrics") => Request::Metrics,
+        Face::Metrics => return Err(ApiError::not_found("only the metrics are here").mend("use GET /metrics")),
+    };
+    session.may(method, uri.path())?;
     let limit = wanted.limit();
     if limit > ANSWER_TIMEOUT {
-        until.send_modify(|until| *until = Instant::now() + limit + CONNECTION_TIMEOUT);
+        session.allow(limit);
     }
-    match wanted {
-        Request::AwaitState { vm, limit } => transfer::load(vm, limit, request.into_body(), handler).await,
+    let response = match wanted {
+        Request::AwaitState { vm, limit } => transfer::load(vm, limit, request.into_body(), handler).await?,
+        Request::PutVm { vm, .. } => {
+            let text = upload::read(request).await?;
+            ask(handler, Request::PutVm { vm, text }, limit).await?
+        }
+        Request::Events(wanted) => {
+            let lines = handler.feed().answer(wanted, session, host.place()?)?;
+            return Ok(Answer::Stream(body::parts(lines, feed::LINES)));
+        }
+        Request::Capture { vm, .. } => {
+            let place = host.place()?;
+            let frames = capture::answer(vm, request.into_body(), (&host.handler, session), place).await?;
+            return Ok(Answer::Stream(body::parts(frames, capture::PCAPNG)));
+        }
+        Request::OpenApi => Response::OpenApi,
+        Request::Rates(time) => rates(handler, time).await?,
         wanted => {
             if request.method() != Method::GET {
                 no_body(request.into_body()).await?;
             }
-            ask(handler, wanted, limit).await
+            ask(handler, wanted, limit).await?
         }
+    };
+    Ok(Answer::Whole(response))
+}
+
+/// Looks twice.
+async fn rates(handler: &dyn Handler, time: Duration) -> Result<Response, ApiError> {
+    let before = ask(handler, Request::Stats, ANSWER_TIMEOUT).await?;
+    let begun = Instant::now();
+    time::sleep(time).await;
+    let after = ask(handler, Request::Stats, ANSWER_TIMEOUT).await?;
+    match (before, after) {
+        (Response::Stats(before), Response::Stats(after)) => {
+            Ok(Response::Rates(Rates::between(&before, &after, begun.elapsed())))
+        }
+        _ => Err(ApiError::internal("the engine gave another answer").mend("see vonicd's log")),
     }
 }
 

@@ -1,8 +1,7 @@
 //! Guests' states as bodies: they may be long, and what they wait for may take as long as the operator says.
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::{Bytes, Incoming};
-use tokio::sync::watch;
 
 use super::server::ask;
 use super::{ANSWER_TIMEOUT, ApiError, Handler, Request, Response, body};
@@ -14,9 +13,6 @@ pub(super) const WAIT: Duration = Duration::from_secs(60);
 /// For what comes behind the wait: the state is put together, the operator's hook runs, and the bytes go through the socket.
 const WORK: Duration = Duration::from_secs(120);
 
-/// Until when a connection may last. Its service moves that on.
-pub(super) type Until = watch::Sender<Instant>;
-
 impl Request {
     /// How long its answer may take.
     pub(super) fn limit(&self) -> Duration {
@@ -25,16 +21,6 @@ impl Request {
             _ => ANSWER_TIMEOUT,
         }
     }
-}
-
-/// Seconds, as a query has them.
-pub(super) fn wait(value: Option<&str>) -> Result<Duration, ApiError> {
-    let Some(text) = value else { return Ok(WAIT) };
-    let limit = text.parse().ok().map(Duration::from_secs).filter(|limit| !limit.is_zero() && *limit <= WAIT_MAX);
-    limit.ok_or_else(|| {
-        let mend = format!("give whole seconds from 1 to {}", WAIT_MAX.as_secs());
-        ApiError::bad_request(format!("'{text}' is no time to wait")).field("timeout").mend(mend)
-    })
 }
 
 /// Has a VM's rings wait from here on, reads the body, and gives it to the engine.

@@ -2,7 +2,9 @@
 //!
 //! Fields are added, never renamed or removed; a reader ignores fields that it does not know.
 use std::collections::BTreeMap;
-
+pub use super::events::{Event, Happening, Move};
+pub use super::histogram::{Bucket, Histogram};
+pub use super::rates::{Rate, Rates, VmRates};
 use serde::{Deserialize, Serialize};
 pub use vonic_agent::connection::Opener;
 pub use vonic_agent::message::{
@@ -11,6 +13,7 @@ pub use vonic_agent::message::{
 
 /// Frames and bytes that went one way. Bytes are frame bytes without the virtio-net header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Traffic {
     /// Frames.
     pub frames: u64,
@@ -20,6 +23,7 @@ pub struct Traffic {
 
 /// One VM in the list of all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmRow {
     /// The VM's name.
     pub name: String,
@@ -54,6 +58,7 @@ pub struct VmRow {
 
 /// The agent in a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentRow {
     /// Its version, by its own word.
     pub version: String,
@@ -66,6 +71,7 @@ pub struct AgentRow {
 /// What the guest's agent last said, and what the host had counted at that moment. What is absent, the guest's kernel does not tell, or
 /// its agent is too old for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GuestReport {
     /// Whose word all this is, but for the host's half of `nic`: `guest`.
     #[serde(default)]
@@ -103,6 +109,7 @@ pub struct GuestReport {
 /// The VM's NIC, counted on both sides. They differ by what was under way, and where the guest or vonic began to count later: without
 /// traffic they are the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NicCounters {
     /// The interface's name in the guest.
     pub interface: String,
@@ -114,6 +121,7 @@ pub struct NicCounters {
 
 /// One direction, counted on both sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BothCounts {
     /// By the host, when the guest's message began to come; the frames that brought it are not among them, as they were not yet when
     /// the guest looked.
@@ -127,6 +135,7 @@ pub type Drops = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// Everything about one VM.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmDetail {
     /// What the list says.
     #[serde(flatten)]
@@ -141,8 +150,14 @@ pub struct VmDetail {
     pub resolvers: Vec<String>,
     /// The path of its vhost-user socket.
     pub socket: String,
+    /// Seconds since a VMM connected there, or since the last one left; at least so many where that was before this engine.
+    #[serde(default)]
+    pub session_seconds: Option<u64>,
     /// Who listens there: `server`, that is vonic, or `client`: the VMM, to which vonic connects.
     pub socket_mode: String,
+    /// The number of the worker that has its port.
+    #[serde(default)]
+    pub worker: usize,
     /// Pairs of virtqueues offered.
     #[serde(default)]
     pub queue_pairs: u16,
@@ -152,12 +167,28 @@ pub struct VmDetail {
     /// When what the guest sends is acknowledged to it: `kernel` or `peer`.
     #[serde(default)]
     pub ack: String,
+    /// Whether TCP segments from the uplink are put together for the guest.
+    #[serde(default)]
+    pub coalesce: bool,
+    /// Microseconds that such a frame may wait for its next segment.
+    #[serde(default)]
+    pub coalesce_us: u64,
+    /// Microseconds that the guest may be called later for bulk.
+    #[serde(default)]
+    pub call_us: u64,
+    /// Frames of bulk after which it is called however early.
+    #[serde(default)]
+    pub call_frames: u32,
     /// The operator's labels.
     pub labels: BTreeMap<String, String>,
     /// Names of the virtio features offered.
     pub features_offered: Vec<String>,
     /// Names of those that the driver took; empty before it did.
     pub features_negotiated: Vec<String>,
+    /// What the driver has agreed to that frames need not have done: guest to host what it leaves to vonic, host to guest what
+    /// it takes.
+    #[serde(default)]
+    pub offloads: OffloadsRow,
     /// The virtqueues.
     pub rings: Vec<RingRow>,
     /// Dropped frames by reason and direction.
@@ -191,6 +222,15 @@ pub struct VmDetail {
     /// Counters of UDP beyond the network, by name.
     #[serde(default)]
     pub udp: BTreeMap<String, u64>,
+    /// Counters of received segments that were put together, by name.
+    #[serde(default)]
+    pub coalesced: BTreeMap<String, u64>,
+    /// How large the large frames were that they became: bytes of payload.
+    #[serde(default)]
+    pub coalesced_bytes: Histogram,
+    /// As in the counters: how long vonic had what the guest sent.
+    #[serde(default)]
+    pub latency_us: Histogram,
     /// What the operator should change on this host, for all its VMs.
     #[serde(default)]
     pub hints: Vec<String>,
@@ -199,8 +239,31 @@ pub struct VmDetail {
     pub guest: Option<GuestReport>,
 }
 
+/// Offloads both ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OffloadsRow {
+    /// Of what the guest sends.
+    pub guest_to_host: OffloadRow,
+    /// Of what the guest is sent.
+    pub host_to_guest: OffloadRow,
+}
+
+/// Offloads one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OffloadRow {
+    /// Checksums may be left open.
+    pub checksum: bool,
+    /// TCP over IPv4 may come in large frames.
+    pub tso4: bool,
+    /// TCP over IPv6 may come in large frames.
+    pub tso6: bool,
+}
+
 /// One egress rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EgressRow {
     /// The rule, as `deny 198.51.100.0/24 tcp ports 1-1023`.
     pub rule: String,
@@ -210,6 +273,7 @@ pub struct EgressRow {
 
 /// One limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LimitRow {
     /// The key under `limits` in the VM's file; or `service`, connections to vonic's own service, or `host`, the sockets that all
     /// VMs share.
@@ -222,17 +286,22 @@ pub struct LimitRow {
 
 /// How a VM reaches the world.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UplinkRow {
-    /// What the network's configuration says: `none`, `sockets` or `tap:BRIDGE`.
+    /// What the network's configuration says: `none`, `sockets`, `tap:BRIDGE` or `packet:INTERFACE`.
     pub kind: String,
-    /// The name of the VM's tap on the host, on a bridged network.
+    /// The name of the VM's tap on the host, or of the interface that its packet socket is at.
     pub interface: Option<String>,
-    /// Why the bridge cannot be reached, if it cannot.
+    /// Why the bridge or the interface cannot be reached, if it cannot.
     pub error: Option<String>,
+    /// What else the operator should know of it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One virtqueue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RingRow {
     /// Its index: pairs of host to guest and guest to host, then the control queue (virtio 1.3 §5.1.2).
     pub index: u16,
@@ -248,6 +317,7 @@ pub struct RingRow {
 
 /// One TCP connection, or one flow of datagrams.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConnectionRow {
     /// The VM's name.
     pub vm: String,
@@ -278,6 +348,7 @@ fn tcp() -> String {
 
 /// One VM's counters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmStats {
     /// What the guest sent.
     pub guest_to_host: Traffic,
@@ -300,6 +371,16 @@ pub struct VmStats {
     /// Counters of UDP beyond the network, by name.
     #[serde(default)]
     pub udp: BTreeMap<String, u64>,
+    /// Counters of received segments that were put together, by name.
+    #[serde(default)]
+    pub coalesced: BTreeMap<String, u64>,
+    /// How large the large frames were that received segments became: bytes of payload.
+    #[serde(default)]
+    pub coalesced_bytes: Histogram,
+    /// How long vonic had what the guest sent, from when it saw the guest's signal until the guest could see that it was done:
+    /// microseconds for each buffer.
+    #[serde(default)]
+    pub latency_us: Histogram,
     /// Engines that died of what its guest sends.
     #[serde(default)]
     pub engine_deaths: u64,
@@ -310,6 +391,7 @@ pub struct VmStats {
 
 /// Everybody's counters. They never go back while the service runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Stats {
     /// Seconds since the service started.
     pub uptime_seconds: u64,
@@ -321,6 +403,7 @@ pub struct Stats {
 
 /// What a reload did. Where a file had errors, nothing of what it describes was changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReloadReport {
     /// VMs that are new.
     pub added: Vec<String>,
@@ -332,10 +415,34 @@ pub struct ReloadReport {
     pub unchanged: usize,
     /// What is wrong with the files.
     pub errors: Vec<FileError>,
+    /// Whether this only tells what a reload would do.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What differs, key by key, in what changed.
+    #[serde(default)]
+    pub differences: Vec<Difference>,
+    /// Of the VMs that changed those whose VMMs have to connect again: their NICs are others now.
+    #[serde(default)]
+    pub reconnects: Vec<String>,
+}
+
+/// One key of the configuration that is another now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Difference {
+    /// What it belongs to: `service`, `network NAME` or `vm NAME`.
+    pub of: String,
+    /// The key.
+    pub key: String,
+    /// What held before, as JSON; absent: nothing.
+    pub before: Option<String>,
+    /// What holds now, as JSON; absent: nothing.
+    pub after: Option<String>,
 }
 
 /// One mistake in a configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FileError {
     /// The file's path.
     pub file: String,
@@ -353,6 +460,7 @@ impl From<&crate::config::ConfigError> for FileError {
 
 /// How the last upgrade ended, and who serves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UpgradeReport {
     /// How many upgrades there were since vonicd was started, those that failed too.
     pub number: u64,
@@ -366,6 +474,7 @@ pub struct UpgradeReport {
 
 /// What has come with a guest from another host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LoadReport {
     /// The VM's name there.
     pub from: String,
@@ -375,11 +484,40 @@ pub struct LoadReport {
     pub runs: bool,
 }
 
+/// Which of a VM's frames are to be captured, and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CaptureTerms {
+    /// `guest_to_host` or `host_to_guest`; absent: both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<String>,
+    /// An expression as `tcp port 80 and host 192.0.2.2`; absent: every frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The most bytes of each frame; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snaplen: Option<u32>,
+    /// Frames after which the capture ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<u64>,
+    /// Bytes of the file before which it ends; statistics come on top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Seconds after which it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
 /// Whether the service works.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Health {
-    /// `ok`, or what is wrong.
+    /// `ok`, or `degraded`: see `problems`.
     pub status: String,
+    /// What does not work as it is configured, and why.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// The engine's version.
     pub version: String,
     /// Seconds since the service started.
@@ -395,6 +533,7 @@ pub struct Health {
 
 /// The engine, and what became of those before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EngineStatus {
     /// Its process number.
     pub pid: u32,
@@ -402,6 +541,12 @@ pub struct EngineStatus {
     pub version: String,
     /// Seconds since it began.
     pub uptime_seconds: u64,
+    /// Which engine it is that uses the checkpoint memory, counted from 1.
+    #[serde(default)]
+    pub generation: u64,
+    /// The memory by which the next engine goes on.
+    #[serde(default)]
+    pub checkpoint: CheckpointRow,
     /// Whether another process stands ready to be the next engine.
     pub standby: bool,
     /// Engines that died since vonicd was started.
@@ -420,8 +565,21 @@ pub struct EngineStatus {
     pub quarantined: Vec<String>,
 }
 
+/// Checkpoint memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CheckpointRow {
+    /// The version of its format.
+    pub version: u32,
+    /// Records in use: connections, flows, listeners, uplinks.
+    pub records: usize,
+    /// How many there is room for.
+    pub capacity: usize,
+}
+
 /// The end of an engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeathRow {
     /// Of what it died.
     pub reason: String,
@@ -431,6 +589,7 @@ pub struct DeathRow {
 
 /// One engine following another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TakeoverRow {
     /// When it was done, in seconds since 1970.
     pub at: u64,

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Arguments, Command, EngineCommand, VmCommand, connection, launch, migrate, upgrade, view};
-use crate::api::types::{EngineStatus, ReloadReport, Stats};
+use super::{Arguments, Command, EngineCommand, VmCommand};
+use super::{
+    capture, completion, config, connection, conns, doctor, events, launch, migrate, reload, top, upgrade, view,
+    vm_file,
+};
+use crate::api::types::{EngineStatus, Health, Stats};
 use crate::api::{ApiError, ErrorBody};
-use crate::config::name;
+use crate::config::name::check as check_name;
 
 /// Where the engine's state is.
 const ENGINE: &str = "/v1/engine";
@@ -30,6 +34,14 @@ pub(super) enum Failure {
     BadFiles(Vec<String>),
     /// No VMM can be started so; why, and what to do.
     Launch(String),
+    /// It is not to be had so; why, and what to do.
+    Refused(String),
+    /// It was done, and found so many problems.
+    Problems(usize),
+    /// The service does not do all that it is configured to; it was printed what.
+    Degraded,
+    /// There was as much of it as was wanted.
+    Enough,
 }
 
 impl Failure {
@@ -47,8 +59,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Api(error) => error.fmt(f),
-            Failure::Launch(why) => f.write_str(why),
+            Failure::Launch(why) | Failure::Refused(why) => f.write_str(why),
+            Failure::Enough => f.write_str("there was enough of it"),
+            Failure::Degraded => f.write_str("not everything works as it is configured"),
             Failure::Output(error) => write!(f, "the output cannot be written: {error}"),
+            Failure::Problems(1) => f.write_str("1 problem was found"),
+            Failure::Problems(count) => write!(f, "{count} problems were found"),
             Failure::BadFiles(lines) => {
                 let count = lines.len();
                 write!(f, "{count} found wrong; what a wrong file describes stays as it runs:\n{}", lines.join("\n"))
@@ -71,16 +87,28 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
             show(arguments, Method::GET, &format!("/v1/vms/{}", checked(name)?), out, view::vm)
         }
         Command::Vm(VmCommand::Command(wanted)) => launch::print(wanted, arguments.json, out),
-        Command::Conns { vm: None } => show(arguments, Method::GET, "/v1/connections", out, view::connections),
-        Command::Conns { vm: Some(vm) } => {
-            show(arguments, Method::GET, &format!("/v1/connections?vm={}", checked(vm)?), out, view::connections)
+        Command::Vm(VmCommand::Add(wanted)) => vm_file::add(arguments, wanted, out),
+        Command::Vm(VmCommand::Rm { name }) => vm_file::remove(arguments, checked(name)?, out),
+        Command::Conns(wanted) => show(arguments, Method::GET, &conns::target(wanted)?, out, view::connections),
+        Command::Stats { over: Some(seconds), .. } => {
+            show(arguments, Method::GET, &format!("/v1/rates?seconds={seconds}"), out, view::rates)
         }
-        Command::Stats { name: None } => show(arguments, Method::GET, "/v1/stats", out, view::stats),
-        Command::Stats { name: Some(name) } => vm_stats(arguments, checked(name)?, out),
-        Command::Reload => reload(arguments, out),
+        Command::Stats { name: None, .. } => show(arguments, Method::GET, "/v1/stats", out, view::stats),
+        Command::Stats { name: Some(name), .. } => vm_stats(arguments, checked(name)?, out),
+        Command::Events(wanted) => events::follow(arguments, wanted, out),
+        Command::Health => health(arguments, out),
+        Command::Reload { dry_run } => {
+            let target = if *dry_run { "/v1/reload?dry_run=true" } else { "/v1/reload" };
+            reload::show(arguments, &connection::ask(&arguments.socket, Method::POST, target)?, out)
+        }
+        Command::Top(wanted) => top::run(wanted, &arguments.socket, arguments.json, out),
+        Command::Config(command) => config::execute(command, arguments.json, out),
+        Command::Doctor(wanted) => doctor::run(wanted, &arguments.socket, arguments.json, out),
         Command::Engine(EngineCommand::Status) => show(arguments, Method::GET, ENGINE, out, view::engine),
         Command::Engine(EngineCommand::Restart) => restart_engine(arguments, out),
+        Command::Capture(wanted) => capture::execute(arguments, wanted, out),
         Command::Migrate(command) => migrate::execute(arguments, command, out),
+        Command::Completions { shell } => Ok(completion::print(*shell, out)?),
         Command::Upgrade { binary } => {
             let report = upgrade::upgrade(&arguments.socket, binary)?;
             if arguments.json {
@@ -94,7 +122,7 @@ pub(super) fn execute(arguments: &Arguments, out: &mut dyn Write) -> Result<(), 
 
 /// A name that can stand in a path; another one is no VM's anyway.
 pub(super) fn checked(name: &str) -> Result<&str, Failure> {
-    name::check(name).map(|()| name).map_err(|_| Failure::Api(ApiError::no_such_vm(name)))
+    check_name(name).map(|()| name).map_err(|_| Failure::Api(ApiError::no_such_vm(name)))
 }
 
 /// Asks, and prints the answer: as it came with `--json`, else by `view`.
@@ -123,16 +151,16 @@ fn vm_stats(arguments: &Arguments, name: &str, out: &mut dyn Write) -> Result<()
     Ok(view::vm_stats(vm, out)?)
 }
 
-fn reload(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
-    let body = connection::ask(&arguments.socket, Method::POST, "/v1/reload")?;
-    let report: ReloadReport = decode(&body)?;
+fn health(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let body = connection::ask(&arguments.socket, Method::GET, "/v1/health")?;
+    let health: Health = decode(&body)?;
     if arguments.json {
         out.write_all(&body)?;
         writeln!(out)?;
     } else {
-        view::reload(&report, out)?;
+        view::health(&health, out)?;
     }
-    if report.errors.is_empty() { Ok(()) } else { Err(Failure::BadFiles(view::file_errors(&report.errors))) }
+    if health.problems.is_empty() { Ok(()) } else { Err(Failure::Degraded) }
 }
 
 /// Asks for another engine, and waits until it serves every VMM. The connection to the old one may end before its answer has come.

@@ -1,4 +1,6 @@
 //! One request to the API, and its answer.
+use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::path::Path;
 use std::pin::Pin;
@@ -6,14 +8,16 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Bytes, Frame};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::command::Failure;
@@ -41,10 +45,7 @@ pub(super) fn ask_for(
     body: Option<Piped>,
     limit: Duration,
 ) -> Result<Bytes, Failure> {
-    let broken = |e: &dyn std::fmt::Display| {
-        let message = format!("no answer from {}: {e}", socket.display());
-        Failure::Api(ApiError::unavailable(message).mend("see vonicd's log"))
-    };
+    let broken = |e: &dyn fmt::Display| no_answer(socket, e);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(|e| broken(&e))?;
     let target: Uri = target.parse().map_err(|e| broken(&e))?;
@@ -61,13 +62,86 @@ pub(super) fn ask_for(
         .unwrap_or_else(|_| Err(broken(&format_args!("nothing came within {limit:?}"))))
     });
     let (status, body) = answer?;
-    if status == 200 {
-        return Ok(body);
+    if status == 200 { Ok(body) } else { Err(refused(socket, status, &body)) }
+}
+
+fn no_answer(socket: &Path, e: &dyn fmt::Display) -> Failure {
+    let message = format!("no answer from {}: {e}", socket.display());
+    Failure::Api(ApiError::unavailable(message).mend("see vonicd's log"))
+}
+
+/// What an answer other than 200 says.
+fn refused(socket: &Path, status: u16, body: &[u8]) -> Failure {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(ErrorBody { error }) => Failure::Api(ApiError { status, ..error }),
+        Err(_) => no_answer(socket, &format_args!("it says {status} without a reason")),
     }
-    match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(ErrorBody { error }) => Err(Failure::Api(ApiError { status, ..error })),
-        Err(_) => Err(broken(&format_args!("it says {status} without a reason"))),
-    }
+}
+
+/// How an answer ended that goes on for as long as it is read.
+pub(super) enum Ended {
+    /// By the service.
+    Whole,
+    /// In the midst of it.
+    Broken,
+    /// By a signal that asks this process to end.
+    Stopped,
+}
+
+/// Asks, and gives the answer's parts to `each` as they come, until it ends or this process is asked to.
+///
+/// # Errors
+/// The API's own error, why there was no answer, or what `each` says.
+pub(super) fn follow(
+    socket: &Path,
+    (method, target): (Method, &str),
+    body: Vec<u8>,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<Ended, Failure> {
+    let broken = |e: &dyn fmt::Display| no_answer(socket, e);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = runtime.map_err(|e| broken(&e))?;
+    let target: Uri = target.parse().map_err(|e| broken(&e))?;
+    runtime.block_on(async {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let signals: io::Result<Vec<Signal>> = kinds.into_iter().map(signal).collect();
+        let mut signals = signals.map_err(|e| broken(&e))?;
+        let stream = UnixStream::connect(socket).await.map_err(|e| unreachable(socket, &e))?;
+        let asked = time::timeout(TIMEOUT, request(stream, method, target, Full::new(Bytes::from(body))));
+        let asked = asked.await.map_err(|_| broken(&format_args!("nothing came within {TIMEOUT:?}")))?;
+        let (status, mut body, _driver) = asked.map_err(|e| broken(&e))?;
+        if status != 200 {
+            let body = body.collect().await.map_err(|e| broken(&e))?.to_bytes();
+            return Err(refused(socket, status, &body));
+        }
+        loop {
+            match next(&mut body, &mut signals).await {
+                Next::Part(part) => each(&part)?,
+                Next::End(ended) => return Ok(ended),
+            }
+        }
+    })
+}
+
+/// What comes next.
+enum Next {
+    Part(Bytes),
+    End(Ended),
+}
+
+async fn next(body: &mut Incoming, signals: &mut [Signal]) -> Next {
+    poll_fn(|context| {
+        if signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+            return Poll::Ready(Next::End(Ended::Stopped));
+        }
+        Pin::new(&mut *body).poll_frame(context).map(|frame| match frame {
+            // Trailers, of which there are none, would be nothing to read.
+            Some(Ok(frame)) => Next::Part(frame.into_data().unwrap_or_default()),
+            Some(Err(_)) => Next::End(Ended::Broken),
+            None => Next::End(Ended::Whole),
+        })
+    })
+    .await
 }
 
 /// A body that is read on a thread of its own, which nobody waits for.
@@ -112,6 +186,22 @@ async fn exchange<B>(stream: UnixStream, method: Method, target: Uri, body: B) -
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
+    let (status, body, driver) = request(stream, method, target, body).await?;
+    let body = body.collect().await?.to_bytes();
+    driver.abort();
+    Ok((status, body))
+}
+
+/// Asks: the answer's status, its body as it comes, and what drives the connection.
+async fn request<B>(
+    stream: UnixStream,
+    method: Method,
+    target: Uri,
+    body: B,
+) -> Result<(u16, Incoming, JoinHandle<hyper::Result<()>>), hyper::Error>
+where
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the connection; its error is the request's too.
     let driver = tokio::spawn(connection);
@@ -120,10 +210,7 @@ where
     *request.uri_mut() = target;
     request.headers_mut().insert(HOST, HeaderValue::from_static("vonic"));
     let response = sender.send_request(request).await?;
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await?.to_bytes();
-    driver.abort();
-    Ok((status, body))
+    Ok((response.status().as_u16(), response.into_body(), driver))
 }
 
 /// Why a socket cannot be connected to, and what to do.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::command::Failure;
-use crate::config::{self, Service, Vm};
+use crate::config::{self, Config, Service, Vm};
 use crate::launch::{self, Accelerator, Launch, LaunchError, Machine, Nic, cloud_hypervisor, libvirt, qemu, uml};
 
 /// What is to be printed.
@@ -92,22 +92,27 @@ fn make(wanted: &Arguments, nic: Nic) -> Result<Launch, LaunchError> {
     }
 }
 
-/// The VM's file, with the service's; other VMs' files may be as bad as they like.
+/// The VM's file, with the service's.
 fn file(dir: &Path, name: &str) -> Result<(Service, Vm), Failure> {
+    let mut config = configured(dir, name)?;
+    let vm = config.vms.remove(name);
+    vm.map(|vm| (config.service, vm)).ok_or_else(|| Failure::Launch(format!("there is no VM '{name}'")))
+}
+
+/// The configuration with a VM in it; other VMs' files may be as bad as they like.
+pub(super) fn configured(dir: &Path, name: &str) -> Result<Config, Failure> {
     let (config, errors, bad) = config::load_lenient(dir);
     let own = dir.join("vms.d").join(format!("{name}.toml"));
-    let Some(mut config) = config.filter(|_| !bad.contains(name)) else {
+    let Some(config) = config.filter(|_| !bad.contains(name)) else {
         let concerned = errors.0.iter().filter(|error| !bad.contains(name) || error.file == own);
         let lines: Vec<String> = concerned.map(ToString::to_string).collect();
         return Err(Failure::Launch(lines.join("\n")));
     };
-    match config.vms.remove(name) {
-        Some(vm) => Ok((config.service, vm)),
-        None => {
-            let mend = "write one, or name its folder with --config-dir";
-            Err(Failure::Launch(format!("there is no VM '{name}', since there is no {}: {mend}", own.display())))
-        }
+    if config.vms.contains_key(name) {
+        return Ok(config);
     }
+    let mend = "write one, or name its folder with --config-dir";
+    Err(Failure::Launch(format!("there is no VM '{name}', since there is no {}: {mend}", own.display())))
 }
 
 fn has_kvm() -> bool {

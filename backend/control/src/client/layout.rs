@@ -12,11 +12,10 @@ impl Table {
         Table { headings, rows: Vec::new() }
     }
 
-    /// Adds a row; control characters in it do not reach the terminal.
+    /// Adds a row; what is not [`plain`] in it does not reach the terminal.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.headings.len());
-        let clean = |c: char| if c.is_control() { '?' } else { c };
-        self.rows.push(cells.map(|cell| cell.chars().map(clean).collect()).to_vec());
+        self.rows.push(cells.map(|cell| plain(&cell)).to_vec());
     }
 
     /// Prints headings and rows, or nothing if there are no rows.
@@ -42,6 +41,13 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// A text without what moves a terminal's cursor or turns the direction of writing (Unicode's bidirectional controls): whoever named it
+/// may have meant harm.
+pub(super) fn plain(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '?' } else { c }).collect()
 }
 
 /// Bytes with a binary unit and three or four digits.

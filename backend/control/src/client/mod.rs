@@ -1,23 +1,42 @@
 //! The command `vonic`: asks the API and prints what it says, as tables for people or as JSON for programs.
 //!
 //! Exit codes: 0, done; 1, not done or done in part, said on standard error; 2, wrong usage.
+mod capture;
 mod command;
+mod completion;
+mod config;
 mod connection;
+mod conns;
+mod doctor;
+mod events;
 mod guest;
 mod launch;
 mod layout;
 mod migrate;
+mod reload;
+mod top;
 mod upgrade;
 mod view;
+mod vm_file;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use command::Failure;
+
+/// What cannot stand in a query (RFC 3986 §3.4), and what parts its pairs.
+const QUERY: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'%').add(b'&').add(b'+').add(b'=');
+
+/// A value for a query.
+fn escaped(value: &str) -> String {
+    utf8_percent_encode(value, QUERY).to_string()
+}
 
 /// Asks the running vonicd, and tells it what to do.
 #[derive(Debug, Parser)]
@@ -38,19 +57,35 @@ enum Command {
     /// VMs
     #[command(subcommand)]
     Vm(VmCommand),
-    /// Open TCP connections
-    Conns {
-        /// Of this VM only
-        #[arg(long, value_name = "NAME")]
-        vm: Option<String>,
-    },
+    /// Open TCP connections, and flows of datagrams
+    Conns(conns::Wanted),
     /// Counters
     Stats {
         /// Of this VM only, with every drop reason
         name: Option<String>,
+        /// How they move within so many seconds, from now on
+        #[arg(long, value_name = "SECONDS", conflicts_with = "name", value_parser = clap::value_parser!(u64).range(1..=10))]
+        over: Option<u64>,
     },
+    /// VMs with their rates, as it happens
+    Top(top::Arguments),
+    /// Look at this host, at vonicd and at each VM, and say what to do
+    Doctor(doctor::Arguments),
+    /// The configuration's files
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// What happens from now on to VMs, engines and the configuration, a line each
+    Events(events::Wanted),
+    /// Whether everything works as it is configured; exit code 1 if not
+    Health,
+    /// Write a VM's frames to a file for Wireshark and tcpdump (pcapng), until Ctrl-C, a limit, or the end of the VM
+    Capture(capture::Arguments),
     /// Read the configuration again; a bad file changes nothing that runs
-    Reload,
+    Reload {
+        /// Only show what that would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Have a newer vonicd take over everything: VMs and connections go on; if it cannot, nothing changes
     Upgrade {
         /// Its program
@@ -62,6 +97,11 @@ enum Command {
     /// The engine: the process that moves frames
     #[command(subcommand)]
     Engine(EngineCommand),
+    /// Print what has a shell complete this command: vonic completions bash >/etc/bash_completion.d/vonic
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,14 +121,26 @@ enum VmCommand {
         /// The VM's name
         name: String,
     },
+    /// Write one's file where vonicd reads it, and apply it; a bad one changes nothing
+    Add(vm_file::Wanted),
+    /// Remove one, and its file
+    Rm {
+        /// The VM's name
+        name: String,
+    },
     /// Print what starts one: a command line, or a file for its VMM; from the configuration, whether or not vonicd runs
     Command(launch::Arguments),
 }
 
-/// Runs `vonic` with this process's arguments.
-pub fn main() -> ExitCode {
+/// Runs `vonic` with this process's arguments; `version` is what `--version` says.
+pub fn main(version: &'static str) -> ExitCode {
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
-    ExitCode::from(run(std::env::args_os(), &mut out, &mut err))
+    ExitCode::from(run_as(version, std::env::args_os(), &mut out, &mut err))
+}
+
+/// The command line's definition, of which its help, its man pages and its completions are made.
+pub fn definition() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs `vonic` with arguments (the first is the program's name) and returns its exit code.
@@ -96,7 +148,16 @@ pub fn run<'a, I>(arguments: I, out: &'a mut dyn Write, err: &'a mut dyn Write) 
 where
     I: IntoIterator<Item: Into<OsString> + Clone>,
 {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    run_as(env!("CARGO_PKG_VERSION"), arguments, out, err)
+}
+
+fn run_as<'a, I>(version: &'static str, arguments: I, out: &'a mut dyn Write, err: &'a mut dyn Write) -> u8
+where
+    I: IntoIterator<Item: Into<OsString> + Clone>,
+{
+    let mut definition = definition().version(version);
+    let parsed = definition.try_get_matches_from_mut(arguments).and_then(|found| Arguments::from_arg_matches(&found));
+    let arguments = match parsed.map_err(|e| e.format(&mut definition)) {
         Ok(arguments) => arguments,
         Err(e) => {
             let wrong = e.use_stderr();

@@ -4,7 +4,6 @@ use super::connection;
 use crate::api::ApiError;
 use crate::api::types::UpgradeReport;
 use hyper::Method;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use std::path::{Path, PathBuf, absolute};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,10 +13,6 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// The pause between two questions.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What cannot stand in a query (RFC 3986 §3.4), and what parts its pairs.
-const QUERY: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'%').add(b'&').add(b'+').add(b'=');
-
 /// Has a newer vonicd take over. Ends when that is done, or is not to be.
 pub(super) fn upgrade(socket: &Path, binary: &Path) -> Result<UpgradeReport, Failure> {
     let binary = absolute(binary).unwrap_or_else(|_| PathBuf::from(binary));
@@ -25,7 +20,7 @@ pub(super) fn upgrade(socket: &Path, binary: &Path) -> Result<UpgradeReport, Fai
         Failure::Api(ApiError::bad_request("the path of the program is not UTF-8").field("binary").mend("rename it"))
     })?;
     let before = report(socket)?.number;
-    let target = format!("/v1/upgrade?binary={}", utf8_percent_encode(binary, QUERY));
+    let target = format!("/v1/upgrade?binary={}", super::escaped(binary));
     match connection::ask(socket, Method::POST, &target) {
         // The engine that was asked ends without a word if the upgrade goes on.
         Err(Failure::Api(error)) if error.status == 503 => {}

@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::guest;
 use super::layout::{Table, bytes, duration};
 use crate::api::types::{
-    AgentRow, ConnectionRow, Drops, EngineStatus, FileError, LimitRow, LoadReport, ReloadReport, RingRow, Stats,
-    Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
+    AgentRow, ConnectionRow, Drops, EngineStatus, Health, Histogram, LimitRow, LoadReport, OffloadRow, Rates, RingRow,
+    Stats, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
 
 /// `migrate load`.
@@ -59,7 +59,7 @@ fn addresses(vm: &VmRow) -> String {
 }
 
 /// How far a VM has come.
-fn state(vm: &VmRow) -> &'static str {
+pub(super) fn state(vm: &VmRow) -> &'static str {
     match (vm.connected, vm.driver_ready) {
         _ if vm.quarantined => "quarantined",
         (_, true) => "running",
@@ -75,23 +75,41 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     let mut line = |name: &str, value: String| table.row([name.to_string(), value]);
     line("name", row.name.clone());
     line("state", state(row).to_string());
+    if let Some(seconds) = vm.session_seconds {
+        line(if row.connected { "connected for" } else { "waiting for" }, duration(seconds));
+    }
     line("mac", row.mac.clone());
     line("network", row.network.clone());
     line("address4", row.address4.clone().unwrap_or_else(|| "-".to_string()));
     line("address6", row.address6.clone().unwrap_or_else(|| "-".to_string()));
     line("mtu", vm.mtu.to_string());
     line("socket", format!("{} ({})", vm.socket, vm.socket_mode));
+    line("worker", vm.worker.to_string());
     line("queue pairs", vm.queue_pairs.to_string());
     line("failover", if vm.failover { "yes" } else { "no" }.to_string());
     line("ack", vm.ack.clone());
+    line("coalesce", if vm.coalesce { format!("yes, within {} us", vm.coalesce_us) } else { "no".to_string() });
+    line(
+        "calls for bulk",
+        match vm.call_us {
+            0 => "at once".to_string(),
+            us => format!("after {us} us or {} frames", vm.call_frames),
+        },
+    );
     line("labels", vm.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "));
     line("features offered", vm.features_offered.join(" "));
     line("features negotiated", vm.features_negotiated.join(" "));
+    line("offloads from guest", offloads(vm.offloads.guest_to_host));
+    line("offloads to guest", offloads(vm.offloads.host_to_guest));
     line("guest to host", traffic(row.guest_to_host));
     line("host to guest", traffic(row.host_to_guest));
+    line("latency", latency(&vm.latency_us));
     line("drops", row.drops.to_string());
     line("connections", row.connections.to_string());
     line("uplink", uplink(&vm.uplink));
+    for warning in &vm.uplink.warnings {
+        line("uplink warning", warning.clone());
+    }
     if !vm.resolvers.is_empty() {
         line("resolvers", vm.resolvers.join(", "));
     }
@@ -117,7 +135,8 @@ pub(super) fn vm(vm: &VmDetail, out: &mut dyn Write) -> io::Result<()> {
     counters(&["COPIED", ">BYTES"], &vm.copied_bytes, out)?;
     counters(&["TCP", ">COUNT"], &vm.tcp, out)?;
     counters(&["ICMP", ">COUNT"], &vm.icmp, out)?;
-    counters(&["UDP", ">COUNT"], &vm.udp, out)
+    counters(&["UDP", ">COUNT"], &vm.udp, out)?;
+    counters(&["COALESCED", ">COUNT"], &vm.coalesced, out)
 }
 
 /// The rules in their order, and what happens without one.
@@ -151,6 +170,12 @@ fn uplink(uplink: &UplinkRow) -> String {
     format!("{}{by}{error}", uplink.kind)
 }
 
+fn offloads(of: OffloadRow) -> String {
+    let all = [("checksum", of.checksum), ("tso4", of.tso4), ("tso6", of.tso6)];
+    let on: Vec<&str> = all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    if on.is_empty() { "none".to_string() } else { on.join(" ") }
+}
+
 /// The agent in the list.
 fn agent(agent: Option<&AgentRow>) -> String {
     match agent {
@@ -162,6 +187,16 @@ fn agent(agent: Option<&AgentRow>) -> String {
 
 fn traffic(traffic: Traffic) -> String {
     format!("{} in {} frames", bytes(traffic.bytes), traffic.frames)
+}
+
+/// How long vonic has what a guest sends.
+fn latency(histogram: &Histogram) -> String {
+    let last = histogram.buckets.iter().filter_map(|bucket| bucket.le).max().unwrap_or_default();
+    let most = |bound: Option<u64>| bound.map_or_else(|| format!("beyond {last} us"), |us| format!("within {us} us"));
+    match histogram.count {
+        0 => "-".to_string(),
+        _ => format!("half {}, 99 % {}", most(histogram.p50), most(histogram.p99)),
+    }
 }
 
 fn rings(rings: &[RingRow], out: &mut dyn Write) -> io::Result<()> {
@@ -265,6 +300,7 @@ pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
     }
     table.print(out)?;
     writeln!(out, "\nconnections: {}", vm.connections)?;
+    writeln!(out, "latency: {}", latency(&vm.latency_us))?;
     if vm.engine_deaths > 0 {
         writeln!(out, "engines that died of what its guest sends: {}", vm.engine_deaths)?;
     }
@@ -278,14 +314,39 @@ pub(super) fn vm_stats(vm: &VmStats, out: &mut dyn Write) -> io::Result<()> {
     counters(&["UDP", ">COUNT"], &vm.udp, out)
 }
 
-/// `reload`.
-pub(super) fn reload(report: &ReloadReport, out: &mut dyn Write) -> io::Result<()> {
-    for (what, names) in [("added", &report.added), ("changed", &report.changed), ("removed", &report.removed)] {
-        if !names.is_empty() {
-            writeln!(out, "{what}: {}", names.join(", "))?;
-        }
+/// `stats --over`.
+pub(super) fn rates(rates: &Rates, out: &mut dyn Write) -> io::Result<()> {
+    let headings = &[
+        "VM",
+        ">FRAMES/S GUEST TO HOST",
+        ">BYTES/S",
+        ">FRAMES/S HOST TO GUEST",
+        ">BYTES/S",
+        ">DROPS/S",
+        ">CONNECTIONS",
+    ];
+    let mut table = Table::new(headings);
+    for (name, vm) in &rates.vms {
+        table.row([
+            name.clone(),
+            format!("{:.0}", vm.guest_to_host.frames_per_second),
+            bytes(vm.guest_to_host.bytes_per_second as u64),
+            format!("{:.0}", vm.host_to_guest.frames_per_second),
+            bytes(vm.host_to_guest.bytes_per_second as u64),
+            format!("{:.0}", vm.drops_per_second),
+            vm.connections.to_string(),
+        ]);
     }
-    writeln!(out, "unchanged: {}", report.unchanged)
+    if rates.vms.is_empty() { writeln!(out, "no VMs") } else { table.print(out) }
+}
+
+/// `health`.
+pub(super) fn health(health: &Health, out: &mut dyn Write) -> io::Result<()> {
+    let Health { status, version, vms, vms_connected, .. } = health;
+    let time = duration(health.uptime_seconds);
+    writeln!(out, "{status}: vonic {version}, up for {time}, {vms_connected} of {vms} VMs connected")?;
+    let hints = health.hints.iter().map(|hint| format!("hint: {hint}"));
+    health.problems.iter().cloned().chain(hints).try_for_each(|line| writeln!(out, "{line}"))
 }
 
 /// `engine status`.
@@ -299,6 +360,10 @@ pub(super) fn engine(status: &EngineStatus, out: &mut dyn Write) -> io::Result<(
     line("process", status.pid.to_string());
     line("version", status.version.clone());
     line("up for", duration(status.uptime_seconds));
+    line("generation", status.generation.to_string());
+    let checkpoint = &status.checkpoint;
+    let (records, capacity) = (checkpoint.records, checkpoint.capacity);
+    line("checkpoint", format!("{records} of {capacity} records, format {}", checkpoint.version));
     line("standby", if status.standby { "ready" } else { "none" }.to_string());
     line("deaths", status.deaths.to_string());
     line("replaced", status.replaced.to_string());
@@ -330,13 +395,4 @@ pub(super) fn restarted(before: u32, now: &EngineStatus, out: &mut dyn Write) ->
 /// `upgrade`.
 pub(super) fn upgrade(report: &UpgradeReport, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "vonicd {} serves as process {}", report.version, report.process)
-}
-
-/// Each mistake as `FILE:LINE: message`.
-pub(super) fn file_errors(errors: &[FileError]) -> Vec<String> {
-    let line = |e: &FileError| match e.line {
-        Some(line) => format!("{}:{line}: {}", e.file, e.message),
-        None => format!("{}: {}", e.file, e.message),
-    };
-    errors.iter().map(line).collect()
 }

@@ -26,6 +26,14 @@ pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
         source
             .error(places.line("mac"), format!("mac: {} is the gateway's on network '{name}': write another", vm.mac));
     }
+    let workers = service.service.workers;
+    if let Some(worker) = vm.worker.filter(|worker| *worker >= workers) {
+        let last = workers - 1;
+        let message = format!(
+            "worker: there is no worker {worker} of {workers}: write a number from 0 to {last}, or leave it out"
+        );
+        source.error(places.line("worker"), message);
+    }
     if vm.address6.is_some() && vm.mtu < IPV6_MTU {
         let message = format!("mtu: IPv6 needs {IPV6_MTU} at least, for address6: write mtu = {IPV6_MTU} or more");
         source.error(places.line("mtu"), message);
@@ -45,7 +53,7 @@ pub(super) fn check_vm(draft: &VmDraft, service: &ServiceDraft) {
 }
 
 fn check_in_network(draft: &VmDraft, network: &Network) {
-    if let Uplink::Tap(_) = network.uplink {
+    if network.uplink.is_bridged() {
         uplink::check_vm(draft, network);
     }
     Family::ALL.into_iter().for_each(|family| check_address(draft, network, family));
@@ -70,7 +78,7 @@ fn check_address(draft: &VmDraft, network: &Network, family: Family) {
     let Some(address) = draft.vm.address(family) else { return };
     let message = match own.subnet {
         // The bridge's network decides what its addresses are.
-        None if matches!(network.uplink, Uplink::Tap(_)) => return,
+        None if network.uplink.is_bridged() => return,
         None => format!("{key}: network '{name}' has no {subnet_key}: leave {address} out, or give it one"),
         Some(subnet) if Some(address) == own.gateway => {
             format!("{key}: {address} is the gateway's: write another address in {subnet}")

@@ -2,6 +2,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::keys;
+
 /// One mistake in one file. Displays as `FILE:LINE: message`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigError {
@@ -16,6 +18,22 @@ pub struct ConfigError {
 impl ConfigError {
     pub(crate) fn new(file: &Path, line: Option<usize>, message: impl Into<String>) -> Self {
         ConfigError { file: file.to_path_buf(), line, message: message.into() }
+    }
+
+    /// The key that is meant, if one is: messages begin with it, or with `unknown key`.
+    pub fn key(&self) -> Option<&str> {
+        if let Some(rest) = self.message.strip_prefix("unknown key '") {
+            return rest.split_once('\'').map(|(key, _)| key);
+        }
+        self.message.split([':', ' ']).next().filter(|word| keys::is_key(word))
+    }
+
+    /// What is wrong, and what to write instead, apart.
+    pub fn parts(&self) -> (&str, Option<&str>) {
+        match self.message.rsplit_once(": ") {
+            Some((wrong, mend)) => (wrong, Some(mend)),
+            None => (&self.message, None),
+        }
     }
 }
 

@@ -4,12 +4,13 @@
 //! file, line and what to write instead.
 mod change;
 mod checks;
+mod effective;
 mod error;
 mod family;
 mod features;
 mod gateway;
 mod keys;
-mod later;
+mod labels;
 mod listen;
 mod load;
 mod model;
@@ -17,12 +18,15 @@ pub(crate) mod name;
 pub(crate) mod names;
 mod reader;
 mod reload;
+#[cfg(test)]
+pub(crate) mod schema;
 mod service;
 mod source;
 mod uplink;
 mod vm;
 
 pub use change::{Change, NetworkChange, diff, diff_networks};
+pub use effective::{Document, Setting, ShownTable, Value, documents};
 pub use error::{ConfigError, ConfigErrors};
 pub use family::Family;
 pub use features::{FEATURES, Feature, Features, feature_names};
@@ -32,6 +36,6 @@ pub use model::{
     Acknowledge, Action, Config, EgressRule, Forward, Hooks, Limits, Listen, ListenHost, Network, Poll, Protocol,
     Service, SocketMode, Uplink, Vm,
 };
-pub use reload::{Reloaded, reload};
+pub use reload::{Reloaded, reload, with_vm};
 pub use source::Sources;
 pub use vonic_frame::Subnet;

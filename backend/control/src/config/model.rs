@@ -1,7 +1,7 @@
 //! The configuration as checked, plain data. What stands here was read from good files only.
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,10 +30,14 @@ pub struct Config {
 pub struct Service {
     /// Where the sockets and the engine's pid file lie; absolute.
     pub runtime_dir: PathBuf,
-    /// How many data-path workers run; 1 in this version.
+    /// How many data-path workers run, 1 to [`WORKERS_MAX`](vonic_record::WORKERS_MAX).
     pub workers: u16,
     /// What an idle worker does.
     pub poll: Poll,
+    /// Where Prometheus reads the metrics; absent: by the API's socket only.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether the configuration is read again whenever its files change.
+    pub reload_on_change: bool,
     /// The file that names the host's resolvers (resolv.conf(5)); absolute.
     pub resolv_conf: PathBuf,
     /// How long a worker may take to give a sign of life before the engine is held for dead; absent: for ever.
@@ -62,6 +66,13 @@ impl Default for Hooks {
 }
 
 impl Service {
+    /// What of `later` is taken over while this runs, and the rest of this: it holds until vonicd is restarted.
+    #[must_use]
+    pub fn changed_to(&self, later: &Service) -> Service {
+        let Service { metrics_listen, reload_on_change, resolv_conf, migration, .. } = later.clone();
+        Service { metrics_listen, reload_on_change, resolv_conf, migration, ..self.clone() }
+    }
+
     /// The path of a VM's vhost-user socket.
     pub fn vm_socket(&self, vm: &str) -> PathBuf {
         self.runtime_dir.join(format!("{vm}.sock"))
@@ -121,6 +132,10 @@ pub struct Network {
     pub search: Vec<String>,
     /// Whether guests without an address of their files make their own of `subnet6`.
     pub slaac: bool,
+    /// Whether TCP segments from the uplink are put together for guests that take large frames.
+    pub coalesce: bool,
+    /// Microseconds that such a frame may wait for its next segment.
+    pub coalesce_us: u64,
 }
 
 impl Network {
@@ -145,6 +160,15 @@ pub enum Uplink {
     Sockets,
     /// To a bridge of the host, by a tap for each guest: the bridge's name.
     Tap(String),
+    /// To an interface of the host, by a packet socket for each guest: the interface's name.
+    Packet(String),
+}
+
+impl Uplink {
+    /// Whether guests are on a network of the host's, which has its own router.
+    pub fn is_bridged(&self) -> bool {
+        matches!(self, Uplink::Tap(_) | Uplink::Packet(_))
+    }
 }
 
 impl fmt::Display for Uplink {
@@ -153,6 +177,7 @@ impl fmt::Display for Uplink {
             Uplink::None => f.write_str("none"),
             Uplink::Sockets => f.write_str("sockets"),
             Uplink::Tap(bridge) => write!(f, "tap:{bridge}"),
+            Uplink::Packet(interface) => write!(f, "packet:{interface}"),
         }
     }
 }
@@ -173,6 +198,8 @@ pub struct Vm {
     pub address6: Option<Ipv6Addr>,
     /// The guest's own name, if it is told one.
     pub hostname: Option<String>,
+    /// The number of the worker that is to have its port, from 0 on; absent: the one that has the fewest.
+    pub worker: Option<u16>,
     /// Queue pairs offered, 1 to [`QUEUE_PAIRS_MAX`](vonic_datapath::QUEUE_PAIRS_MAX).
     pub queue_pairs: u16,
     /// The largest IP packet in bytes, 576 to 65520.
@@ -183,6 +210,12 @@ pub struct Vm {
     pub failover: bool,
     /// When what the guest sends is acknowledged to it.
     pub ack: Acknowledge,
+    /// Whether TCP segments from the uplink are put together; absent: as its network says.
+    pub coalesce: Option<bool>,
+    /// Microseconds that the guest may be called later for bulk.
+    pub call_us: u64,
+    /// Frames of bulk after which it is called however early.
+    pub call_frames: u32,
     /// The operator's own labels.
     pub labels: BTreeMap<String, String>,
     /// The virtio features offered.
@@ -202,6 +235,13 @@ impl Vm {
             Family::V4 => self.address4.map(IpAddr::V4),
             Family::V6 => self.address6.map(IpAddr::V6),
         }
+    }
+
+    /// Whether a VMM that is connected may stay so when this becomes that: the NIC itself is the same, at the same place.
+    pub fn is_same_nic(&self, other: &Vm) -> bool {
+        let nic = |vm: &Vm| (vm.mac, vm.network.clone(), vm.mtu, vm.queue_pairs, vm.features, vm.worker);
+        let place = |vm: &Vm| (vm.address4, vm.address6, vm.socket_mode);
+        nic(self) == nic(other) && place(self) == place(other)
     }
 
     /// The feature bits to offer: those of its features, and MQ with more than one pair.

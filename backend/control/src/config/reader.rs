@@ -11,7 +11,6 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 use super::keys::{SECTIONS, Section};
-use super::later;
 
 /// One file, and what was found wrong with it so far.
 pub(super) struct Source {
@@ -95,26 +94,18 @@ pub(super) struct Table<'a, 'i> {
 }
 
 impl<'a, 'i> Table<'a, 'i> {
-    /// Begins to read a table, and notes each key that does not belong into it or is not in this version.
+    /// Begins to read a table, and notes each key that does not belong into it.
     pub fn new(source: &'a Source, section: &'static Section, entries: &'a DeTable<'i>, line: Option<usize>) -> Self {
-        let mut places = Places::default();
-        for (name, value) in entries {
-            let message = match section.key(name.get_ref()) {
-                None => unknown_key(section, name.get_ref()),
-                Some(key) => match later::refusal(section, key.name, value.get_ref()) {
-                    None => continue,
-                    Some(message) => {
-                        places.bad.insert(key.name);
-                        message
-                    }
-                },
-            };
-            source.error(Some(source.line(name.span().start)), message);
+        for name in entries.keys() {
+            if section.key(name.get_ref()).is_none() {
+                let message = unknown_key(section, name.get_ref());
+                source.error(Some(source.line(name.span().start)), message);
+            }
         }
-        Table { source, section, entries, line, places }
+        Table { source, section, entries, line, places: Places::default() }
     }
 
-    /// Reads a key's value. Absent, or not in this version: `None`. Wrong: noted, and `None`.
+    /// Reads a key's value. Absent: `None`. Wrong: noted, and `None`.
     pub fn read<T>(&mut self, key: &'static str, read: impl FnOnce(&'a DeValue<'i>) -> Result<T, Wrong>) -> Option<T> {
         let entries = self.entries;
         let (name, value) = entries.get_key_value(key).filter(|_| !self.places.is_bad(key))?;

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::error::{ConfigError, ConfigErrors};
-use super::{Config, checks, load_lenient};
+use super::{Config, checks, load_lenient, load_sources};
 
 /// What a reload should arrive at, and what is wrong with the files.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,18 @@ pub fn reload(dir: &Path, running: &Config) -> Reloaded {
         }
     }
     Reloaded { config, errors: ConfigErrors::sorted(errors) }
+}
+
+/// What runs, but for one VM, whose file is to say this, or not to be. The files themselves are not looked at.
+///
+/// # Errors
+/// Everything that is wrong with it, beside what runs.
+pub fn with_vm(dir: &Path, running: &Config, name: &str, text: Option<&str>) -> Result<Config, ConfigErrors> {
+    let mut sources = running.sources.clone();
+    put(&mut sources.vms, name, text.map(str::to_string).as_ref());
+    let Config { vms, sources, .. } = load_sources(dir, &sources)?;
+    // The service's own settings may be older than their text, which is as it was.
+    Ok(Config { vms, sources, ..running.clone() })
 }
 
 /// Sets the kept VMs to what runs; those that do not run are left out.

@@ -1,11 +1,12 @@
 //! Reading `vonic.toml`.
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeValue;
+use vonic_record::WORKERS_MAX;
 
 use super::family::{Family, Keys, special};
 use super::gateway::gateway_mac;
@@ -18,6 +19,8 @@ use super::{Hooks, Network, Poll, Service, Subnet, Uplink, names, uplink};
 pub(super) const SOCKET_PATH: usize = 107;
 /// The longest `poll_us`: whoever wants more wants "always".
 const POLL_US: i64 = 1_000_000;
+/// The longest that a received segment may wait for another one.
+const WAIT_US: u64 = 1000;
 /// The guest stands still meanwhile, and the VMM is answered after five seconds at most.
 const HOOK_MS: RangeInclusive<i64> = 1..=4000;
 /// From what is longer than a busy host lets a thread wait, to what nobody wants to wait.
@@ -47,7 +50,17 @@ impl Default for Service {
         let resolv_conf = PathBuf::from("/etc/resolv.conf");
         let heartbeat = Some(Duration::from_secs(2));
         let runtime_dir = PathBuf::from("/run/vonic");
-        Service { runtime_dir, workers: 1, poll, resolv_conf, heartbeat, quarantine: true, migration: Hooks::default() }
+        Service {
+            runtime_dir,
+            workers: 1,
+            poll,
+            metrics_listen: None,
+            reload_on_change: false,
+            resolv_conf,
+            heartbeat,
+            quarantine: true,
+            migration: Hooks::default(),
+        }
     }
 }
 
@@ -67,6 +80,8 @@ pub(super) fn default_network() -> Network {
         dns: None,
         search: Vec::new(),
         slaac: false,
+        coalesce: true,
+        coalesce_us: 0,
     }
 }
 
@@ -99,8 +114,10 @@ fn read_service(table: &mut Table<'_, '_>) -> Service {
     let default = Service::default();
     Service {
         runtime_dir: table.read("runtime_dir", runtime_dir).unwrap_or(default.runtime_dir),
-        workers: table.read("workers", number(1..=1)).unwrap_or(default.workers),
+        workers: table.read("workers", number(1..=WORKERS_MAX as u16)).unwrap_or(default.workers),
         poll: table.read("poll_us", poll).unwrap_or(default.poll),
+        metrics_listen: table.read("metrics_listen", metrics_listen),
+        reload_on_change: table.read("reload_on_change", flag).unwrap_or(default.reload_on_change),
         resolv_conf: table.read("resolv_conf", resolv_conf).unwrap_or(default.resolv_conf),
         heartbeat: table.read("heartbeat_ms", heartbeat).unwrap_or(default.heartbeat),
         quarantine: table.read("quarantine", flag).unwrap_or(default.quarantine),
@@ -161,6 +178,20 @@ fn resolv_conf(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
         return Ok(file);
     }
     Err(Wrong::Value(format!("'{}' is not absolute: write it as /etc/resolv.conf", file.display())))
+}
+
+fn metrics_listen(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
+    let text = text(value)?;
+    match text.parse::<SocketAddr>() {
+        Ok(at) if at.port() == 0 => Err(Wrong::Value(format!("'{text}' has no port: write it as 127.0.0.1:9477"))),
+        Ok(at) if at.ip().is_multicast() => {
+            Err(Wrong::Value(format!("'{text}' is a group's: write an address of this host")))
+        }
+        Ok(at) => Ok(at),
+        Err(_) => {
+            Err(Wrong::Value(format!("'{text}' is no address with a port: write it as 127.0.0.1:9477 or [::1]:9477")))
+        }
+    }
 }
 
 fn poll(value: &DeValue<'_>) -> Result<Poll, Wrong> {
@@ -233,12 +264,14 @@ fn read_network(name: &str, table: &mut Table<'_, '_>) -> Network {
         dns: table.read("dns", names::resolvers),
         search: table.read("search", names::search).unwrap_or_default(),
         slaac: table.read("slaac", flag).unwrap_or(false),
+        coalesce: table.read("coalesce", flag).unwrap_or(true),
+        coalesce_us: table.read("coalesce_us", number(0..=WAIT_US)).unwrap_or(0),
     }
 }
 
 /// Notes what contradicts itself within one network.
 fn check_network(network: &Network, table: &Table<'_, '_>) {
-    if let Uplink::Tap(_) = network.uplink {
+    if network.uplink.is_bridged() {
         return uplink::check_bridged(network, table);
     }
     Family::ALL.into_iter().for_each(|family| check_family(network, family, table));

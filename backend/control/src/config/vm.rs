@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::de::DeValue;
 use vonic_datapath::QUEUE_PAIRS_MAX;
 use vonic_frame::{MacAddr, is_label};
+use vonic_record::WORKERS_MAX;
 
 use super::error::ConfigError;
 use super::family::Family;
@@ -17,6 +18,12 @@ use super::{Acknowledge, Action, EgressRule, Features, Forward, Limits, Protocol
 
 /// The largest number that a limit may be.
 const LIMIT: u32 = 1_000_000;
+
+/// The longest that a guest may be called later: a tenth of what TCP's own timers are made for.
+const CALL_US: u64 = 10_000;
+/// Frames of bulk for which one call is enough, by default and at most.
+const CALL_FRAMES: u32 = 64;
+const CALL_FRAMES_MAX: u32 = 1024;
 
 /// A VM's file as read: what is bad in it stands at its default.
 pub(super) struct VmDraft {
@@ -64,11 +71,15 @@ pub(super) fn blank(name: &str) -> Vm {
         address4: None,
         address6: None,
         hostname: Some(name.to_string()).filter(|name| is_label(name)),
+        worker: None,
         queue_pairs: 1,
         mtu: 1500,
         socket_mode: SocketMode::Server,
         failover: true,
         ack: Acknowledge::default(),
+        coalesce: None,
+        call_us: 0,
+        call_frames: CALL_FRAMES,
         labels: BTreeMap::new(),
         features: Features::default(),
         limits: Limits::default(),
@@ -90,18 +101,20 @@ fn read_vm(vm: &mut Vm, table: &mut Table<'_, '_>) {
         vm.hostname = Some(hostname).filter(|name| !name.is_empty());
     }
     vm.queue_pairs = table.read("queue_pairs", number(1..=QUEUE_PAIRS_MAX)).unwrap_or(vm.queue_pairs);
+    vm.worker = table.read("worker", number(0..=WORKERS_MAX as u16 - 1));
     vm.mtu = table.read("mtu", number(576..=65520)).unwrap_or(vm.mtu);
     let modes = choice(&[("server", SocketMode::Server), ("client", SocketMode::Client)]);
     vm.socket_mode = table.read("socket_mode", modes).unwrap_or(vm.socket_mode);
     let policies = choice(&[("kernel", Acknowledge::Kernel), ("peer", Acknowledge::Peer)]);
     vm.ack = table.read("ack", policies).unwrap_or(vm.ack);
     vm.failover = table.read("failover", flag).unwrap_or(vm.failover);
-    for (label, line, value) in table.named("labels") {
-        match value.as_str() {
-            Some(value) => drop(vm.labels.insert(label.to_string(), value.to_string())),
-            None => table.source.error(Some(line), format!("labels.{label} is no string: write {label} = \"…\"")),
-        }
-    }
+    vm.coalesce = table.read("coalesce", flag);
+    vm.call_us = table.read("call_us", number(0..=CALL_US)).unwrap_or(vm.call_us);
+    vm.call_frames = table.read("call_frames", number(1..=CALL_FRAMES_MAX)).unwrap_or(vm.call_frames);
+    let labels = table.named("labels");
+    let line = labels.first().map(|(_, line, _)| *line);
+    vm.labels = labels.into_iter().filter_map(|label| super::labels::read(table.source, label)).collect();
+    super::labels::check(table.source, line, &vm.labels);
     if let Some(switches) = table.table("features", &FEATURE_SWITCHES) {
         read_features(&mut vm.features, switches);
     }
@@ -136,9 +149,10 @@ fn read_features(features: &mut Features, mut table: Table<'_, '_>) {
             features.set(feature, on);
         }
     }
+    features.follow(|feature| table.has(feature.name));
     for (on, off) in features.contradictions() {
         let line = table.places.line(off).or(table.line);
-        table.source.error(line, format!("features: {on} needs {off} (virtio 1.3 §5.1.3.1): write {on} = false too"));
+        table.source.error(line, format!("features: {on} needs {off} (virtio 1.3 §5.1.3.1): leave {on} = true out"));
     }
 }
 

@@ -2,74 +2,107 @@
 use super::agents;
 use super::egress::Counted;
 use super::registry::{Entry, Registry};
+use super::reload::Asker;
 use crate::api::types::{
-    ConnectionRow, Drops, EgressRow, Health, LimitRow, Opener, RingRow, Stats, Traffic, UplinkRow, VmDetail, VmRow,
-    VmStats,
+    ConnectionRow, Drops, EgressRow, Histogram, LimitRow, OffloadRow, OffloadsRow, Opener, RingRow, Stats, Traffic,
+    UplinkRow, VmDetail, VmRow, VmStats,
 };
-use crate::api::{ApiError, Reply, Request, Response};
+use crate::api::{ApiError, Filter, Reply, Request, Response};
 use crate::config::{self, feature_names};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 use vonic_datapath::{
-    Command, ConnectionView, CopyPath, Limit, ListPlace, PortStats, Reply as Sent, Way, queue_direction,
+    Command, ConnectionView, CopyPath, Limit, ListPlace, Negotiated, PortId, PortStats, Reply as Sent, Way,
+    queue_direction,
 };
-use vonic_frame::DropReason;
+use vonic_frame::{DropReason, Offloads};
 use vonic_queue::Direction;
 
 /// How long the worker may take for one part of the list of its connections: a round, and the part.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
 
+/// Requests for the list of connections.
+#[derive(Default)]
+pub(super) struct Lists {
+    /// They wait: VMMs that were connected are still to come back from the engine before.
+    pub held: bool,
+    waiting: Vec<(Filter, Reply)>,
+}
+
 impl Registry {
     /// Answers a request.
     pub(super) fn answer(&mut self, request: Request, reply: Reply) {
+        if matches!(request, Request::Vms | Request::Vm(_) | Request::Stats) {
+            self.count_overflows();
+        }
         let response = match request {
-            Request::Vms => Response::Vms(self.vms.values().map(row).collect()),
+            Request::Vms => Response::Vms(self.vms_listed()),
             Request::Vm(name) => match self.vms.get(&name) {
                 Some(entry) => Response::Vm(Box::new(self.detail(entry))),
                 None => Response::Error(ApiError::no_such_vm(&name)),
             },
-            Request::Connections { vm } => self.connections(vm),
+            // The worker would wait for what this thread has not told it yet.
+            Request::PutVm { vm, text } => return self.edit(vm, Some(text), reply),
+            Request::DeleteVm(vm) => return self.edit(vm, None, reply),
+            Request::Connections(filter) if self.lists.held => return self.lists.waiting.push((filter, reply)),
+            Request::Connections(filter) => self.connections(&filter),
             Request::Stats => Response::Stats(self.all_stats()),
-            Request::Reload => return self.reload(Some(reply)),
-            Request::Engine => Response::Engine(Box::new(self.status())),
+            Request::Events(_) | Request::OpenApi | Request::Rates(_) => {
+                Response::Error(ApiError::internal("this is the API's own to answer"))
+            }
+            Request::Metrics => Response::Metrics(Box::new(self.snapshot())),
+            Request::Reload { dry_run: false } => return self.reload(Asker::Client(reply)),
+            Request::Reload { dry_run: true } => Response::Reload(self.foretell()),
+            Request::Engine => Response::Engine(Box::new(self.whole_status())),
             Request::RestartEngine => return self.give_way(reply),
             Request::SaveState { vm, limit } => return self.save_by_hand(&vm, limit, reply),
             Request::AwaitState { vm, limit } => return self.await_state(&vm, limit, reply),
             Request::LoadState { vm, number, state } => return self.load_by_hand(&vm, number, state, reply),
             Request::ForgetState { vm, number } => return self.forget_state(&vm, number),
+            Request::Capture { vm, capturer } => self.capture(&vm, &capturer),
+            Request::EndCapture { vm, number } => return self.end_capture(&vm, number),
             Request::Upgrade(path) => return self.upgrade(path, reply),
             Request::Upgraded => Response::Upgrade(self.upgrade_report()),
-            Request::Health => Response::Health(Health {
-                status: "ok".into(),
-                version: env!("CARGO_PKG_VERSION").into(),
-                uptime_seconds: self.started.elapsed().as_secs(),
-                vms: self.vms.len(),
-                vms_connected: self.vms.values().filter(|e| e.session.is_some()).count(),
-                hints: self.hints.texts(),
-            }),
+            Request::Health => Response::Health(self.health()),
         };
         reply.send(response);
     }
 
+    /// Every VM, by name.
+    pub(super) fn vms_listed(&self) -> Vec<VmRow> {
+        self.vms.values().map(row).collect()
+    }
+
     fn detail(&self, entry: &Entry) -> VmDetail {
-        let taps = self.taps.by_vm.get(&entry.vm.name);
+        let cables = self.cables.by_vm.get(&entry.vm.name);
         let uplink = UplinkRow {
             kind: self.config.networks.get(&entry.vm.network).map(|n| n.uplink.to_string()).unwrap_or_default(),
-            interface: taps.and_then(|u| Some(u.tap.as_ref()?.name().to_string())),
-            error: taps.and_then(|u| u.error.clone()),
+            interface: cables.and_then(|u| Some(u.cable.as_ref()?.name().to_string())),
+            error: cables.and_then(|u| u.error.clone()),
+            warnings: cables.map(|u| u.warnings.clone()).unwrap_or_default(),
         };
         let rules = self.egress.of(&entry.vm.name);
         let network = self.config.networks.get(&entry.vm.network);
         let resolvers = network.and_then(|network| self.resolvers.of(network));
         let resolvers = resolvers.iter().flat_map(|all| all.iter()).map(|to| to.ip().to_string()).collect();
         let detail = detail(entry, rules, self.config.service.vm_socket(&entry.vm.name), uplink, self.hints.texts());
-        VmDetail { resolvers, ..detail }
+        let coalesce = entry.vm.coalesce.unwrap_or_else(|| network.is_some_and(|network| network.coalesce));
+        let coalesce_us = network.map_or(0, |network| network.coalesce_us);
+        VmDetail { resolvers, coalesce, coalesce_us, worker: self.workers.of(entry.port), ..detail }
     }
 
-    fn connections(&mut self, vm: Option<String>) -> Response {
-        let port = match &vm {
+    /// The worker knows by now whose connections it has to take over.
+    pub(super) fn release_lists(&mut self) {
+        self.lists.held = false;
+        for (filter, reply) in std::mem::take(&mut self.lists.waiting) {
+            reply.send(self.connections(&filter));
+        }
+    }
+
+    fn connections(&mut self, filter: &Filter) -> Response {
+        let port = match &filter.vm {
             Some(name) => match self.vms.get(name) {
                 Some(entry) => Some(entry.port),
                 None => return Response::Error(ApiError::no_such_vm(name)),
@@ -77,24 +110,39 @@ impl Registry {
             None => None,
         };
         let mut views = Vec::new();
-        let mut place = Some(ListPlace::default());
-        while let Some(from) = place {
-            let (sender, answer) = channel();
-            // Nobody waits any more: fine.
-            let reply = Sent::new(move |part| drop(sender.send(part)));
-            self.order(Command::Connections { port, from, reply });
-            let Ok(part) = answer.recv_timeout(LIST_LIMIT) else {
-                return Response::Error(ApiError::unavailable("the worker did not answer in time"));
+        for worker in self.workers.concerned(port) {
+            let Some(part) = self.list(worker, port) else {
+                let error = ApiError::unavailable("the worker did not answer in time");
+                return Response::Error(error.mend("try again; see vonicd's log if it stays so"));
             };
-            views.extend(part.views);
-            place = part.next;
+            let is_meant = |view: &ConnectionView| {
+                filter.admits((view.protocol, view.state), [view.guest, view.remote], view.age_seconds)
+            };
+            views.extend(part.into_iter().filter(is_meant));
         }
         let names: BTreeMap<u32, &str> = self.vms.iter().map(|(name, e)| (e.port, name.as_str())).collect();
         let row = |view: ConnectionView| Some(connection(names.get(&view.port)?, &view));
         Response::Connections(views.into_iter().filter_map(row).collect())
     }
 
-    fn all_stats(&self) -> Stats {
+    /// What a worker lists of a port, or of all of its own.
+    fn list(&mut self, worker: usize, port: Option<PortId>) -> Option<Vec<ConnectionView>> {
+        let mut views = Vec::new();
+        let mut place = Some(ListPlace::default());
+        while let Some(from) = place {
+            let (sender, answer) = channel();
+            // Nobody waits any more: fine.
+            let reply = Sent::new(move |part| drop(sender.send(part)));
+            self.workers.send(worker, Command::Connections { port, from, reply });
+            let part = answer.recv_timeout(LIST_LIMIT).ok()?;
+            views.extend(part.views);
+            place = part.next;
+        }
+        Some(views)
+    }
+
+    /// Everybody's counters.
+    pub(super) fn all_stats(&self) -> Stats {
         let gone = CopyPath::ALL.iter().map(|path| (path.name().to_string(), self.copied_by_gone.on(*path).get()));
         let mut copied: BTreeMap<String, u64> = gone.collect();
         for entry in self.vms.values() {
@@ -142,6 +190,10 @@ pub(super) fn counters(all: impl Iterator<Item = (&'static str, u64)>) -> BTreeM
     all.map(|(name, n)| (name.to_string(), n)).collect()
 }
 
+fn histogram(of: &vonic_datapath::Histogram) -> Histogram {
+    Histogram::new(of.places(), of.sum())
+}
+
 fn row(entry: &Entry) -> VmRow {
     let dropped = |way| DropReason::ALL.iter().map(|r| entry.stats.drops(way, *r)).sum::<u64>();
     VmRow {
@@ -184,12 +236,19 @@ fn detail(entry: &Entry, rules: &[Counted], socket: PathBuf, uplink: UplinkRow, 
         resolvers: Vec::new(),
         socket: socket.display().to_string(),
         socket_mode: entry.vm.socket_mode.to_string(),
+        session_seconds: Some(entry.session_since.elapsed().as_secs()),
+        worker: 0,
         queue_pairs: entry.vm.queue_pairs,
         failover: entry.vm.failover,
         ack: entry.vm.ack.name().into(),
+        coalesce: false,
+        coalesce_us: 0,
+        call_us: entry.vm.call_us,
+        call_frames: entry.vm.call_frames,
         labels: entry.vm.labels.clone(),
         features_offered: feature_names(entry.vm.virtio_bits()),
         features_negotiated: session.and_then(|s| s.features).map(feature_names).unwrap_or_default(),
+        offloads: session.and_then(|s| s.features).map(offloads).unwrap_or_default(),
         rings: rings.collect(),
         drops_by_reason: drops(&entry.stats),
         copied_bytes: copied_bytes(&entry.stats),
@@ -203,9 +262,19 @@ fn detail(entry: &Entry, rules: &[Counted], socket: PathBuf, uplink: UplinkRow, 
         tcp: counters(entry.stats.tcp.all()),
         icmp: counters(entry.stats.icmp.all()),
         udp: counters(entry.stats.udp.all()),
+        coalesced: counters(entry.stats.coalesce.all()),
+        coalesced_bytes: histogram(&entry.stats.aggregates),
+        latency_us: histogram(&entry.stats.latency),
         hints,
         guest: entry.guest.report().map(|report| agents::detail(report, entry.vm.mac)),
     }
+}
+
+/// What is agreed by these features.
+fn offloads(bits: u64) -> OffloadsRow {
+    let negotiated = Negotiated::new(bits);
+    let row = |of: Offloads| OffloadRow { checksum: of.csum, tso4: of.tso4, tso6: of.tso6 };
+    OffloadsRow { guest_to_host: row(negotiated.from_guest), host_to_guest: row(negotiated.to_guest) }
 }
 
 /// A rule with what it has decided.
@@ -241,6 +310,9 @@ fn vm_stats(entry: &Entry) -> VmStats {
         icmp: counters(stats.icmp.all()),
         limits: Limit::ALL.iter().map(|limit| (limit.name().to_string(), stats.reached(*limit))).collect(),
         udp: counters(stats.udp.all()),
+        coalesced: counters(stats.coalesce.all()),
+        coalesced_bytes: histogram(&stats.aggregates),
+        latency_us: histogram(&stats.latency),
         engine_deaths: entry.blame.deaths,
         forwards_failed: entry.forward_errors.len(),
     }

@@ -34,7 +34,6 @@ impl Registry {
         let (ipv4, ipv6) = (addresses(Family::V4), addresses(Family::V6));
         // The gateway asks the host's resolvers for its guests.
         let serves_names = network.is_some_and(|network| self.resolvers.of(network).is_some());
-        let gateways = [&ipv4, &ipv6].into_iter().filter_map(|family| family.gateway.clone());
         Metadata {
             version: metadata::VERSION,
             name: vm.name.clone(),
@@ -42,7 +41,7 @@ impl Registry {
             mtu: vm.mtu,
             network: vm.network.clone(),
             hostname: vm.hostname.clone(),
-            resolvers: gateways.filter(|_| serves_names).collect(),
+            resolvers: if serves_names { resolvers(&ipv4, &ipv6) } else { Vec::new() },
             search: network.map(|network| network.search.clone()).unwrap_or_default(),
             labels: vm.labels.clone(),
             ipv4,
@@ -58,6 +57,12 @@ fn addresses(network: &Network, family: Family, own: Option<IpAddr>) -> Addresse
         prefix_len: of.subnet.map(|subnet| subnet.prefix),
         gateway: of.gateway.map(|address| address.to_string()),
     }
+}
+
+/// By which addresses a guest asks for names. By IPv4 it needs an address of its file; of IPv6 it has one, or makes it itself.
+fn resolvers(ipv4: &Addresses, ipv6: &Addresses) -> Vec<String> {
+    let ipv4 = ipv4.gateway.iter().filter(|_| ipv4.address.is_some());
+    ipv4.chain(&ipv6.gateway).cloned().collect()
 }
 
 fn nic(entry: &Entry) -> Nic {
@@ -86,5 +91,29 @@ fn nic(entry: &Entry) -> Nic {
         tcp: counters(stats.tcp.all()),
         udp: counters(stats.udp.all()),
         icmp: counters(stats.icmp.all()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_told_of_resolvers_that_it_can_ask() {
+        let family = |address: Option<&str>, gateway: Option<&str>| Addresses {
+            address: address.map(str::to_string),
+            prefix_len: None,
+            gateway: gateway.map(str::to_string),
+        };
+        let (four, six) = (Some("192.0.2.1"), Some("2001:db8::1"));
+        assert_eq!(
+            resolvers(&family(Some("192.0.2.2"), four), &family(Some("2001:db8::2"), six)),
+            ["192.0.2.1", "2001:db8::1"]
+        );
+        assert_eq!(resolvers(&family(None, four), &family(Some("2001:db8::2"), six)), ["2001:db8::1"]);
+        // It makes its own, of which the file knows nothing.
+        assert_eq!(resolvers(&family(None, four), &family(None, six)), ["2001:db8::1"]);
+        assert_eq!(resolvers(&family(Some("192.0.2.2"), four), &family(None, None)), ["192.0.2.1"]);
+        assert!(resolvers(&family(None, four), &family(None, None)).is_empty());
     }
 }

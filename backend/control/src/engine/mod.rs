@@ -4,23 +4,31 @@
 //! Out: commands to the worker, messages to the master, answers to the API.
 mod agents;
 mod answers;
+mod cables;
+mod captures;
+mod chronicle;
+mod difference;
+mod edits;
 mod egress;
+mod file_watch;
 mod forwards;
 mod guests;
+mod health;
 mod hints;
+mod metrics;
 mod migration;
 mod quarantine;
 mod registry;
 mod relisten;
 mod reload;
 mod replacement;
-mod resolvers;
+pub(crate) mod resolvers;
 mod sessions;
 mod succession;
-mod taps;
 mod upgrades;
+mod workers;
 
-use crate::api::{self, Handler, Reply, Request};
+use crate::api::{self, Feed, Handler, Reply, Request};
 use crate::config::Poll;
 use crate::guest::{self, Asker, Guest, Question, Service};
 use migration::Migration;
@@ -31,11 +39,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
-use vonic_datapath::{Command, HostView, Notice, Waker, Worker, WorkerConfig, crash_point};
+use vonic_datapath::{Command, Notice, Notify, Waker, Worker, WorkerConfig, crash_point};
 use vonic_front::{API, EngineLink, Start, ToEngine, ToMaster};
 use vonic_record::Ledger;
 use vonic_session::{EventSink, SessionEvent};
 use vonic_uplink::{AddressWatch, PeekMode, host_addresses};
+use workers::Workers;
 
 /// How long the worker may take to reset every connection.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -82,8 +91,14 @@ enum Input {
     Resolvers,
     /// An interface of the host came, went or changed.
     Links,
+    /// A VM's file has been written or removed, or could not be.
+    Edited(Box<edits::Edited>),
+    /// The configuration's files have changed.
+    Files,
     /// Of guests that leave or come.
     Migration(migration::News),
+    /// A worker's end of a capture, which is over.
+    Captured(vonic_datapath::Capturer),
 }
 
 #[derive(Clone)]
@@ -97,11 +112,15 @@ impl EventSink for Sink {
     }
 }
 
-struct ApiHandler(Sender<Input>);
+struct ApiHandler(Sender<Input>, Feed);
 
 impl Handler for ApiHandler {
     fn handle(&self, request: Request, reply: Reply) {
         let _ = self.0.send(Input::Api(request, reply));
+    }
+
+    fn feed(&self) -> Feed {
+        self.1.clone()
     }
 }
 
@@ -127,13 +146,15 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
         poll: poll(config.service.poll),
         peek_mode: engine.peek_mode,
     };
-    let notices = sender.clone();
-    let notify = Box::new(move |notice| drop(notices.send(Input::Worker(notice))));
-    let (worker, handle) = Worker::new(worker_config, notify).map_err(|e| format!("worker: {e}"))?;
-    spawn("worker-0", move || worker.run())?;
+    let notify = || -> Notify {
+        let notices = sender.clone();
+        Box::new(move |notice| drop(notices.send(Input::Worker(notice))))
+    };
+    let team = Worker::team(config.service.workers.into(), &worker_config, notify);
+    let workers = Workers::start(team.map_err(|e| format!("workers: {e}"))?)?;
     let reader = link.try_clone().map_err(|e| format!("control channel: {e}"))?;
-    let (from_master, waker) = (sender.clone(), handle.waker());
-    spawn("from-master", move || read_master(&reader, &waker, &from_master))?;
+    let (from_master, wakers) = (sender.clone(), workers.wakers());
+    spawn("from-master", move || read_master(&reader, &wakers, &from_master))?;
     let addresses = sender.clone();
     spawn("addresses", move || watch_addresses(&addresses))?;
     let questions = sender.clone();
@@ -144,15 +165,18 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let ledger = Ledger::new(Arc::clone(&start.checkpoint));
     let migration = Migration::new(start, engine.peek_mode);
     let mut registry =
-        Registry::new(engine.config_dir, (config, first_service), handle, (link, sender), guests, ledger, migration);
+        Registry::new(engine.config_dir, (config, first_service), workers, (link, sender), guests, ledger, migration);
     registry.blamed.clone_from(&start.blamed);
+    registry.lists.held = start.takes_over;
     registry.leave_config();
+    registry.told = chronicle::inherited(start);
     registry.inherit(&start.checkpoint);
     // Known before the first frame: the host's own addresses are out of the guests' reach from the start.
     let addresses = host_addresses().map_err(|e| format!("the host's addresses: {e}"))?;
-    registry.order(Command::Host(Box::new(HostView { addresses })));
+    registry.host_has(addresses);
     registry.open_resolvers();
     registry.open_everything();
+    registry.watch_files();
     Ok((registry, inputs))
 }
 
@@ -169,13 +193,13 @@ fn poll(poll: Poll) -> vonic_datapath::Poll {
     }
 }
 
-fn read_master(link: &EngineLink, worker: &Waker, to: &Sender<Input>) {
+fn read_master(link: &EngineLink, workers: &[Waker], to: &Sender<Input>) {
     loop {
         let input = match link.recv() {
             Ok(Some(message)) => {
-                // The worker is asked by the checkpoint's header; this thread asks the control side.
+                // The workers are asked by the checkpoint's header; this thread asks the control side.
                 if matches!(message, ToEngine::Ping { .. }) {
-                    worker.wake();
+                    workers.iter().for_each(Waker::wake);
                 }
                 Input::Master(message)
             }
@@ -215,7 +239,7 @@ fn watch_addresses(to: &Sender<Input>) {
 
 fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
     loop {
-        let retry = registry.taps.retry_in().into_iter().chain(registry.relisten.due_in());
+        let retry = registry.cables.retry_in().into_iter().chain(registry.relisten.due_in());
         let retry = retry.chain(registry.migration.due_in()).chain(registry.by_hand_due_in()).min();
         let input = match retry {
             None => inputs.recv().map_err(RecvTimeoutError::from),
@@ -241,12 +265,15 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
             Input::Api(request, reply) => registry.answer(request, reply),
             Input::Guest(guest, question) => registry.answer_guest(&guest, question),
             Input::Migration(news) => registry.migration_news(news),
+            Input::Captured(capturer) => drop(capturer),
             Input::Addresses(addresses) => {
                 registry.end_lingering(&addresses);
-                registry.order(Command::Host(Box::new(HostView { addresses })));
+                registry.host_has(addresses);
                 registry.mend_forwards();
             }
             Input::Resolvers => registry.look_for_resolvers(),
+            Input::Edited(edited) => registry.edited(*edited),
+            Input::Files => registry.files_changed(),
             Input::Links => {
                 registry.end_lingering_in_time();
                 registry.end_by_hand_in_time();
@@ -260,28 +287,31 @@ fn serve(registry: &mut Registry, inputs: &Receiver<Input>) -> i32 {
 fn from_master(registry: &mut Registry, message: ToEngine) {
     match message {
         ToEngine::Listening { name, result } if name == API => match result {
-            Ok(fd) => serve_api(registry.sender(), fd),
+            Ok(fd) => serve_api(registry.handler(), fd),
             Err(error) => log::error!("the API has no socket: {error}"),
         },
         ToEngine::Listening { name, result } => registry.listening(&name, result.err()),
         ToEngine::Connected { name, session } => registry.connected(&name, session),
-        ToEngine::Present => registry.order(Command::Inherited),
+        ToEngine::Present => {
+            registry.order(Command::Inherited);
+            registry.release_lists();
+        }
         ToEngine::Disconnected { session } => registry.disconnected(session),
         // What is wrong is in the log.
-        ToEngine::Reload => registry.reload(None),
+        ToEngine::Reload => registry.reload(reload::Asker::Signal),
         ToEngine::Upgraded { number, error } => registry.upgraded(number, error),
         ToEngine::Marked { number } => registry.marked(number),
         ToEngine::Ping { number } => registry.tell(&ToMaster::Pong { number }),
         ToEngine::Rest => registry.rest(),
-        ToEngine::History(history) => registry.history = Some(*history),
+        ToEngine::History(history) => registry.history_told(*history),
         ToEngine::Stop => {}
     }
 }
 
-fn serve_api(sender: Sender<Input>, fd: RawFd) {
+fn serve_api(handler: ApiHandler, fd: RawFd) {
     match vonic_front::adopt_listener(fd) {
         Ok(listener) => {
-            if let Err(error) = api::serve(listener, Arc::new(ApiHandler(sender))) {
+            if let Err(error) = api::serve(listener, Arc::new(handler)) {
                 log::error!("{error}");
             }
         }

@@ -3,6 +3,7 @@
 //! A guest cannot end that by itself, as by starting anew: it could else end engine after engine, at its neighbours' cost.
 use super::registry::Registry;
 use super::succession::number;
+use crate::api::types::Happening;
 use vonic_datapath::Command;
 use vonic_front::{Blame, ToMaster};
 
@@ -34,6 +35,7 @@ impl Registry {
             return;
         }
         log::info!("{name}: no longer in quarantine: {why}");
+        self.feed.tell(Happening::VmReleased { vm: name.into(), reason: why.into() });
         self.tell(&ToMaster::Forgive { vm: number(name) });
         let Some(entry) = self.vms.get_mut(name) else { return };
         let rings = entry.session.iter_mut().flat_map(|session| session.rings.values_mut());

@@ -1,8 +1,14 @@
 //! The VMs that the engine serves, and how a configuration becomes commands.
 use super::Input;
+use super::answers::Lists;
+use super::cables::Cables;
+use super::chronicle::Told;
+use super::edits::Edits;
 use super::egress::Egress;
+use super::file_watch::FileWatch;
 use super::forwards::{self, Forwards};
 use super::hints::{Cause, Hints};
+use super::metrics::Metrics;
 use super::migration::{ByHand, Departure, Migration};
 use super::quarantine;
 use super::relisten::{self, Retry};
@@ -10,8 +16,9 @@ use super::reload::Reloads;
 use super::resolvers::Resolvers;
 use super::sessions::SessionState;
 use super::succession;
-use super::taps::Taps;
 use super::upgrades::Upgrades;
+use super::workers::Workers;
+use crate::api::{Feed, types::Happening};
 use crate::config::{Acknowledge, Config, Family, Network, SocketMode, Uplink, Vm, gateway_mac};
 use crate::guest::{Guest, Service};
 use std::collections::BTreeMap;
@@ -20,8 +27,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use vonic_datapath::{
-    AckPolicy, Command, Copied, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId, NetworkSpec, Notice,
-    PortId, PortSpec, PortStats, WorkerHandle,
+    AckPolicy, CallPolicy, Coalesce, Command, Copied, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId,
+    NetworkSpec, Notice, PortId, PortSpec, PortStats,
 };
 use vonic_frame::encode_domains;
 use vonic_front::{API, Blame, EngineLink, History, ToMaster};
@@ -30,8 +37,6 @@ use vonic_record::{Ledger, Shared, name};
 
 /// Only the owner speaks to vonicd's sockets; who else may is the administrator's decision.
 const SOCKET_MODE: u32 = 0o600;
-/// How long a full command ring is waited for: far longer than a worker's round.
-const ORDER_LIMIT: Duration = Duration::from_secs(10);
 /// How long an order may take that is waited for: a round of the worker's takes microseconds.
 pub(super) const ROUND_LIMIT: Duration = Duration::from_secs(2);
 
@@ -43,6 +48,8 @@ pub(super) struct Entry {
     /// What its guest says of itself.
     pub guest: Arc<Guest>,
     pub session: Option<SessionState>,
+    /// Since when it is, or is not; of what was before this engine, since that began.
+    pub session_since: Instant,
     pub last_error: Option<String>,
     /// Its forwards that could not be opened, one message each; tried again from time to time.
     pub forward_errors: Vec<String>,
@@ -68,11 +75,17 @@ pub struct Registry {
     /// When forwards that could not be opened are tried again.
     pub(super) relisten: Retry,
     pub(super) egress: Egress,
-    pub(super) taps: Taps,
+    pub(super) cables: Cables,
     pub(super) reloads: Reloads,
+    pub(super) edits: Edits,
+    /// Where what happens is told, and what the engines have told of each other.
+    pub(super) feed: Feed,
+    pub(super) told: Option<Told>,
+    /// News of the configuration's files.
+    pub(super) files: FileWatch,
     pub(super) resolvers: Resolvers,
     pub(super) upgrades: Upgrades,
-    worker: WorkerHandle,
+    pub(super) workers: Workers,
     pub(super) link: EngineLink,
     sender: Sender<Input>,
     guests: Service,
@@ -85,19 +98,22 @@ pub struct Registry {
     pub(super) rests: bool,
     /// What the operator should change on this host.
     pub(super) hints: Hints,
+    /// Where metrics are told.
+    pub(super) metrics: Metrics,
     /// Every counter, over engines.
     pub(super) ledger: Ledger,
     /// Bytes copied for VMs that are gone.
     pub(super) copied_by_gone: Shared<Copied>,
     /// Guests that leave or come.
     pub(super) migration: Migration,
+    pub(super) lists: Lists,
 }
 
 impl Registry {
     pub(super) fn new(
         config_dir: PathBuf,
         (config, first_service): (Config, Option<String>),
-        worker: WorkerHandle,
+        workers: Workers,
         (link, sender): (EngineLink, Sender<Input>),
         guests: Service,
         mut ledger: Ledger,
@@ -112,11 +128,15 @@ impl Registry {
             forwards: Forwards::default(),
             relisten: Retry::default(),
             egress: Egress::default(),
-            taps: Taps::default(),
+            cables: Cables::default(),
             reloads: Reloads::default(),
+            edits: Edits::default(),
+            feed: Feed::default(),
+            told: None,
+            files: FileWatch::default(),
             resolvers: Resolvers::default(),
             upgrades: Upgrades::default(),
-            worker,
+            workers,
             link,
             sender,
             guests,
@@ -124,10 +144,12 @@ impl Registry {
             blamed: BTreeMap::new(),
             history: None,
             rests: false,
+            metrics: Metrics::default(),
             hints: Hints::default(),
             copied_by_gone: ledger.open(0, name("copied by gone")),
             ledger,
             migration,
+            lists: Lists::default(),
         }
     }
 
@@ -149,26 +171,15 @@ impl Registry {
         self.tell(&ToMaster::Ready);
     }
 
-    /// Gives the worker an order. One that cannot be given is an error of this program or a stuck worker; it is logged.
+    /// Gives an order to the worker that it is for, or to all.
     pub(super) fn order(&mut self, command: Command) {
-        let until = Instant::now() + ORDER_LIMIT;
-        let mut command = command;
-        while let Err(back) = self.worker.send(command) {
-            if Instant::now() > until {
-                log::error!("the worker takes no orders: {back:?} is lost");
-                return;
-            }
-            command = *back;
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.workers.order(command);
     }
 
     /// Waits until every order given so far is in force: who is told that a reload is done may rely on it.
     pub(super) fn wait_for_worker(&mut self) {
-        let (done, waiter) = handover();
-        self.order(Command::Barrier { done });
-        if !waiter.wait(ROUND_LIMIT) {
-            log::warn!("the worker has not applied its orders within {ROUND_LIMIT:?}");
+        if !self.workers.each(ROUND_LIMIT, |done| Command::Barrier { done }) {
+            log::warn!("the workers have not applied their orders within {ROUND_LIMIT:?}");
         }
     }
 
@@ -197,7 +208,7 @@ impl Registry {
             uplink: match network.uplink {
                 Uplink::None => vonic_datapath::Uplink::None,
                 Uplink::Sockets => vonic_datapath::Uplink::Sockets,
-                Uplink::Tap(_) => vonic_datapath::Uplink::Tap,
+                Uplink::Tap(_) | Uplink::Packet(_) => vonic_datapath::Uplink::Tap,
             },
             names: Names {
                 resolvers: self.resolvers.of(network),
@@ -205,6 +216,7 @@ impl Registry {
                 search: encode_domains(network.search.iter().map(String::as_str)),
             },
             slaac: network.slaac,
+            coalesce: Coalesce { on: network.coalesce, us: network.coalesce_us },
         };
         self.order(Command::Network(Box::new(spec)));
     }
@@ -222,6 +234,7 @@ impl Registry {
     fn add_with(&mut self, vm: Vm, stats: Shared<PortStats>) {
         let taken: Vec<PortId> = self.vms.values().map(|e| e.port).collect();
         let port = (0..).find(|p| !taken.contains(p)).unwrap_or_default();
+        self.workers.assign(port, vm.worker);
         let (forwards, errors) = self.open_forwards(&vm);
         self.open_uplink(&vm);
         let spec = self.spec(&vm, port, &stats, forwards);
@@ -230,6 +243,9 @@ impl Registry {
         let blame = self.blame(&vm.name);
         let last_error = relisten::report(&vm.name, &[], &errors).or_else(|| quarantine::report(&vm.name, blame));
         let guest = Arc::new(Guest::new(&vm.name, &stats));
+        if blame.quarantined {
+            self.feed.tell(Happening::VmQuarantined { vm: vm.name.clone() });
+        }
         let forward_errors = errors;
         let entry = Entry {
             vm,
@@ -237,6 +253,7 @@ impl Registry {
             stats,
             guest,
             session: None,
+            session_since: Instant::now(),
             last_error,
             forward_errors,
             socket_error: None,
@@ -263,6 +280,7 @@ impl Registry {
     /// Takes a VM out of service; its counters, which count no further.
     fn take_out(&mut self, name: &str) -> Option<Shared<PortStats>> {
         self.left(name);
+        self.count_overflow(name);
         let mut entry = self.vms.remove(name)?;
         self.tell(&ToMaster::Unlisten { name: name.into() });
         if let Some(session) = entry.session.take() {
@@ -273,7 +291,8 @@ impl Registry {
         if !detached.wait(ROUND_LIMIT) {
             log::warn!("{name}: the worker did not let go of it within {ROUND_LIMIT:?}");
         }
-        self.taps.by_vm.remove(name);
+        self.workers.release(entry.port);
+        self.cables.by_vm.remove(name);
         Some(entry.stats)
     }
 
@@ -289,11 +308,7 @@ impl Registry {
     /// A changed VM keeps its session if only its policy differs; else its VMM has to connect again. Its counters go on.
     pub(super) fn change(&mut self, vm: Vm) {
         let Some(entry) = self.vms.get(&vm.name) else { return self.add(vm) };
-        let old = &entry.vm;
-        let same_device = (old.mac, &old.network, old.mtu, old.queue_pairs, old.features)
-            == (vm.mac, &vm.network, vm.mtu, vm.queue_pairs, vm.features)
-            && (old.address4, old.address6, old.socket_mode) == (vm.address4, vm.address6, vm.socket_mode);
-        if !same_device {
+        if !entry.vm.is_same_nic(&vm) {
             return self.replace(vm);
         }
         let (port, stats) = (entry.port, entry.stats.clone());
@@ -365,10 +380,12 @@ impl Registry {
                 Acknowledge::Kernel => AckPolicy::Kernel,
                 Acknowledge::Peer => AckPolicy::Peer,
             },
+            coalesce: vm.coalesce,
+            calls: CallPolicy { us: vm.call_us, frames: vm.call_frames },
             limits,
             egress: self.egress.rules(vm, &mut self.ledger),
             forwards,
-            tap: self.taps.tap(&vm.name),
+            tap: self.cables.cable(&vm.name),
             stats: stats.clone(),
         }
     }
@@ -431,10 +448,8 @@ impl Registry {
 
     /// Resets every connection both ways.
     pub(super) fn stop(&mut self, limit: Duration) {
-        let (done, waiter) = handover();
-        self.order(Command::Stop { done });
-        if !waiter.wait(limit) {
-            log::warn!("the worker did not finish its resets within {limit:?}");
+        if !self.workers.each(limit, |done| Command::Stop { done }) {
+            log::warn!("the workers did not finish their resets within {limit:?}");
         }
     }
 }

@@ -1,10 +1,8 @@
 //! An engine in the place of this one, as the operator wants it, and what became of those before.
 use super::registry::{ROUND_LIMIT, Registry};
-use crate::api::types::{DeathRow, EngineStatus, TakeoverRow};
+use crate::api::types::{CheckpointRow, DeathRow, EngineStatus, TakeoverRow};
 use crate::api::{ApiError, Reply, Response};
-use vonic_datapath::Command;
 use vonic_front::ToMaster;
-use vonic_queue::handover;
 
 impl Registry {
     /// How the engine is, and what became of those before it.
@@ -14,6 +12,8 @@ impl Registry {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            generation: 1 + history.deaths + history.replaced,
+            checkpoint: CheckpointRow::default(),
             standby: history.standby,
             deaths: history.deaths,
             replaced: history.replaced,
@@ -26,6 +26,16 @@ impl Registry {
             deaths_in_short_succession: history.storm.deaths,
             next_was_delayed_ms: history.storm.delay,
             quarantined: self.vms.values().filter(|e| e.blame.quarantined).map(|e| e.vm.name.clone()).collect(),
+        }
+    }
+
+    /// The same, with what is in its checkpoint memory now.
+    pub(super) fn whole_status(&self) -> EngineStatus {
+        let checkpoint = &self.migration.checkpoint;
+        let (records, capacity) = (checkpoint.records().count(), checkpoint.capacity());
+        EngineStatus {
+            checkpoint: CheckpointRow { version: vonic_record::VERSION, records, capacity },
+            ..self.status()
         }
     }
 
@@ -42,7 +52,7 @@ impl Registry {
             return reply.send(Response::Error(error.mend("try again in a moment")));
         }
         log::info!("the operator wants another engine");
-        reply.send(Response::Engine(Box::new(self.status())));
+        reply.send(Response::Engine(Box::new(self.whole_status())));
         self.rest();
     }
 
@@ -53,10 +63,8 @@ impl Registry {
             return;
         }
         self.rests = true;
-        let (done, rests) = handover();
-        self.order(Command::Rest { done });
-        if !rests.wait(ROUND_LIMIT) {
-            log::warn!("the worker has not come to rest within {ROUND_LIMIT:?}: it is ended where it is");
+        if !self.workers.rest(ROUND_LIMIT) {
+            log::warn!("the workers have not come to rest within {ROUND_LIMIT:?}: they are ended where they are");
         }
         self.tell(&ToMaster::Replace);
     }

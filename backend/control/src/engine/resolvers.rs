@@ -95,6 +95,14 @@ fn read(file: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// The resolvers that a resolv.conf(5) names, and what cannot be used in it.
+///
+/// # Errors
+/// The system's: it cannot be read.
+pub(crate) fn named(file: &Path) -> io::Result<(Vec<SocketAddr>, Vec<String>)> {
+    Ok(parse(&read(file)?, interface_index))
+}
+
 impl Registry {
     /// Begins to follow the host's resolvers.
     pub(super) fn open_resolvers(&mut self) {

@@ -3,6 +3,7 @@ use super::Sink;
 use super::migration::Arrival;
 use super::registry::{Entry, Registry};
 use super::succession::number;
+use crate::api::types::Happening;
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
 use std::time::Instant;
@@ -96,9 +97,10 @@ impl Registry {
                 let state =
                     SessionState { id, session, features: None, stopped: None, arrival, rings: BTreeMap::new() };
                 if let Some(entry) = self.vms.get_mut(name) {
-                    entry.session = Some(state);
+                    (entry.session, entry.session_since) = (Some(state), Instant::now());
                 }
                 log::info!("{name}: VMM connected");
+                self.feed.tell(Happening::VmConnected { vm: name.into() });
                 self.order(Command::Session { port: entry_port, session: id });
                 // The descriptor table is shared: from here on the number is the master's.
                 self.tell(&ToMaster::Session { session: id, fd: front_end.into_raw_fd() });
@@ -118,9 +120,11 @@ impl Registry {
         let of = |e: &Entry| e.session.as_ref().is_some_and(|s| s.id == id);
         let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| of(e)) else { return };
         log::info!("{name}: VMM disconnected");
+        self.feed.tell(Happening::VmDisconnected { vm: name.clone() });
         let (port, name) = (entry.port, name.clone());
         self.left(&name);
         let Some(entry) = self.vms.get_mut(&name) else { return };
+        entry.session_since = Instant::now();
         if let Some(session) = entry.session.take() {
             let came = matches!(session.arrival, Arrival::Parked(_) | Arrival::Settling(_));
             session.close();
@@ -128,10 +132,11 @@ impl Registry {
                 self.forget_arrival(&name);
             }
         }
-        self.taps.set_offloads(&name, None);
+        self.cables.set_offloads(&name, None);
         // The master forgives it by itself.
         if self.forgive(&name) {
             log::info!("{name}: no longer in quarantine: its VMM has left");
+            self.feed.tell(Happening::VmReleased { vm: name.clone(), reason: "its VMM has left".into() });
         }
         let (done, _) = handover();
         self.order(Command::Disconnect { port, done });
@@ -162,7 +167,7 @@ impl Registry {
         match event {
             PortEvent::Features(bits) => {
                 state.features = Some(bits);
-                self.taps.set_offloads(&name, Some(bits));
+                self.cables.set_offloads(&name, Some(bits));
                 self.order(Command::Features { port, bits });
             }
             PortEvent::Memory(map, done) => self.order(Command::Memory { port, map, done }),
@@ -201,14 +206,14 @@ impl Registry {
             }
             PortEvent::Reset => {
                 state.features = None;
-                self.taps.set_offloads(&name, None);
+                self.cables.set_offloads(&name, None);
                 for index in std::mem::take(&mut state.rings).into_keys() {
                     let (done, _) = handover();
                     self.order(Command::StopRing { port, index, done });
                 }
             }
             PortEvent::Closed => {
-                self.taps.set_offloads(&name, None);
+                self.cables.set_offloads(&name, None);
                 let (done, _) = handover();
                 self.order(Command::Disconnect { port, done });
             }

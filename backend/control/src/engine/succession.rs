@@ -40,7 +40,8 @@ pub(super) fn running(dir: &Path, left: &[u8]) -> Result<(Config, Option<String>
     let load = |sources: &Sources| config::load_sources(dir, sources).map_err(|errors| errors.to_string());
     let mut config = load(&sources)?;
     if service != sources.service {
-        config.service = load(&Sources { service: service.clone(), ..Sources::default() })?.service;
+        let first = load(&Sources { service: service.clone(), ..Sources::default() })?.service;
+        config.service = first.changed_to(&config.service);
     }
     Ok((config, service))
 }
@@ -58,7 +59,9 @@ impl Registry {
                     Ok(None) => {}
                     Err(error) => log::warn!("a forward's socket is opened anew: {error}"),
                 },
-                Kind::Tap => self.taps.inherit(record.session, (record.descriptor, record.cookie as u32)),
+                Kind::Tap | Kind::Packet => {
+                    self.cables.inherit(record.session, record.kind, (record.descriptor, record.cookie));
+                }
                 Kind::GuestOpens | Kind::WorldOpens | Kind::Datagrams | Kind::Claim => {}
             }
         }
@@ -72,7 +75,7 @@ impl Registry {
     /// Closes what no VM has taken.
     pub(super) fn end_inheritance(&mut self) {
         self.forwards.end_inheritance();
-        self.taps.end_inheritance();
+        self.cables.end_inheritance();
         self.ledger.end_inheritance();
     }
 

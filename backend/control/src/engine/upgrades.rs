@@ -9,8 +9,8 @@ use vonic_front::ToMaster;
 /// The last upgrade as the master tells it, and who waits for the end of the one that is under way.
 #[derive(Default)]
 pub(super) struct Upgrades {
-    number: u64,
-    error: Option<String>,
+    pub number: u64,
+    pub error: Option<String>,
     /// Answered only if the newer vonicd refuses: a switch ends this engine.
     waiting: Vec<Reply>,
     /// The newer vonicd waits until a reload is done.
@@ -28,6 +28,7 @@ impl Registry {
     pub(super) fn upgraded(&mut self, number: u64, error: Option<String>) {
         self.upgrades.number = number;
         self.upgrades.error = error;
+        self.tell_upgrade();
         for reply in std::mem::take(&mut self.upgrades.waiting) {
             reply.send(match &self.upgrades.error {
                 Some(why) => Response::Error(refusal(why)),

@@ -16,6 +16,8 @@ use crate::api::ApiError;
 const ROOM: usize = 16 * 1024;
 /// How long nobody may ask before the worker is told to tell no more: longer than an agent takes to come back.
 const LINGER: Duration = Duration::from_secs(30);
+/// What a batch is answered earlier than it has to be: timers go by milliseconds, and come late rather than early.
+const TIMER: Duration = Duration::from_millis(2);
 /// How long the worker may take to begin, or to end.
 const WORKER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -131,7 +133,7 @@ impl Listening {
         if self.wait(after + 1, Instant::now() + terms.wait).await {
             let first = lock(&self.reader).first(after).map(Duration::from_micros);
             let waited = first.map_or(terms.delay, |at| elapsed().saturating_sub(at));
-            let left = terms.delay.saturating_sub(waited);
+            let left = terms.delay.saturating_sub(waited + TIMER);
             self.wait(after + u64::from(terms.batch), Instant::now() + left).await;
         }
         lock(&self.reader).read(after, terms.batch as usize)

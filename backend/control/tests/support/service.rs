@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use vonic_control::api::types::{
-    AgentRow, BothCounts, ConnectionRow, Conntrack, Counters, Cpu, DeathRow, Device, EgressRow, EngineStatus,
-    FileError, GuestReport, Health, Interface, LimitRow, Listening, LoadReport, Memory, NicCounters, Opener, Pressure,
-    ReloadReport, RingRow, Sockets, Stall, Stats, TakeoverRow, Tcp, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow,
-    VmStats,
+    AgentRow, BothCounts, CheckpointRow, ConnectionRow, Conntrack, Counters, Cpu, DeathRow, Device, Difference,
+    EgressRow, EngineStatus, FileError, GuestReport, Health, Histogram, Interface, LimitRow, Listening, LoadReport,
+    Memory, NicCounters, OffloadRow, OffloadsRow, Opener, Pressure, ReloadReport, RingRow, Sockets, Stall, Stats,
+    TakeoverRow, Tcp, Traffic, UpgradeReport, UplinkRow, VmDetail, VmRow, VmStats,
 };
-use vonic_control::api::{ApiError, Handler, Reply, Request, Response, serve};
+use vonic_control::api::{ApiError, Feed, Handler, Reply, Request, Response, serve};
+use vonic_control::capture::Nic;
+use vonic_frame::MacAddr;
 
 /// A running service.
 pub struct Service {
@@ -20,6 +22,9 @@ pub struct Service {
     /// States that nobody waits for any more.
     #[allow(dead_code, reason = "not every test that has a service looks at it")]
     pub forgotten: Arc<AtomicU32>,
+    /// Where what happens is told.
+    #[allow(dead_code, reason = "not every test that has a service tells something")]
+    pub feed: Feed,
 }
 
 /// Answers for the engine.
@@ -30,6 +35,7 @@ struct Engine {
     restarts: AtomicU32,
     /// States that nobody waits for any more.
     forgotten: Arc<AtomicU32>,
+    feed: Feed,
 }
 
 /// What web1 has for another host.
@@ -44,9 +50,9 @@ impl Service {
     pub fn start() -> Service {
         let dir = TempDir::new().unwrap();
         let engine = Engine::default();
-        let forgotten = Arc::clone(&engine.forgotten);
+        let (forgotten, feed) = (Arc::clone(&engine.forgotten), engine.feed.clone());
         serve(UnixListener::bind(dir.path().join("api.sock")).unwrap(), Arc::new(engine)).unwrap();
-        Service { dir, forgotten }
+        Service { dir, forgotten, feed }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -66,13 +72,23 @@ impl Handler for Engine {
             }
             Request::Vm(name) if name == "lost" => return drop(reply),
             Request::Vm(name) => Response::Error(ApiError::no_such_vm(&name)),
-            Request::Connections { vm } => Response::Connections(
-                connections().into_iter().filter(|c| vm.as_ref().is_none_or(|v| *v == c.vm)).collect(),
+            Request::Connections(filter) => Response::Connections(
+                connections().into_iter().filter(|c| filter.vm.as_ref().is_none_or(|v| *v == c.vm)).collect(),
             ),
+            Request::PutVm { vm, text } => {
+                assert_eq!((vm.as_str(), text.trim()), ("web1", "mtu = 1400"));
+                Response::Reload(put())
+            }
+            Request::DeleteVm(vm) if vm == "web1" => {
+                Response::Reload(ReloadReport { removed: vec![vm], ..ReloadReport::default() })
+            }
+            Request::DeleteVm(vm) => Response::Error(ApiError::no_such_vm(&vm)),
+            Request::Events(_) | Request::OpenApi | Request::Rates(_) => return drop(reply),
             Request::Stats => Response::Stats(stats()),
+            Request::Metrics => Response::Metrics(Box::default()),
             // From another thread, as the engine does.
-            Request::Reload => {
-                std::thread::spawn(|| reply.send(Response::Reload(report())));
+            Request::Reload { dry_run } => {
+                std::thread::spawn(move || reply.send(Response::Reload(ReloadReport { dry_run, ..report() })));
                 return;
             }
             Request::Upgrade(_) | Request::Upgraded => {
@@ -87,6 +103,13 @@ impl Handler for Engine {
                 assert_eq!((number, &state[..]), (7, STATE.as_bytes()));
                 Response::Loaded(loaded())
             }
+            Request::Capture { vm, capturer } if vm == "web1" => {
+                // Its end is the capture's.
+                drop(capturer.take());
+                Response::Capturing(Nic { mac: MacAddr([2, 0, 0, 0, 0, 2]), epoch: 0 })
+            }
+            Request::Capture { vm, .. } => Response::Error(ApiError::no_such_vm(&vm)),
+            Request::EndCapture { .. } => return,
             Request::ForgetState { .. } => {
                 self.forgotten.fetch_add(1, Ordering::Relaxed);
                 return;
@@ -100,6 +123,10 @@ impl Handler for Engine {
             },
         };
         reply.send(response);
+    }
+
+    fn feed(&self) -> Feed {
+        self.feed.clone()
     }
 }
 
@@ -129,6 +156,8 @@ pub fn engine(restarts: u32) -> EngineStatus {
         pid: 100 + restarts,
         version: "0.1.0".into(),
         uptime_seconds: 90,
+        generation: 5 + u64::from(restarts),
+        checkpoint: CheckpointRow { version: 1, records: 3, capacity: 100_000 },
         standby: true,
         deaths: 4,
         replaced: restarts.into(),
@@ -157,19 +186,29 @@ pub fn detail() -> VmDetail {
         row: row("web1"),
         mtu: 1500,
         hostname: Some("web1".into()),
+        session_seconds: Some(61),
         resolvers: vec!["127.0.0.53".into(), "198.51.100.53".into()],
         socket: "/run/vonic/web1.sock".into(),
         socket_mode: "server".into(),
+        worker: 0,
         queue_pairs: 1,
         failover: true,
         ack: "kernel".into(),
+        coalesce: true,
+        coalesce_us: 30,
+        call_us: 100,
+        call_frames: 64,
         labels: BTreeMap::from([("tier".to_string(), "web".to_string())]),
         features_offered: vec!["csum".into(), "tso".into()],
         features_negotiated: vec!["csum".into()],
+        offloads: OffloadsRow {
+            guest_to_host: OffloadRow { checksum: true, tso4: true, tso6: false },
+            host_to_guest: OffloadRow::default(),
+        },
         rings: rings.collect(),
         drops_by_reason: drops(),
         copied_bytes: BTreeMap::from([("guest_to_guest".to_string(), 99)]),
-        uplink: UplinkRow { kind: "sockets".into(), interface: None, error: None },
+        uplink: UplinkRow { kind: "sockets".into(), interface: None, error: None, warnings: Vec::new() },
         forwards: vec!["tcp 127.0.0.1:8080 -> 80".into()],
         forward_errors: vec!["forward 127.0.0.1:80: cannot listen on port 80".into()],
         egress: vec![EgressRow { rule: "deny 198.51.100.0/24 tcp ports 1-1023".into(), decided: 7 }],
@@ -179,6 +218,9 @@ pub fn detail() -> VmDetail {
         tcp: BTreeMap::from([("retransmissions".to_string(), 1)]),
         icmp: BTreeMap::from([("replies".to_string(), 4)]),
         udp: BTreeMap::from([("errors".to_string(), 5)]),
+        coalesced: BTreeMap::from([("segments".to_string(), 6)]),
+        coalesced_bytes: Histogram::default(),
+        latency_us: Histogram::new([(Some(1), 0), (Some(2), 50), (Some(4), 48), (Some(8), 2), (None, 0)], 300),
         hints: vec!["guests cannot ping the world".into()],
         guest: Some(guest()),
     }
@@ -295,12 +337,29 @@ pub fn report() -> ReloadReport {
         removed: vec!["c".into()],
         unchanged: 5,
         errors: vec![error],
+        dry_run: false,
+        differences: vec![],
+        reconnects: vec![],
+    }
+}
+
+/// What came of a put.
+pub fn put() -> ReloadReport {
+    let difference =
+        Difference { of: "vm web1".into(), key: "mtu".into(), before: Some("1500".into()), after: Some("1400".into()) };
+    ReloadReport {
+        changed: vec!["web1".into()],
+        unchanged: 1,
+        differences: vec![difference],
+        reconnects: vec!["web1".into()],
+        ..ReloadReport::default()
     }
 }
 
 pub fn health() -> Health {
     Health {
         status: "ok".into(),
+        problems: Vec::new(),
         version: "0.1.0".into(),
         uptime_seconds: 9,
         vms: 2,

@@ -2,5 +2,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    vonic_control::client::main()
+    vonic_control::client::main(vonic_daemon::VERSION)
 }

@@ -169,7 +169,7 @@ impl Kept {
             if let At::Chain(pair, place) = piece.at {
                 let range = piece.offset as usize..(piece.offset + piece.len) as usize;
                 let to = self.slots[at].bytes.get_mut(range).unwrap_or_default();
-                keep_payload(&bursts[pair], place.chain, place.payload, to, copied.atomic());
+                keep_payload(&bursts[pair], place.chain..place.chain + 1, place.payload, to, copied.atomic());
             }
             self.pieces.push(Piece { at: At::Slot(at), ..*piece });
         }

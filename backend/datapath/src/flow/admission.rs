@@ -47,19 +47,23 @@ impl Worker {
 
     /// Whether the host's sockets suffice for one more of this guest. A connection in TIME-WAIT has none any more.
     pub(crate) fn has_room(&self, id: PortId) -> bool {
-        let sockets = |port: &Port| {
-            let datagrams = Kind::ALL.map(|kind| self.datagrams.count(port.spec.port, kind)).iter().sum::<u32>();
-            (port.usage.connections + datagrams) as usize
-        };
-        let (mut total, mut held, mut guests) = (0, 0, 0);
-        for port in self.ports.iter().flatten() {
-            let of_port = sockets(port);
-            (total, guests) = (total + of_port, guests + 1);
-            if port.spec.port == id {
-                held = of_port;
-            }
-        }
+        let (total, guests) = self.count_sockets();
+        let held = self.ports.get(id as usize).and_then(Option::as_deref).map_or(0, |port| self.sockets_of(port));
         has_room(self.connections_max, total, held, guests)
+    }
+
+    /// How many sockets all guests have, and how many guests there are, of every worker. The other workers see what this one has.
+    pub(crate) fn count_sockets(&self) -> (usize, usize) {
+        let (mut total, mut guests) = (0, 0);
+        for port in self.ports.iter().flatten() {
+            (total, guests) = (total + self.sockets_of(port), guests + 1);
+        }
+        (total + self.exchange.sockets_elsewhere(total), guests + self.exchange.ports_elsewhere())
+    }
+
+    fn sockets_of(&self, port: &Port) -> usize {
+        let datagrams = Kind::ALL.map(|kind| self.datagrams.count(port.spec.port, kind)).iter().sum::<u32>();
+        (port.usage.connections + datagrams) as usize
     }
 
     /// A guest's SYN has come up against a limit.

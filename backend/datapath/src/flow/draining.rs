@@ -93,7 +93,7 @@ impl Worker {
 
     /// Closes those that have had their time, and the oldest if there are too many.
     pub(crate) fn expire_draining(&mut self) {
-        let most = (self.connections_max / SHARE).max(1);
+        let most = (self.connections_max / self.exchange.workers() / SHARE).max(1);
         while let Some(id) = self.draining.overdue(self.now, most) {
             self.end_draining(id);
         }

@@ -96,7 +96,14 @@ impl Worker {
             challenge::count(port, &mut flow.leg, note, now);
         }
         let tcp = &port.spec.stats.tcp;
-        let mut lost = discard(flow, effect.acked);
+        let mut lost = false;
+        flow.bytes_host_to_guest += u64::from(effect.acked);
+        if effect.acked > 0 {
+            if flow.acknowledged == 0 {
+                self.acknowledged.push(id);
+            }
+            flow.acknowledged += effect.acked;
+        }
         tcp.bytes_host_to_guest.add(u64::from(effect.acked));
         if effect.acked > 0 && flow.socket.as_ref().is_some_and(HostSocket::peeks_over_scratch) {
             // Over scratch memory the end of the stream shows only once nothing is queued in front of it.
@@ -149,6 +156,16 @@ impl Worker {
         }
     }
 
+    /// Drops what guests acknowledged in this burst from the sockets' queues, by one call for each connection.
+    pub(crate) fn discard_acknowledged(&mut self) {
+        while let Some(id) = self.acknowledged.pop() {
+            if self.flows.get_mut(id).is_some_and(discard) {
+                // A call that reports a reset consumes it: no event will tell again.
+                self.host_failed(id);
+            }
+        }
+    }
+
     fn established(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let Some(port) = Worker::port_mut(&mut self.ports, flow.key.port) else { return };
@@ -165,8 +182,8 @@ impl Worker {
 }
 
 /// Drops what the guest acknowledged from the socket's queue; true if the socket failed.
-fn discard(flow: &mut Flow, acked: u32) -> bool {
-    flow.bytes_host_to_guest += u64::from(acked);
+fn discard(flow: &mut Flow) -> bool {
+    let acked = std::mem::take(&mut flow.acknowledged);
     match &mut flow.socket {
         Some(socket) if acked > 0 => {
             crash_point!("before-discard");

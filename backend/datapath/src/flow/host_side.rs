@@ -30,6 +30,7 @@ impl Worker {
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP | EventSet::HANG_UP) {
             flow.leg.host_readable();
         }
+        flow.peeks_on |= events.intersects(EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::PRIORITY);
         if events.contains(EventSet::OUT) {
             flow.window_stale = true;
             flow.watching_room = false;

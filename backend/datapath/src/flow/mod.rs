@@ -12,6 +12,7 @@ pub mod host_side;
 pub mod mark;
 pub mod names;
 pub mod open;
+pub mod patience;
 pub mod peer;
 pub mod policy;
 pub mod pump;

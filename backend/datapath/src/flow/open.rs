@@ -206,7 +206,7 @@ impl Worker {
         self.records.accepting(None);
     }
 
-    fn accept_waiting(&mut self, port_id: PortId, index: usize, mut waited: bool) {
+    pub(super) fn accept_waiting(&mut self, port_id: PortId, index: usize, mut waited: bool) {
         let now = self.now;
         for _ in 0..ACCEPT_BATCH {
             let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
@@ -253,7 +253,8 @@ impl Worker {
         let (Some(network), Some(address)) = (network, port.spec.address(peer.ip())) else { return socket.abort() };
         let Some(remote) = policy::seen_by_guest(network, &port.spec, peer) else { return socket.abort() };
         let key = FlowKey { port: port_id, guest: SocketAddr::new(address, guest_port), remote };
-        if !port.queues.is_live() {
+        // Of a guest whose rings are about to come it waits for those.
+        if !port.queues.is_live() && port.awaited.is_none() {
             return socket.abort();
         }
         let iss = self.initial_sequence(&key);
@@ -405,6 +406,8 @@ pub fn leg_config(key: &FlowKey, spec: &PortSpec, timestamps: u32) -> Config {
         sack: true,
         keepalive: Some(Keepalive::DEFAULT),
         ack: spec.ack,
+        // An ACK for every second full segment at least (RFC 9293 §3.8.6.3).
+        patience: 2 * u32::from(mss),
         default_mss: if guest.is_ipv4() { DEFAULT_MSS } else { DEFAULT_MSS_IPV6 },
         ..Config::new(mss, WINDOW_SCALE)
     }

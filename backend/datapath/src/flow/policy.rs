@@ -98,16 +98,18 @@ fn destination(world: &World<'_>, network: &Network, protocol: u8, remote: Socke
         let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         let to = SocketAddr::new(loopback, remote.port());
         let reaches = |l: &SocketAddr| l.port() == to.port() && (l.ip() == to.ip() || l.ip().is_unspecified());
-        let own = world.listeners.iter().any(|(listens, at)| *listens == protocol && reaches(at));
+        let forwards = world.listeners.iter().any(|(listens, at)| *listens == protocol && reaches(at));
+        let own = forwards || (protocol == PROTOCOL_TCP && world.host.is_metrics(to));
         return if own { Err(DropReason::Denied) } else { Ok(Route::To(to)) };
     }
     if network.is_service(address) {
         return Ok(Route::Refuse);
     }
+    let is_metrics = |at: IpAddr| protocol == PROTOCOL_TCP && world.host.is_metrics(SocketAddr::new(at, remote.port()));
     let never = |address: IpAddr| {
         is_never(address)
             || is_guests(world, address)
-            || (!network.spec.reach_host && world.host.addresses.contains(&address))
+            || (world.host.addresses.contains(&address) && (!network.spec.reach_host || is_metrics(address)))
     };
     if never(address) || embedded(address).is_some_and(never) { Err(DropReason::Denied) } else { Ok(Route::To(remote)) }
 }

@@ -16,7 +16,7 @@ use vonic_frame::{
     ip_header_len, tcp_headers,
 };
 use vonic_tcp::{DataPlan, Header, Instant, Transmit};
-use vonic_uplink::{Ahead, HostSocket, Room, Scratch};
+use vonic_uplink::{Ahead, HostSocket, Peeked, Room, Scratch};
 
 /// Frames that one connection may send in one round; then it is the next one's turn.
 const FRAMES_A_TURN: usize = 16;
@@ -68,6 +68,9 @@ impl Worker {
                 None => break false,
             }
         };
+        if flow.leg.ack_waits() {
+            self.wait_briefly(id);
+        }
         if starved {
             self.starve(id);
         } else if left == 0 {
@@ -119,6 +122,9 @@ pub fn open_window(flow: &mut Flow) -> Option<Room> {
 
 /// Asks the socket for its room; true if its EPOLLOUT is to be watched for from now on.
 fn refresh_window(flow: &mut Flow) -> bool {
+    if flow.leg.window_is_roomy() && !(flow.refused || flow.cramped || flow.watching_room) {
+        return false;
+    }
     let Some(room) = open_window(flow) else { return false };
     flow.cramped = room.writable && flow.leg.window_is_silly();
     !room.writable && !std::mem::replace(&mut flow.watching_room, true)
@@ -206,11 +212,11 @@ fn send_data(
     let ahead = if doubtful { socket.ahead(plan.offset).unwrap_or(Ahead::Failure) } else { Ahead::Bytes };
     let peeked = match ahead {
         Ahead::Bytes => socket.peek(plan.offset, (&mut port.rx_burst, chains, before, len), scratch),
-        Ahead::End => Ok(0),
+        Ahead::End => Ok(Peeked { bytes: 0, drained: false }),
         Ahead::Nothing | Ahead::Failure => Err(ErrorKind::WouldBlock.into()),
     };
     match peeked {
-        Ok(0) => {
+        Ok(Peeked { bytes: 0, .. }) => {
             port.release();
             // After a failure, an end that is a FIN's leaves the error where it is (tcp_recvmsg_locked, net/ipv4/tcp.c).
             if flow.doomed && socket.take_error().is_ok() {
@@ -219,7 +225,7 @@ fn send_data(
                 flow.leg.host_finished(plan.offset);
             }
         }
-        Ok(n) => match flow.leg.sent(now, plan, n) {
+        Ok(Peeked { bytes: n, drained }) => match flow.leg.sent(now, plan, n) {
             Some(header) => {
                 crash_point!("after-peek");
                 if plan.seq.lt(before_sent) {
@@ -227,6 +233,9 @@ fn send_data(
                 }
                 complete(flow, port, envelope, &header, n);
                 crash_point!("frame-completed");
+                if drained && plan.seq == before_sent && !flow.peeks_on && !flow.doomed {
+                    flow.leg.host_drained();
+                }
             }
             None => port.release(),
         },
@@ -256,7 +265,7 @@ fn complete(flow: &Flow, port: &mut Port, envelope: &Envelope, header: &Header, 
     let vnet = VnetHeader {
         partial: can.csum.then_some(PartialChecksum { start: offset, offset: TCP_CHECKSUM as u16 }),
         data_valid: false,
-        gso: (n > u32::from(mss)).then_some(Gso { kind: gso_kind(flow), size: mss }),
+        gso: (n > u32::from(mss)).then_some(Gso { kind: gso_kind(flow), size: mss, ecn: false }),
     };
     port.complete(&vnet, headers.as_slice(), n);
 }

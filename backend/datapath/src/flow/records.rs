@@ -4,22 +4,26 @@ use crate::flow::table::Flow;
 use crate::spec::PortId;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Local, Options, Record, RecordId};
+use vonic_record::{Bits, Checkpoint, FreeNumbers, Kind, Local, Options, Record, RecordId, WORKERS_MAX};
 use vonic_tcp::{Agreed, Instant, Leg};
 use vonic_uplink::{HostSocket, Origin, Stage};
 
 /// Connections that end in one round, mostly.
 const RETIRED: usize = 64;
 
-/// The checkpoint, as its one writer has it.
+/// The checkpoint, as one worker has it: each writes records of its own.
 pub struct Records {
     checkpoint: Arc<Checkpoint>,
+    /// The worker's number.
+    own: usize,
     free: FreeNumbers,
+    /// VMM connections that this worker has, or has had, of those that were there when it began.
+    sessions: Vec<u64>,
     /// What an engine before this one has left, until the VMM connection's number is known.
     pub inherited: Vec<(RecordId, Record)>,
     /// The same of flows of datagrams, and of claimed addresses.
     pub flows: Vec<(RecordId, Record)>,
-    /// What it has left of VMs, until their ports are there: listening sockets and taps.
+    /// What it has left of VMs, until their ports are there: listening sockets and cables.
     pub places: Vec<(RecordId, Record)>,
     /// Sockets of connections that are over, until the guests have what they are told of that.
     retired: Vec<Retired>,
@@ -38,14 +42,41 @@ pub struct Retired {
 }
 
 impl Records {
-    /// With all that stands there.
-    pub fn new(checkpoint: Arc<Checkpoint>) -> Records {
-        let free = checkpoint.free_numbers();
+    /// With all that stands there: every worker knows it until it is known whose it is.
+    pub fn new(checkpoint: Arc<Checkpoint>, free: FreeNumbers, own: usize) -> Records {
         let (inherited, others): (Vec<_>, Vec<_>) =
             checkpoint.records().partition(|(_, record)| record.kind.is_connection());
         let is_flow = |record: &Record| matches!(record.kind, Kind::Datagrams | Kind::Claim);
         let (flows, places) = others.into_iter().partition(|(_, record)| is_flow(record));
-        Records { inherited, flows, places, retired: Vec::with_capacity(RETIRED), free, checkpoint }
+        let (sessions, retired) = (Vec::new(), Vec::with_capacity(RETIRED));
+        Records { own, sessions, inherited, flows, places, retired, free, checkpoint }
+    }
+
+    /// What was left of a VMM connection is this worker's.
+    pub fn keep_session(&mut self, session: u64) {
+        self.sessions.push(session);
+    }
+
+    /// It is another worker's.
+    pub fn leave_session_to_others(&mut self, session: u64) {
+        self.inherited.retain(|(_, record)| record.session != session);
+        self.flows.retain(|(_, record)| record.session != session);
+    }
+
+    /// Sockets of these descriptors and cookies are another worker's.
+    pub fn leave_to_others(&mut self, places: &[(RawFd, u64)]) {
+        self.places.retain(|(_, record)| !places.contains(&(record.descriptor, record.cookie)));
+    }
+
+    /// What is nobody's by now is the first worker's to end. Of a VMM connection that this worker has it ends what did not go on.
+    pub fn leave_rest_to_first(&mut self) {
+        if self.own == 0 {
+            return;
+        }
+        let sessions = &self.sessions;
+        self.inherited.retain(|(_, record)| sessions.contains(&record.session));
+        self.flows.retain(|(_, record)| sessions.contains(&record.session));
+        self.places.clear();
     }
 
     /// Writes the record of something that is no connection; `None`: there is no room, so it ends with this engine.
@@ -70,18 +101,28 @@ impl Records {
 
     /// From now on connections of a listener are accepted; `None`: all of them have their records.
     pub fn accepting(&self, listener: Option<RawFd>) {
-        self.checkpoint.header().set_accepting(listener);
+        self.checkpoint.header().set_accepting(self.own, listener);
     }
 
-    /// A connection of which there is no record, though an engine before this one has accepted it.
-    pub fn accepted(&self) -> Option<RawFd> {
+    /// A connection of which there is no record, though a worker of an engine before this one has accepted it.
+    pub fn accepted(&self, by: usize) -> Option<RawFd> {
         let is_recorded = |fd: &RawFd| self.checkpoint.records().any(|(_, record)| record.descriptor == *fd);
-        self.checkpoint.header().accepted().filter(|fd| !is_recorded(fd))
+        self.checkpoint.header().accepted(by).filter(|fd| !is_recorded(fd))
+    }
+
+    /// Whether there is such a connection of any worker's.
+    pub fn has_accepted(&self) -> bool {
+        (0..WORKERS_MAX).any(|worker| self.accepted(worker).is_some())
+    }
+
+    /// Whether there is no place for one of this worker's, since another worker has one in it still.
+    pub fn is_place_taken(&self) -> bool {
+        self.checkpoint.header().accepted(self.own).is_some()
     }
 
     /// It is on record by now, or closed.
-    pub fn forget_accepted(&self) {
-        self.checkpoint.header().leave_accepted(None);
+    pub fn forget_accepted(&self, by: usize) {
+        self.checkpoint.header().clear_accepted(by);
     }
 
     /// Writes the record of a connection of the VMM connection, whose timestamps begin at `timestamps`. Without room, or a socket that

@@ -16,6 +16,9 @@ impl Worker {
     pub(crate) fn begin_session(&mut self, port_id: PortId, session: u64) {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
         port.session = session;
+        if self.taking_over {
+            self.records.keep_session(session);
+        }
         if port.spec.quarantined {
             // What is left of its connections is reset with what is nobody's.
             return;
@@ -90,9 +93,9 @@ impl Worker {
             return true;
         }
         let known = known(record);
-        if known.shut {
+        if known.shut && !matches!(known.origin.stage, Stage::Over | Stage::Reset) {
             // The engine before may have died between record and call, after which nobody would ask for it again. A second time it
-            // changes nothing.
+            // changes nothing. What is only a place for bytes has nobody to tell: it would get a reset for an answer.
             let _ = socket.shutdown_write();
         }
         let Ok(mut progress) = socket.progress(&known) else {

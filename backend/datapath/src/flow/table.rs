@@ -78,6 +78,12 @@ pub struct Flow {
     pub waiting: Option<Waiting>,
     /// The worker's questions have an entry for it.
     pub asked_later: bool,
+    /// Bytes that the guest has acknowledged, and that its socket still has.
+    pub acknowledged: u32,
+    /// It is in the list of those whose acknowledgment waits for a moment.
+    pub waits_briefly: bool,
+    /// Behind the bytes that a peek finds there may be an end, an error or an urgent byte, of which no news will come again.
+    pub peeks_on: bool,
     /// It ends with its engine, though it has a record: the next one resets both of its sides.
     pub mortal: bool,
     /// Its record, by which it outlives this engine; `None` for those that do not.
@@ -130,6 +136,9 @@ impl Flow {
             cramped: false,
             waiting: None,
             asked_later: false,
+            acknowledged: 0,
+            waits_briefly: false,
+            peeks_on: false,
             mortal: false,
             record: None,
             bytes_guest_to_host: 0,

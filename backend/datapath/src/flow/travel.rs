@@ -9,7 +9,8 @@ use crate::flow::open::leg_config;
 use crate::flow::records::{describe, opened};
 use crate::flow::resume::{known, restored};
 use crate::flow::table::{Flow, FlowId, FlowKey};
-use crate::spec::PortId;
+use crate::port::Port;
+use crate::spec::{ForwardSocket, PortId};
 use crate::worker::Worker;
 use std::fmt;
 use std::io;
@@ -17,7 +18,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use vonic_record::{Bits, Kind, Record, RecordId};
 use vonic_tcp::{Config, Leg};
-use vonic_uplink::{Frozen, HostSocket, Known, Peer, Progress};
+use vonic_uplink::{Frozen, HostSocket, Known, Listener, Peer, Progress};
 
 /// Connections that are frozen between two bursts: each takes some microseconds.
 const PART: usize = 64;
@@ -118,6 +119,9 @@ impl Worker {
         // If the guest stays, whoever connects meanwhile has only waited.
         self.await_port(port_id);
         self.finish_resuming(Some(port_id));
+        if from == 0 {
+            self.close_doors(port_id);
+        }
         let (leaving, over) = self.depart_draining(port_id, PART);
         if over == PART {
             return Departure { leaving, clock: self.now.0, next: Some(from), ..Departure::default() };
@@ -143,6 +147,33 @@ impl Worker {
         }
         departure.claims = self.claims_of(port_id);
         departure
+    }
+
+    /// Whom the world's kernel has let in by now goes along, though the guest has not heard of it; whoever comes from now on asks again,
+    /// and by then where the guest is.
+    fn close_doors(&mut self, port_id: PortId) {
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
+        port.paused = true;
+        for listener in listeners(port) {
+            // Without it they are let in as before, and are reset where the guest is.
+            let _ = listener.pause();
+        }
+        if self.is_adopting() {
+            return;
+        }
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
+        let is_tcp = |index: &usize| matches!(port.spec.forwards[*index].socket, ForwardSocket::Tcp(_));
+        let doors: Vec<usize> = (0..port.spec.forwards.len()).filter(is_tcp).collect();
+        doors.into_iter().for_each(|index| self.accept_waiting(port_id, index, false));
+        self.records.accepting(None);
+    }
+
+    /// The guest stays, or another one is to come: its forwards let everybody in again.
+    pub(crate) fn open_doors(&mut self, port_id: PortId) {
+        let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
+        if std::mem::take(&mut port.paused) {
+            listeners(port).for_each(Listener::resume);
+        }
     }
 
     fn claims_of(&self, port_id: PortId) -> Vec<Ipv6Addr> {
@@ -285,6 +316,14 @@ impl Worker {
         flow.guest_opens = record.kind == Kind::GuestOpens;
         self.end_mortal(flow);
     }
+}
+
+/// Where the world connects to a guest.
+fn listeners(port: &Port) -> impl Iterator<Item = &Listener> {
+    port.spec.forwards.iter().filter_map(|forward| match &forward.socket {
+        ForwardSocket::Tcp(listener) => Some(&**listener),
+        ForwardSocket::Udp(_) => None,
+    })
 }
 
 /// The record of a connection as if it had begun where it stands: so a host that has nothing but the record can reset it.

@@ -33,6 +33,11 @@ impl Claims {
         }
     }
 
+    /// Whether the address is claimed, which uses nothing.
+    pub fn has(&self, address: Ipv6Addr) -> bool {
+        self.all().any(|claim| claim == address)
+    }
+
     /// Every claim, the one used last first.
     pub fn all(&self) -> impl Iterator<Item = Ipv6Addr> {
         self.0.into_iter().flatten()

@@ -48,7 +48,12 @@ fn check_ip(network: &Network, port: &PortSpec, ip: &Ip) -> Result<(), DropReaso
 
 /// Whether a datagram with these ports, from `src`, is a server's of IPv4's DHCP.
 pub fn plays_dhcp_server(src: IpAddr, src_port: u16, dst_port: u16) -> bool {
-    src.is_ipv4() && (src_port == DHCP_SERVER || dst_port == DHCP_CLIENT)
+    src.is_ipv4() && is_dhcp_service(src_port, dst_port)
+}
+
+/// Whether these are the ports of what a server of IPv4's DHCP sends.
+pub fn is_dhcp_service(src_port: u16, dst_port: u16) -> bool {
+    src_port == DHCP_SERVER || dst_port == DHCP_CLIENT
 }
 
 /// Whether this is a DHCP client's message.
@@ -57,7 +62,7 @@ pub fn is_dhcp_request(ip: &Ip) -> bool {
 }
 
 /// Whether the guest may speak from this address: its own, or, for a guest without one, any that is nobody else's.
-fn owns(network: &Network, port: &PortSpec, address: IpAddr) -> bool {
+pub fn owns(network: &Network, port: &PortSpec, address: IpAddr) -> bool {
     match port.address(address) {
         Some(own) => address == own,
         None => {

@@ -50,21 +50,25 @@ impl Network {
 
     /// Adds a member.
     pub fn join(&mut self, port: &PortSpec) {
-        self.leave(port.port);
-        self.by_mac.insert(port.mac, port.port);
-        let link_local = Some(IpAddr::V6(port.mac.link_local()));
-        for address in [port.address4.map(IpAddr::V4), port.address6.map(IpAddr::V6), link_local].into_iter().flatten()
-        {
+        self.join_as(port.port, port.mac, port.addresses());
+    }
+
+    /// Adds a member, whichever worker's port it is.
+    pub fn join_as(&mut self, port: PortId, mac: MacAddr, addresses: [Option<IpAddr>; 2]) {
+        self.leave(port);
+        self.by_mac.insert(mac, port);
+        let link_local = Some(IpAddr::V6(mac.link_local()));
+        for address in addresses.into_iter().chain([link_local]).flatten() {
             // What is in a guest's file is no other's, whoever has claimed it.
-            if let (Some(other), IpAddr::V6(address)) = (self.by_address.insert(address, port.port), address)
+            if let (Some(other), IpAddr::V6(address)) = (self.by_address.insert(address, port), address)
                 && let Some(claims) = self.claims.get_mut(&other)
             {
                 claims.remove(address);
                 self.changed.push(other);
             }
         }
-        self.members.push(port.port);
-        self.claims.insert(port.port, Claims::default());
+        self.members.push(port);
+        self.claims.insert(port, Claims::default());
         // Twice what its claims may come to: a table that is half empty does not grow when one takes another's place.
         self.by_address.reserve(2 * claims::CLAIMS * self.members.len());
     }
@@ -108,6 +112,32 @@ impl Network {
     /// What a member has claimed.
     pub fn claims_of(&self, port: PortId) -> Claims {
         self.claims.get(&port).copied().unwrap_or_default()
+    }
+
+    /// What a member has claimed whose port another worker has. Two that have claimed the same before they heard of each other: the lower
+    /// number has it, as every worker finds out by itself.
+    pub fn hear(&mut self, port: PortId, now: &Claims) {
+        let Some(known) = self.claims.get_mut(&port) else { return };
+        let before = std::mem::replace(known, *now);
+        for address in before.all().filter(|address| !now.has(*address)) {
+            if self.owner(address.into()) == Some(port) {
+                self.by_address.remove(&IpAddr::V6(address));
+            }
+        }
+        for address in now.all() {
+            let owner = self.owner(address.into());
+            let claims = owner.filter(|owner| port < *owner).and_then(|owner| self.claims.get_mut(&owner));
+            match (owner, claims.filter(|claims| claims.has(address))) {
+                (None, _) => {}
+                (Some(owner), Some(claims)) => {
+                    claims.remove(address);
+                    self.note_change(owner);
+                }
+                // It is another's file's, or another's who goes before.
+                (Some(_), None) => continue,
+            }
+            self.by_address.insert(address.into(), port);
+        }
     }
 
     fn note_change(&mut self, port: PortId) {
@@ -186,6 +216,7 @@ pub(crate) mod tests {
             uplink: Uplink::Sockets,
             names: Names::default(),
             slaac: false,
+            coalesce: crate::Coalesce::default(),
         })
     }
 
@@ -206,6 +237,8 @@ pub(crate) mod tests {
             queue_pairs: 1,
             mtu: 1500,
             ack: AckPolicy::Kernel,
+            coalesce: None,
+            calls: crate::CallPolicy::default(),
             limits,
             egress: Vec::new(),
             forwards: Vec::new(),
@@ -256,5 +289,49 @@ pub(crate) mod tests {
         net.join(&member(3, true));
         assert_eq!(net.destination(2, MacAddr([2, 0, 0, 0, 0, 3])), Err(DropReason::Isolated));
         assert_eq!(net.destination(2, MacAddr([2, 0, 0, 0, 0, 0xfe])), Ok(Destination::Gateway));
+    }
+
+    #[test]
+    fn of_two_claims_at_once_the_lower_number_has_it_for_every_worker() {
+        let address: Ipv6Addr = "fe80::7".parse().unwrap();
+        let own: Ipv6Addr = "2001:db8::3".parse().unwrap();
+        let said = |all: &[Ipv6Addr]| {
+            let mut claims = Claims::default();
+            all.iter().for_each(|address| _ = claims.add(*address));
+            claims
+        };
+        let member_of = |ports: &[u8]| {
+            let mut net = network(false);
+            ports.iter().for_each(|n| net.join(&member(*n, *n == 3)));
+            net
+        };
+        // The worker of 2, that of 4, and one that has neither, in either order.
+        let mut of_2 = member_of(&[2, 3, 4]);
+        of_2.claim(2, address);
+        of_2.hear(4, &said(&[address]));
+        let mut of_4 = member_of(&[2, 3, 4]);
+        of_4.claim(4, address);
+        while of_4.next_changed().is_some() {}
+        of_4.hear(2, &said(&[address]));
+        assert_eq!(
+            (of_4.next_changed(), of_4.has_claimed(4, address)),
+            (Some(4), false),
+            "the others are to hear of it"
+        );
+        let (mut first, mut second) = (member_of(&[2, 3, 4]), member_of(&[2, 3, 4]));
+        [2, 4].into_iter().for_each(|port| first.hear(port, &said(&[address])));
+        [4, 2].into_iter().for_each(|port| second.hear(port, &said(&[address])));
+        for net in [&mut of_2, &mut of_4, &mut first, &mut second] {
+            assert_eq!(net.owner(address.into()), Some(2));
+            // The other's worker has given it up, and says so.
+            net.hear(4, &said(&[]));
+            assert_eq!(net.owner(address.into()), Some(2));
+            // What is in a file is nobody's to claim; who is not there claims nothing.
+            net.hear(4, &said(&[own]));
+            net.hear(9, &said(&["fe80::9".parse().unwrap()]));
+            assert_eq!((net.owner(own.into()), net.owner("fe80::9".parse().unwrap())), (Some(3), None));
+        }
+        first.hear(2, &said(&[]));
+        assert_eq!(first.owner(address.into()), None);
     }
 }

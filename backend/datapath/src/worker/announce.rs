@@ -34,7 +34,7 @@ fn send_rarp(port: &Port) {
     }
     let mut gather = Gather::default();
     let mut frame = gather.start();
-    frame.host(&mut bytes);
+    frame.host(&mut bytes[tap.header_gap()..]);
     // Not counted as the guest's, which knows nothing of it. If there is no room the VMM's next one finds some: it sends several.
     let _ = tap.send(&frame.finish());
 }

@@ -11,10 +11,11 @@ use crate::spec::{NetworkId, PortId, PortSpec};
 use crate::switch::Network;
 use crate::worker::Worker;
 use crate::worker::events::Token;
-use std::os::fd::AsRawFd;
+use crate::worker::listing::Asked;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use vonic_queue::{Direction, Done, MemoryMap};
-use vonic_uplink::Tap;
+use vonic_uplink::Cable;
 
 /// Places `value` at `index`, with room made for it.
 fn place<T>(table: &mut Vec<Option<T>>, index: u32, value: T) {
@@ -31,6 +32,7 @@ impl Worker {
         while let Ok(command) = self.commands.pop() {
             let of = command.of_message().and_then(|id| Worker::port_mut(&mut self.ports, id));
             self.signs.at_command(of.map(|port| port.spec.vm));
+            self.settle_landings();
             match command {
                 Command::Network(spec) => {
                     self.set_network(*spec);
@@ -43,6 +45,8 @@ impl Worker {
                     }
                 }
                 Command::Attach(spec) => self.attach(*spec),
+                Command::Member(member) => self.learn(*member),
+                Command::Leave { port } => self.unlearn(port),
                 Command::Reconfigure { spec, done } => {
                     let port = spec.port;
                     self.reconfigure(*spec);
@@ -74,6 +78,7 @@ impl Worker {
                 Command::Ring(ring) => self.set_ring(*ring),
                 Command::StopRing { port, index, done } => {
                     self.stop_ring(port, index);
+                    self.hold_doors(port);
                     done.done();
                 }
                 Command::Disconnect { port, done } => {
@@ -81,6 +86,7 @@ impl Worker {
                     done.done();
                 }
                 Command::Session { port, session } => self.begin_session(port, session),
+                Command::Elsewhere { session } => self.records.leave_session_to_others(session),
                 Command::Inherited => {
                     self.abandon_custody();
                     self.abandon_connections();
@@ -105,16 +111,25 @@ impl Worker {
                     self.check_datagrams();
                     self.check_connections(None);
                 }
-                Command::Connections { port, from, reply } => {
-                    reply.send(self.list(port, from));
-                }
+                Command::Connections { port, from, reply } => self.asked.push(Asked { port, from, reply }),
                 Command::Notify { port, notifier } => {
                     if let Some(port) = Worker::port_mut(&mut self.ports, port) {
                         notifier.iter().for_each(Notifier::open);
                         port.notifier = notifier;
                     }
                 }
+                Command::Capture { port, capturer } => self.begin_capture(port, *capturer),
+                Command::EndCapture { port, number, reply } => {
+                    if let Some(capturer) = self.end_capture(port, number) {
+                        reply.send(capturer);
+                    }
+                }
+                Command::Pause { done } => {
+                    self.pauses = Some(Some(done));
+                    self.woken = true;
+                }
                 Command::Rest { done } => {
+                    self.recall_all();
                     self.flush();
                     self.rests = true;
                     done.done();
@@ -162,9 +177,11 @@ impl Worker {
         }
         let (id, resumes) = (spec.port, !spec.quarantined);
         place(&mut self.ports, id, Box::new(Port::new(spec)));
+        self.exchange.note(id);
         self.resume_places(id);
         self.watch_forwards(id);
         self.record_tap(id);
+        self.served.make_room(self.ports.len());
         if self.taking_over && resumes {
             self.await_port(id);
         }
@@ -174,11 +191,13 @@ impl Worker {
         let id = spec.port;
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let same =
-            |a: &Option<Arc<Tap>>, b: &Option<Arc<Tap>>| a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr);
+            |a: &Option<Arc<Cable>>, b: &Option<Arc<Cable>>| a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr);
         if !same(&port.spec.tap, &spec.tap) {
             bridged::forget(&self.poller, port);
         }
-        port.spec = spec;
+        let before = std::mem::replace(&mut port.spec, spec);
+        port.settle_inspection();
+        self.forget_forwards(&before);
         self.watch_forwards(id);
         self.watch_tap(id);
     }
@@ -195,14 +214,31 @@ impl Worker {
                 }
             }
         }
+        self.list_listeners();
+    }
+
+    /// Watches no more what a port had and no port of this worker's has now: another worker may have it.
+    fn forget_forwards(&self, before: &PortSpec) {
+        let listens = |fd: RawFd| {
+            let now = self.ports.iter().flatten().flat_map(|port| &port.spec.forwards);
+            now.map(|forward| forward.socket.as_raw_fd()).any(|now| now == fd)
+        };
+        let gone = before.forwards.iter().map(|forward| forward.socket.as_raw_fd()).filter(|fd| !listens(*fd));
+        gone.for_each(|fd| self.poller.forget(fd));
+    }
+
+    /// Lists the addresses that guests must not reach through the host, whichever worker has their ports.
+    pub(crate) fn list_listeners(&mut self) {
         let forwards = self.ports.iter().flatten().flat_map(|p| &p.spec.forwards);
-        self.listen_addresses = forwards.filter_map(|f| f.socket.local()).collect();
+        let own = forwards.filter_map(|f| f.socket.local());
+        self.listen_addresses = own.chain(self.exchange.listens()).collect();
     }
 
     fn detach(&mut self, id: PortId) {
         self.disconnect(id);
         if let Some(mut port) = self.ports.get_mut(id as usize).and_then(Option::take) {
             port.custody.end(&mut self.records);
+            self.forget_forwards(&port.spec);
             if let Some(network) = self.network_mut(port.spec.network) {
                 network.leave(id);
             }
@@ -211,10 +247,12 @@ impl Worker {
     }
 
     fn set_memory(&mut self, id: PortId, map: Arc<MemoryMap>) {
+        self.recall(id);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         self.signs.at(port.spec.vm);
         port.queues.remap(&map);
         port.rx_burst.clear();
+        port.forget_landing();
         port.map = Some(map);
         self.report_broken(id);
     }
@@ -227,11 +265,13 @@ impl Worker {
 
     fn start_ring(&mut self, command: RingCommand) {
         let (id, index) = (command.port, command.index);
+        self.recall(id);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(map) = port.map.clone() else { return };
         if !port.leaving.is_empty() {
             self.thaw(id);
         }
+        self.open_doors(id);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         self.signs.at(port.spec.vm);
         let direction = port.queues.direction(index);
@@ -264,6 +304,7 @@ impl Worker {
     }
 
     fn stop_ring(&mut self, id: PortId, index: u16) {
+        self.recall(id);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         let Some(ring) = port.queues.ring(index) else { return };
         if let Some(fd) = ring.kick_fd() {
@@ -272,6 +313,7 @@ impl Worker {
         ring.stop();
         port.queues.settle();
         port.rx_burst.clear();
+        port.forget_landing();
         self.watch_tap(id);
         self.feed(id);
         self.woken = true;
@@ -312,16 +354,19 @@ impl Worker {
 
     /// The VMM is gone: what its guest had open is reset towards the world.
     fn disconnect(&mut self, id: PortId) {
+        self.recall(id);
         self.settle_adopted(id);
         self.reset_connections(id);
         self.let_go(id);
+        self.open_doors(id);
         self.close_draining(id);
         for index in Queues::indices() {
             self.stop_ring(id, index);
         }
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
         port.disconnect();
-        port.custody.tap_waits = false;
+        bridged::give_up(port);
+        port.awaited = None;
         // What waited for the guest's buffers is not for the next one.
         let forwards = port.spec.forwards.len();
         (0..forwards).for_each(|index| self.accept_later(id, index, self.now, false));
@@ -330,6 +375,7 @@ impl Worker {
 
     /// Every guest gets resets for its connections, and so does every peer.
     fn stop(&mut self) {
+        self.recall_all();
         self.finish_resuming(None);
         for id in self.flows_of(|_| true) {
             if let Some(flow) = self.flows.get_mut(id) {

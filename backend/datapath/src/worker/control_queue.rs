@@ -1,10 +1,11 @@
 //! The control queue (virtio 1.3 §5.1.6.5), for VMMs that leave it to vonic. A command is answered in the round in which it
 //! is seen: drivers wait for the answer, some of them spinning.
 use crate::port::{Port, feature};
+use crate::receive_filter::Mode;
 use crate::spec::PortId;
 use crate::stats::Way;
 use crate::worker::Worker;
-use vonic_frame::DropReason;
+use vonic_frame::{DropReason, MacAddr};
 use vonic_queue::{Burst, ControlChain};
 
 /// Commands answered of one port in one round.
@@ -12,15 +13,19 @@ const COMMANDS_A_ROUND: usize = 16;
 /// Class, command, and the data of every command but the MAC table.
 const HEAD: usize = 8;
 
+/// VLAN identifiers (IEEE 802.1Q §9.6).
+const VLANS: u16 = 4096;
+
 /// VIRTIO_NET_OK and VIRTIO_NET_ERR.
 const OK: u8 = 0;
 const ERR: u8 = 1;
 
 /// Class and command.
-const RX_PROMISC: [u8; 2] = [0, 0];
-const RX_ALLMULTI: [u8; 2] = [0, 1];
+const RX: u8 = 0;
 const MAC_TABLE_SET: [u8; 2] = [1, 0];
 const MAC_ADDR_SET: [u8; 2] = [1, 1];
+const VLAN_ADD: [u8; 2] = [2, 0];
+const VLAN_DEL: [u8; 2] = [2, 1];
 const ANNOUNCE_ACK: [u8; 2] = [3, 0];
 const MQ_VQ_PAIRS_SET: [u8; 2] = [4, 0];
 
@@ -72,9 +77,20 @@ fn answer(port: &mut Port, chain: &ControlChain, burst: &Burst) -> Result<u8, Dr
     let [class, command, data @ ..] = &head[..got] else { return Err(DropReason::Truncated) };
     let has = |bit| port.negotiated.bits & bit != 0;
     let done = match ([*class, *command], data) {
-        // vonic's NIC filters nothing by itself; what does not belong to the guest the switch keeps from it.
-        (RX_PROMISC | RX_ALLMULTI, [0 | 1, ..]) => has(feature::CTRL_RX),
-        (MAC_TABLE_SET, _) => has(feature::CTRL_RX) && is_mac_table(chain, burst),
+        ([RX, command], [on @ (0 | 1), ..]) => match Mode::of(command) {
+            Some(mode @ (Mode::Promiscuous | Mode::AllMulticast)) if has(feature::CTRL_RX) => {
+                port.receive_filter.set_mode(mode, *on == 1);
+                true
+            }
+            Some(mode) if has(feature::CTRL_RX_EXTRA) => {
+                port.receive_filter.set_mode(mode, *on == 1);
+                true
+            }
+            _ => false,
+        },
+        (MAC_TABLE_SET, _) => has(feature::CTRL_RX) && set_mac_table(port, chain, burst),
+        // Tagged frames reach no guest, whatever it listens to: vonic's networks have no VLANs.
+        (VLAN_ADD | VLAN_DEL, [low, high, ..]) => has(feature::CTRL_VLAN) && u16::from_le_bytes([*low, *high]) < VLANS,
         // The address is the operator's to give.
         (MAC_ADDR_SET, mac) => has(feature::CTRL_MAC_ADDR) && *mac == port.spec.mac.0,
         // Nothing waits for it: vonic itself never asks for an announcement, only VMMs do.
@@ -87,19 +103,28 @@ fn answer(port: &mut Port, chain: &ControlChain, burst: &Burst) -> Result<u8, Dr
     Ok(if done { OK } else { ERR })
 }
 
-/// Two tables, each a number of entries and so many MAC addresses.
-fn is_mac_table(chain: &ControlChain, burst: &Burst) -> bool {
+/// Two tables, each a number of entries and so many MAC addresses: the guest's own others, and the groups that it listens to. False if
+/// they are not whole.
+fn set_mac_table(port: &mut Port, chain: &ControlChain, burst: &Burst) -> bool {
     let mut at = 2u32;
+    let mut groups = 0..0;
     for _ in 0..2 {
         let mut entries = [0u8; 4];
         if at.checked_add(4).is_none_or(|end| end > chain.readable) || burst.read(0, at, &mut entries) != 4 {
             return false;
         }
-        let end = u32::from_le_bytes(entries).checked_mul(6).and_then(|bytes| bytes.checked_add(at + 4));
+        let start = at + 4;
+        let end = u32::from_le_bytes(entries).checked_mul(6).and_then(|bytes| bytes.checked_add(start));
         match end {
-            Some(end) if end <= chain.readable => at = end,
+            Some(end) if end <= chain.readable => (groups, at) = (start..end, end),
             _ => return false,
         }
     }
+    let address = |at: u32| {
+        let mut bytes = [0; 6];
+        burst.read(0, at, &mut bytes);
+        MacAddr(bytes)
+    };
+    port.receive_filter.set_groups(groups.step_by(6).map(address));
     true
 }

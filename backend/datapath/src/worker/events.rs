@@ -84,8 +84,11 @@ pub struct Poller {
     events: Vec<EpollEvent>,
 }
 
-const SOCKET_EVENTS: EventSet =
-    EventSet::IN.union(EventSet::OUT).union(EventSet::READ_HANG_UP).union(EventSet::EDGE_TRIGGERED);
+const SOCKET_EVENTS: EventSet = EventSet::IN
+    .union(EventSet::OUT)
+    .union(EventSet::PRIORITY)
+    .union(EventSet::READ_HANG_UP)
+    .union(EventSet::EDGE_TRIGGERED);
 
 impl Poller {
     /// An empty one.

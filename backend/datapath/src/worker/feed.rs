@@ -15,6 +15,9 @@ impl Worker {
     pub(crate) fn feed(&mut self, id: PortId) {
         let (flows, datagrams) = (&mut self.flows, &mut self.datagrams);
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
+        if !port.queues.has_waiters() {
+            return;
+        }
         for pair in 0..PAIRS {
             let mut forward = |index| {
                 accept_later(&mut self.accept_later, AcceptLater::soon(id, index, self.now));

@@ -2,6 +2,7 @@
 use crate::bridged::{Outbound, guest_to_uplink};
 use crate::datagram::reassembly::Payload;
 use crate::datagram::{echo, udp};
+use crate::exchange::{self, Recipient};
 use crate::flow::guest_side::{self, Place};
 use crate::flow::refusal;
 use crate::offload::{Inbound, forward};
@@ -9,7 +10,7 @@ use crate::port::{FRAME_MAX, Port};
 use crate::queues::PAIRS;
 use crate::service::SERVICES;
 use crate::spec::{PortId, Uplink};
-use crate::stats::{CopyPath, Way};
+use crate::stats::{CopyPath, Counter, Way};
 use crate::switch::{Destination, Network, filter, neighbor};
 use crate::worker::Worker;
 use vonic_frame::{Content, DropReason, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Transport, VNET_HEADER_LEN, VnetHeader};
@@ -51,7 +52,7 @@ impl Worker {
     pub(crate) fn guest_burst(&mut self, id: PortId) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
         let now = self.now;
-        if !port.queues.has_frames() && port.kept.due().is_none_or(|due| due > now) {
+        if port.sent.is_some() || (!port.queues.has_frames() && port.kept.due().is_none_or(|due| due > now)) {
             return false;
         }
         self.signs.at(port.spec.vm);
@@ -62,24 +63,40 @@ impl Worker {
             tx.disarm();
             busy += usize::from(tx.fetch(burst, BURST) > 0);
         }
+        port.begun = self.heard.unwrap_or(now);
+        port.under_way = bursts.iter().map(|burst| burst.len() as u32).sum();
+        if port.is_captured() {
+            bursts.iter().enumerate().for_each(|(pair, burst)| port.capture_burst(pair, burst));
+        }
         self.late.open = busy > 1;
         for (pair, burst) in bursts.iter_mut().enumerate() {
             self.late.pair = pair;
             let live = Worker::port_mut(&mut self.ports, id).is_some_and(|port| port.queues.tx(pair).is_live());
-            for i in 0..burst.len() {
-                self.take_frame(id, live, burst, i);
+            let mut i = 0;
+            while i < burst.len() {
+                let run = if live { self.take_run(id, burst, i) } else { 0 };
+                if run == 0 {
+                    self.take_frame(id, live, burst, i);
+                }
+                i += run.max(1);
             }
         }
         (self.late.open, self.late.ending) = (false, true);
         for n in 0..self.late.chains.len() {
             let (pair, i) = self.late.chains[n];
+            self.late.pair = pair;
             self.take_frame(id, true, &mut bursts[pair], i);
         }
         self.late.chains.clear();
         self.late.ending = false;
+        self.discard_acknowledged();
         self.reassemble(id, &bursts);
-        self.complete_bursts(id, &mut bursts);
-        self.bursts = Some(bursts);
+        if self.exchange.has_letters() {
+            self.send_parcel(id, bursts);
+        } else {
+            self.complete_bursts(id, &mut bursts);
+            self.bursts = Some(bursts);
+        }
         busy > 0
     }
 
@@ -87,11 +104,9 @@ impl Worker {
     /// the descriptors: at the flush.
     fn complete_bursts(&mut self, id: PortId, bursts: &mut [Burst; PAIRS]) {
         let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
-        for (pair, burst) in bursts.iter_mut().enumerate() {
-            let tx = port.queues.tx(pair);
-            burst.chains().iter().for_each(|chain| tx.push_used(chain.head, 0));
-            burst.clear();
-        }
+        exchange::complete(port, &bursts[..]);
+        bursts.iter_mut().for_each(Burst::clear);
+        self.served.note(id, port);
     }
 
     /// Takes one frame of a queue, or drops it if the queue is not `live`.
@@ -101,6 +116,9 @@ impl Worker {
             && let Some(port) = Worker::port_mut(&mut self.ports, id)
         {
             port.spec.stats.dropped(Way::GuestToHost, reason);
+            if port.is_captured() {
+                port.captures.refuse((self.late.pair, i), reason);
+            }
         }
     }
 
@@ -117,12 +135,16 @@ impl Worker {
         filter::check_source(network, &port.spec, inbound.head, &inbound.frame)?;
         match network.destination(id, inbound.frame.dst)? {
             Destination::Port(to) => {
-                let (copied, mtu) = (port.spec.stats.clone(), port.spec.mtu);
-                if network.spec.uplink == Uplink::Tap && !runs_here(&self.ports, to) {
+                let mtu = port.spec.mtu;
+                let runs = || runs_here(&self.ports, to) || self.exchange.is_live(to);
+                if network.spec.uplink == Uplink::Tap && !runs() {
                     let outbound = Outbound::new(&inbound, mtu)?;
                     return self.to_uplink(id, burst, &outbound);
                 }
-                deliver_to(&mut self.ports, to, &inbound, &copied);
+                if !deliver_to(&mut self.ports, [id, to], &inbound) {
+                    let workers = self.exchange.worker_of(to);
+                    self.exchange.post((Recipient::Port(to), workers), self.late.pair, &inbound);
+                }
                 Ok(())
             }
             Destination::Group => {
@@ -130,11 +152,15 @@ impl Worker {
                 if !bridged && serve(network, port, &inbound)? && is_for_gateway(&inbound.frame) {
                     return Ok(());
                 }
-                let (copied, mtu) = (port.spec.stats.clone(), port.spec.mtu);
+                let mtu = port.spec.mtu;
                 let members = if network.spec.isolated { &[] } else { network.members() };
+                let mut workers = 0;
                 for &to in members.iter().filter(|&&to| to != id) {
-                    deliver_to(&mut self.ports, to, &inbound, &copied);
+                    if !deliver_to(&mut self.ports, [id, to], &inbound) {
+                        workers |= self.exchange.worker_of(to);
+                    }
                 }
+                self.exchange.post((Recipient::Members, workers), self.late.pair, &inbound);
                 if !bridged {
                     return Ok(());
                 }
@@ -248,14 +274,23 @@ fn is_for_gateway(frame: &Frame) -> bool {
     matches!(frame.content, Content::Ip(_))
 }
 
-/// Copies a frame into another guest's ring. What does not fit is dropped there, and counted there.
-fn deliver_to(ports: &mut [Option<Box<Port>>], to: PortId, inbound: &Inbound<'_, '_>, from: &crate::PortStats) {
-    let Some(to) = Worker::port_mut(ports, to) else { return };
-    // Nobody misses a broadcast in a machine that is off.
-    if inbound.frame.dst.is_group() && !to.queues.is_live() {
+/// Copies a frame from the first guest into the other's ring. False: the other port is not this worker's.
+fn deliver_to(ports: &mut [Option<Box<Port>>], pair: [PortId; 2], inbound: &Inbound<'_, '_>) -> bool {
+    let Ok([Some(from), Some(to)]) = ports.get_disjoint_mut(pair.map(|id| id as usize)) else { return false };
+    hand_over(to, inbound, from.spec.stats.copied(CopyPath::GuestToGuest));
+    true
+}
+
+/// Copies a frame into a guest's ring. What does not fit is dropped there, and counted there.
+pub(crate) fn hand_over(to: &mut Port, inbound: &Inbound<'_, '_>, copied: &Counter) {
+    // Nobody misses a broadcast in a machine that is off, or in one that does not listen to it.
+    if inbound.frame.dst.is_group() && !(to.queues.is_live() && to.receive_filter.accepts(inbound.frame.dst)) {
         return;
     }
-    if let Err(reason) = forward(inbound, to, from.copied(CopyPath::GuestToGuest)) {
+    if let Err(reason) = forward(inbound, to, copied) {
         to.dropped_to_guest(reason);
+        if to.is_captured() {
+            to.capture_missed(inbound, reason);
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! The list of connections and datagram flows, a part at a time: frames go on in between.
-use crate::command::{ConnectionView, ListPart, ListPlace};
+use crate::command::{ConnectionView, ListPart, ListPlace, Reply};
 use crate::datagram::{Datagram, Kind};
 use crate::flow::table::Flow;
 use crate::notification::id;
@@ -10,9 +10,30 @@ use vonic_tcp::Instant;
 /// Places of a table that one part looks at: some tens of microseconds.
 const PLACES: u32 = 512;
 
+/// A question for a part of the list, until it is answered.
+pub struct Asked {
+    /// Of one port, or of all.
+    pub port: Option<PortId>,
+    /// Where the part begins.
+    pub from: ListPlace,
+    /// Where it goes.
+    pub reply: Reply<ListPart>,
+}
+
 impl Worker {
+    /// Answers what was asked, unless connections of the engine before are still to be taken over: a list without them would be taken for
+    /// all that there are. They come within milliseconds.
+    pub(crate) fn answer_lists(&mut self) {
+        if self.asked.is_empty() || self.taking_over || !self.resuming.is_empty() {
+            return;
+        }
+        for Asked { port, from, reply } in std::mem::take(&mut self.asked) {
+            reply.send(self.list(port, from));
+        }
+    }
+
     /// The part of the list that begins at `from`.
-    pub(crate) fn list(&self, port: Option<PortId>, from: ListPlace) -> ListPart {
+    fn list(&self, port: Option<PortId>, from: ListPlace) -> ListPart {
         let wanted = |of: PortId| port.is_none_or(|port| port == of);
         let past = from.slot.saturating_add(PLACES);
         let slots = from.slot..past;
@@ -66,5 +87,31 @@ impl Worker {
 
     fn age(&self, opened: Instant) -> u64 {
         self.now.0.saturating_sub(opened.0) / 1_000_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::worker::{Poll, WorkerConfig};
+    use std::sync::{Arc, mpsc};
+    use vonic_record::Checkpoint;
+
+    #[test]
+    fn a_list_is_given_when_everything_is_taken_over_and_not_before() {
+        let checkpoint = Arc::new(Checkpoint::create(16).unwrap());
+        let config = WorkerConfig { checkpoint, takes_over: true, poll: Poll::For(0), peek_mode: None };
+        let (mut worker, mut handle) = Worker::new(config, Box::new(|_| {})).unwrap();
+        let (sender, answers) = mpsc::channel();
+        let reply = Reply::new(move |part: ListPart| sender.send(part.views.len()).unwrap());
+        handle.send(Command::Connections { port: None, from: ListPlace::default(), reply }).unwrap();
+        assert!(worker.apply_commands());
+        worker.round();
+        assert!(answers.try_recv().is_err());
+        // As it is after the last connection, behind every command.
+        worker.taking_over = false;
+        worker.round();
+        assert_eq!(answers.try_recv(), Ok(0));
     }
 }

@@ -5,14 +5,21 @@
 //! While there is work the rings ask for no notification; before it sleeps the worker asks for them and looks once more.
 mod advertise;
 mod announce;
+mod captures;
 mod clock;
 mod commands;
+mod completion;
 mod control_queue;
 pub(crate) mod events;
+mod faults;
 mod feed;
-mod ingress;
+pub(crate) mod ingress;
+mod latency;
 mod listing;
+mod polling;
 mod signs;
+#[cfg(test)]
+mod tests;
 
 use crate::command::{Command, Notice};
 use crate::crash::crash_point;
@@ -20,31 +27,37 @@ use crate::datagram::Datagram;
 use crate::datagram::fragmenter::Fragmenter;
 use crate::datagram::reassembly::Reassembly;
 use crate::datagram::table::DatagramTable;
+use crate::exchange::{Bursts, Exchange, Seat, new_bursts, seats};
 use crate::flow::admission::AcceptLater;
 use crate::flow::adoption::Adopted;
 use crate::flow::draining::Draining;
+use crate::flow::patience::Patience;
 use crate::flow::peer::Questions;
 use crate::flow::records::Records;
 use crate::flow::resuming::Resuming;
-use crate::flow::table::FlowTable;
+use crate::flow::table::{FlowId, FlowTable};
 use crate::keyed::Secret;
 use crate::port::Port;
-use crate::queues::{PAIRS, Queues};
-use crate::ring::Ring;
+use crate::queues::PAIRS;
 use crate::spec::{HostView, PortId};
 use crate::switch::Network;
 use clock::Clock;
 use events::{Poller, Token};
-use ingress::{BURST, Late};
+pub(crate) use ingress::BURST;
+use ingress::Late;
+use latency::Served;
+use listing::Asked;
+pub use polling::Poll;
+use polling::Polling;
 use rtrb::{Consumer, Producer, RingBuffer};
 use signs::Signs;
 pub use signs::Waker;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vonic_queue::Burst;
-use vonic_record::{Checkpoint, Secrets};
+use vmm_sys_util::eventfd::EventFd;
+use vonic_queue::{Done, Gather};
+use vonic_record::{Checkpoint, FreeNumbers, Secrets};
 use vonic_tcp::Instant;
 use vonic_uplink::{PeekMode, Scratch};
 
@@ -55,17 +68,11 @@ const PUMPS_A_ROUND: usize = 32;
 /// Descriptors that connections leave to VMM connections, listeners and the API.
 const DESCRIPTORS_KEPT: u64 = 512;
 
+/// Microseconds that what epoll has to tell may wait while there is work without it: asking costs as much as some frames.
+const DEAF_US: u64 = 20;
+
 /// Milliseconds between two looks at a ring whose driver does not signal, once there was nothing in it for a while.
 const LOOK_MS: i32 = 1;
-
-/// How long the worker looks for work before it sleeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Poll {
-    /// So many microseconds after the last work; 0: not at all.
-    For(u64),
-    /// For ever: it never sleeps.
-    Always,
-}
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -105,7 +112,7 @@ impl WorkerHandle {
 }
 
 /// How many connections a process with so many descriptors may have: an eighth, and some, are kept for everything else.
-fn connections_max(descriptors: u64) -> usize {
+pub fn connections_max(descriptors: u64) -> usize {
     let most = (descriptors - descriptors / 8).saturating_sub(DESCRIPTORS_KEPT.min(descriptors / 2));
     usize::try_from(most).unwrap_or(usize::MAX)
 }
@@ -120,8 +127,11 @@ pub struct Worker {
     pub(crate) flows: FlowTable,
     pub(crate) records: Records,
     /// What the engine before has accepted last, until its guest's rings run.
-    pub(crate) adopted: Option<Adopted>,
+    pub(crate) adopted: Vec<Adopted>,
     pub(crate) questions: Questions,
+    pub(crate) patience: Patience,
+    /// Connections of which a guest has acknowledged something in this burst.
+    pub(crate) acknowledged: Vec<FlowId>,
     /// Connections that are over for their guests.
     pub(crate) draining: Draining,
     pub(crate) datagrams: DatagramTable<Datagram>,
@@ -144,25 +154,44 @@ pub struct Worker {
     peek_modes: [PeekMode; 2],
     pub(crate) secret: Secret,
     /// Frames of the guest whose turn it is, one burst for each of its transmit queues.
-    pub(crate) bursts: Option<Box<[Burst; PAIRS]>>,
+    pub(crate) bursts: Option<Bursts>,
     pub(crate) late: Late,
     /// The fragments among those frames.
     pub(crate) reassembly: Option<Box<Reassembly>>,
     /// Room for the fragments of one datagram to a guest.
     pub(crate) fragmenter: Fragmenter,
+    /// Room for the pieces of one large frame to a guest.
+    pub(crate) gather: Gather,
     /// An engine has died, and VMMs that were connected may still come back.
     pub(crate) taking_over: bool,
     /// Connections that wait to be taken over.
     pub(crate) resuming: Vec<Resuming>,
+    /// Questions for the list, which are answered when none waits.
+    asked: Vec<Asked>,
     pub(crate) signs: Signs,
+    /// Its part in what workers hand to each other.
+    pub(crate) exchange: Exchange,
+    /// Ports that somebody watches.
+    captured: Vec<PortId>,
+    /// When a driver was seen to signal, whose burst the next round takes.
+    pub(crate) heard: Option<Instant>,
+    /// Bursts of guests' that were completed since the clock was last read.
+    pub(crate) served: Served,
+    /// Everything is about to rest: no guest's frames are fetched, and who waits for those that others have hears when they are done.
+    pub(crate) pauses: Option<Option<Done>>,
     /// Another engine goes on with what this worker has: nothing of it is closed.
     pub(crate) rests: bool,
     /// Something happened that epoll does not know of.
     pub(crate) woken: bool,
+    /// How many frames have gone the short way; `None`: none is to.
+    #[cfg(test)]
+    pub(crate) short_way: Option<usize>,
     commands: Consumer<Command>,
     wake: Arc<EventFd>,
     clock: Clock,
-    config: WorkerConfig,
+    polling: Polling,
+    /// Since when drivers may be owed calls for what they have sent.
+    calls_owed: Option<Instant>,
 }
 
 impl Worker {
@@ -171,9 +200,42 @@ impl Worker {
     /// # Errors
     /// The system's.
     pub fn new(config: WorkerConfig, notify: Notify) -> std::io::Result<(Worker, WorkerHandle)> {
+        let free = config.checkpoint.free_numbers();
+        let mut all = seats(1)?;
+        let seat = all.pop().ok_or(std::io::ErrorKind::InvalidInput)?;
+        Worker::at(seat, free, config, notify)
+    }
+
+    /// So many workers, connected with each other, and the handles to them in their order. Each belongs on a thread of its own, and none
+    /// may run before all are made.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn team(
+        workers: usize,
+        config: &WorkerConfig,
+        notify: impl Fn() -> Notify,
+    ) -> std::io::Result<Vec<(Worker, WorkerHandle)>> {
+        config.checkpoint.header().set_workers(workers);
+        let fresh = config.checkpoint.fresh_numbers();
+        let member = |(own, seat)| {
+            let free = config.checkpoint.share_of_free_numbers((own, workers), &fresh);
+            Worker::at(seat, free, config.clone(), notify())
+        };
+        seats(workers)?.into_iter().enumerate().map(member).collect()
+    }
+
+    fn at(
+        seat: Seat,
+        free: FreeNumbers,
+        config: WorkerConfig,
+        notify: Notify,
+    ) -> std::io::Result<(Worker, WorkerHandle)> {
         #[cfg(feature = "crash-points")]
         crate::crash::watch();
-        let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let wake = seat.event();
+        let exchange = Exchange::new(seat);
+        let own = exchange.own();
         let (producer, commands) = RingBuffer::new(COMMANDS);
         let poller = Poller::new()?;
         poller.watch_input(wake.as_raw_fd(), Token::Wake)?;
@@ -181,14 +243,17 @@ impl Worker {
         let mode = |address| config.peek_mode.unwrap_or_else(|| PeekMode::probe(SocketAddr::new(address, 0)));
         let peek_modes = families.map(mode);
         let clock = Clock::start(config.checkpoint.header().elapsed());
+        let now = clock.now();
         let Secrets(secrets) = config.checkpoint.header().secrets();
         let worker = Worker {
             ports: Vec::new(),
             networks: Vec::new(),
             flows: FlowTable::default(),
-            records: Records::new(Arc::clone(&config.checkpoint)),
-            adopted: None,
+            records: Records::new(Arc::clone(&config.checkpoint), free, own),
+            adopted: Vec::new(),
             questions: Questions::default(),
+            patience: Patience::default(),
+            acknowledged: Vec::with_capacity(PAIRS * BURST),
             draining: Draining::default(),
             datagrams: DatagramTable::default(),
             ping_permitted: true,
@@ -199,35 +264,45 @@ impl Worker {
             accept_later: Vec::new(),
             advertise_at: None,
             connections_max: connections_max(vonic_uplink::descriptor_limit()?),
-            now: clock.now(),
+            now,
             scratch: Scratch::new(&peek_modes),
             peek_modes,
             secret: Secret([secrets[0], secrets[1]]),
-            bursts: Some(Box::new([(); PAIRS].map(|()| Burst::with_capacity(BURST, 4096)))),
+            bursts: Some(new_bursts()),
             late: Late::new(),
             reassembly: Some(Box::new(Reassembly::new())),
             fragmenter: Fragmenter::new(),
+            gather: Gather::default(),
             taking_over: config.takes_over,
             resuming: Vec::new(),
-            signs: Signs::new(Arc::clone(&config.checkpoint)),
+            asked: Vec::new(),
+            signs: Signs::new(Arc::clone(&config.checkpoint), own),
+            exchange,
+            captured: Vec::new(),
+            heard: None,
+            served: Served::default(),
+            pauses: None,
             rests: false,
             woken: false,
+            #[cfg(test)]
+            short_way: Some(0),
             commands,
             wake: Arc::clone(&wake),
             clock,
-            config,
+            polling: Polling::new(config.poll, now),
+            calls_owed: None,
         };
         Ok((worker, WorkerHandle { commands: producer, wake }))
     }
 
     /// Works until [`Command::Stop`] or [`Command::Rest`].
     pub fn run(mut self) {
-        let mut last_work = self.now;
+        let mut last_look = Instant(0);
         self.signs.at_frames();
         loop {
-            self.now = self.clock.now();
+            self.tell_time();
             self.signs.answer();
-            if !self.apply_commands() {
+            if !self.commands.is_empty() && !self.apply_commands() {
                 if self.rests {
                     // Descriptors are closed by being dropped, and these are the next engine's.
                     std::mem::forget(self);
@@ -236,18 +311,40 @@ impl Worker {
             }
             let worked = self.round();
             if worked {
-                last_work = self.now;
+                self.polling.worked(self.now);
             }
-            let timeout = self.timeout(worked, last_work);
-            let events = self.poller.wait(timeout);
-            self.now = self.clock.now();
+            if worked && self.now.0.saturating_sub(last_look.0) < DEAF_US {
+                continue;
+            }
+            last_look = self.now;
+            let timeout = self.timeout(worked);
+            let events =
+                if timeout != 0 && self.exchange.has_peers() { self.sleep(timeout) } else { self.poller.wait(timeout) };
+            if events > 0 {
+                self.tell_time();
+                self.polling.worked(self.now);
+            }
             for i in 0..events {
                 if let Some((token, set)) = self.poller.event(i) {
                     self.handle_event(token, set);
-                    last_work = self.now;
                 }
             }
         }
+    }
+
+    /// Waits as the only one of several: the others wake who sleeps, and let alone who does not.
+    fn sleep(&mut self, timeout: i32) -> usize {
+        // The others are to see how many sockets it has while it sleeps.
+        self.count_sockets();
+        let timeout = if self.may_sleep() { timeout } else { 0 };
+        let events = self.poller.wait(timeout);
+        self.exchange.is_awake();
+        events
+    }
+
+    /// What the clock says now, not at this round's beginning.
+    pub(crate) fn now_exactly(&self) -> Instant {
+        self.clock.now()
     }
 
     /// How peeks at sockets of this address' family find their place.
@@ -272,6 +369,7 @@ impl Worker {
                 if let Some(ring) = Worker::port_mut(&mut self.ports, port).and_then(|p| p.queues.ring(index)) {
                     ring.drain_kick();
                 }
+                self.heard.get_or_insert(self.now);
                 self.feed(port);
                 self.woken = true;
             }
@@ -293,9 +391,12 @@ impl Worker {
 
     /// One turn for everybody; true if there was work.
     fn round(&mut self) -> bool {
-        let mut worked = std::mem::take(&mut self.woken) | self.resume_some();
+        let mut worked = std::mem::take(&mut self.woken) | self.receive() | self.resume_some();
+        // What was taken over last may be all that somebody waits for, and no command comes for it.
+        self.answer_lists();
+        let fetches = self.pauses.is_none();
         for id in 0..self.ports.len() as PortId {
-            worked |= self.guest_burst(id);
+            worked |= fetches && self.guest_burst(id);
             worked |= self.answer_control(id);
             worked |= self.uplink_burst(id);
             self.check_memory(id);
@@ -304,6 +405,7 @@ impl Worker {
         }
         self.run_timers();
         self.ask_peers();
+        self.end_patience(false);
         self.expire_datagrams();
         self.expire_draining();
         self.advertise();
@@ -318,7 +420,11 @@ impl Worker {
             worked = true;
         }
         worked |= self.accept_again();
+        self.heard = None;
         self.flush();
+        if let Some(done) = self.pauses.as_mut().filter(|_| !self.exchange.has_sent()) {
+            done.take().into_iter().for_each(Done::done);
+        }
         worked
     }
 
@@ -328,33 +434,25 @@ impl Worker {
         self.signs.at_none();
         crash_point!("before-publishing");
         self.record_claims();
-        self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest());
+        let now = self.now;
+        self.tell_news();
+        self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest(port.spec.calls, now));
+        self.exchange.give_back();
         crash_point!("published-to-guest");
         self.close_retired();
-        self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_from_guest());
-    }
-
-    /// Tells the control side of rings that broke.
-    pub(crate) fn report_broken(&mut self, id: PortId) {
-        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return };
-        let mut broken = false;
-        for index in Queues::indices() {
-            if let Some(error) = port.queues.ring(index).and_then(Ring::take_error) {
-                (self.notify)(Notice::RingBroken { port: id, index, error });
-                broken = true;
-            }
-        }
-        if broken {
-            self.watch_tap(id);
-        }
+        self.flush_from_guests();
+        self.publish_captures(false);
     }
 
     /// Milliseconds to sleep: 0 while there is work or a reason to look for it.
-    fn timeout(&mut self, worked: bool, last_work: Instant) -> i32 {
-        let polling = match self.config.poll {
-            Poll::Always => true,
-            Poll::For(us) => self.now.0.saturating_sub(last_work.0) < us,
-        };
+    fn timeout(&mut self, worked: bool) -> i32 {
+        let polling = self.polling.looks(self.now);
+        if !worked && !polling {
+            // Nothing waits while the worker sleeps.
+            self.end_patience(true);
+            self.call_senders();
+            self.publish_captures(true);
+        }
         if worked || polling || self.flows.ready_len() > 0 || self.datagrams.ready_len() > 0 || self.arm() {
             return 0;
         }
@@ -362,6 +460,15 @@ impl Worker {
         let held = ports.flat_map(|port| port.kept.due().into_iter().chain(port.queues.short_until()));
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due()).chain(held);
         let due = due.chain(self.questions.next_due()).chain(self.draining.next_due());
+        let owed =
+            self.ports.iter().flatten().filter_map(|port| Some(port.queues.owes_since()? + port.spec.calls.wait()));
+        let soon = self.held_until().into_iter().chain(owed).min();
+        if soon.is_some_and(|at| at.0 < self.now.0 + 1000) {
+            // Nothing sleeps for less than a millisecond.
+            return 0;
+        }
+        let due = due.chain(soon);
+        let due = due.chain(self.exchange_due());
         let next = due.chain(self.accept_later.iter().map(|later| later.at)).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
@@ -378,6 +485,8 @@ impl Worker {
 
     /// Asks every driver for notifications; true if one has work already.
     fn arm(&mut self) -> bool {
-        self.ports.iter_mut().flatten().fold(false, |work, port| port.queues.arm(port.tap.starved()) | work)
+        // Who waits for a burst that others have fetches nothing until it is back, whatever its driver has posted.
+        let arm = |port: &mut Port| port.queues.arm(port.tap.starved()) && port.sent.is_none();
+        self.ports.iter_mut().flatten().fold(false, |work, port| arm(port) | work)
     }
 }

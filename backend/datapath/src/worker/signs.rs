@@ -3,20 +3,19 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 use vonic_record::{Checkpoint, Whom, work_for};
 
-/// The place of the one worker that there is.
-const WORKER: usize = 0;
-
 /// A worker's words.
 pub(crate) struct Signs {
     checkpoint: Arc<Checkpoint>,
+    /// The worker's number.
+    own: usize,
     answered: u64,
 }
 
 impl Signs {
     /// Of a worker that begins.
-    pub(crate) fn new(checkpoint: Arc<Checkpoint>) -> Signs {
-        checkpoint.header().work_on(WORKER, 0);
-        Signs { checkpoint, answered: 0 }
+    pub(crate) fn new(checkpoint: Arc<Checkpoint>, own: usize) -> Signs {
+        checkpoint.header().work_on(own, 0);
+        Signs { checkpoint, own, answered: 0 }
     }
 
     /// Answers the master, if it has asked: once a round.
@@ -25,14 +24,14 @@ impl Signs {
         let asked = self.checkpoint.header().asked();
         if asked != self.answered {
             self.answered = asked;
-            self.checkpoint.header().answer(WORKER, asked);
+            self.checkpoint.header().answer(self.own, asked);
         }
     }
 
     /// What follows is done for this VM.
     #[inline]
     pub(crate) fn at(&self, vm: u64) {
-        self.checkpoint.header().work_on(WORKER, vm);
+        self.checkpoint.header().work_on(self.own, vm);
     }
 
     /// What follows is a command: what this VM's VMM has said, or nobody's.
@@ -42,13 +41,13 @@ impl Signs {
 
     /// What follows is done for whomever the header names.
     pub(crate) fn at_frames(&self) {
-        work_for(Whom::AsNoted);
+        work_for(Whom::Worker(self.own));
     }
 
     /// What follows is nobody's own.
     #[inline]
     pub(crate) fn at_none(&self) {
-        self.checkpoint.header().work_on(WORKER, 0);
+        self.checkpoint.header().work_on(self.own, 0);
     }
 }
 

@@ -47,8 +47,8 @@ pub(super) struct Process<'a> {
 
 /// Why the master ends an engine that lives.
 pub(super) enum Verdict {
-    /// It hangs: how. Whether somebody has stopped it.
-    Hung { how: String, stopped: bool },
+    /// It hangs: how. Whether somebody has stopped it, and which worker is furthest behind.
+    Hung { how: String, stopped: bool, worker: usize },
     /// The operator wants another one.
     Replaced,
 }
@@ -135,19 +135,19 @@ impl<'a> Process<'a> {
 
     /// The engine has died: how long the next one waits.
     fn note_death(&mut self, ended: Ended, verdict: Option<Verdict>, now: Instant) -> Duration {
-        let (reason, own_fault) = match verdict {
-            Some(Verdict::Hung { how, stopped }) => (how, !stopped),
+        let (reason, own_fault, hung) = match verdict {
+            Some(Verdict::Hung { how, stopped, worker }) => (how, !stopped, Some(worker)),
             // Nobody kills himself by SIGKILL: it was somebody else, or memory had run out.
-            _ => (ended.to_string(), ended != Ended::Signalled(libc::SIGKILL)),
+            _ => (ended.to_string(), ended != Ended::Signalled(libc::SIGKILL), None),
         };
         let delay = self.deaths.note(now, now - self.made);
         let lately = self.deaths.lately();
         let window = Deaths::WINDOW;
         log::error!("the engine {reason}, end {lately} within {window:?}: the next one takes over in {delay:?}");
         let header = self.maker.checkpoint.header();
-        // Where no thread has written down what it died at, the worker is supposed to be the one.
+        // Where no thread has written down what it died at, a worker is supposed to be the one: the one that hangs, or the first.
         let (culprit, said) = match header.take_culprit() {
-            Whom::AsNoted => (header.working_on(0), false),
+            Whom::Worker(noted) => (header.working_on(hung.unwrap_or(noted)), false),
             Whom::Vm(vm) => (Some(vm), true),
             Whom::Nobody => (None, false),
         };
@@ -182,7 +182,7 @@ impl<'a> Process<'a> {
 impl Master<'_> {
     pub(super) fn on_engine_end(&mut self, now: Instant, ops: &mut EventOps) {
         let Some((process, pidfd)) = self.process.as_ref().and_then(|p| Some((p, p.pidfd()?))) else { return };
-        let ended = match sys::reap(pidfd.as_fd()) {
+        let ended = match sys::ended(pidfd.as_fd()) {
             Ok(None) => return,
             Ok(Some(ended)) => ended,
             Err(e) => {
@@ -198,7 +198,14 @@ impl Master<'_> {
 
     /// An engine has ended that was to go on.
     fn lose_engine(&mut self, ended: Ended, now: Instant, ops: &mut EventOps) {
-        self.put_away_engine(&[], now, ops);
+        let dead = self.put_away_engine(&[], now, ops);
+        self.succeed(ended, now, ops);
+        // The next one has begun meanwhile.
+        drop(dead.map(|pidfd| sys::reap(pidfd.as_fd())));
+    }
+
+    /// What follows an engine's end.
+    fn succeed(&mut self, ended: Ended, now: Instant, ops: &mut EventOps) {
         let behind = self.connections.keys().copied().collect();
         let Some(process) = &mut self.process else { return };
         let verdict = process.verdict.take();
@@ -216,8 +223,9 @@ impl Master<'_> {
         }
     }
 
-    /// Puts away what the dead engine left, but for `held`. It is reaped: none of its threads can touch the table any more.
-    pub(super) fn put_away_engine(&mut self, held: &[RawFd], now: Instant, ops: &mut EventOps) {
+    /// Puts away what the dead engine left, but for `held`; returns its pidfd. It has ended: none of its threads can touch the table any
+    /// more.
+    pub(super) fn put_away_engine(&mut self, held: &[RawFd], now: Instant, ops: &mut EventOps) -> Option<OwnedFd> {
         // What it said before its end holds; for an upgrade, that it rests is of no more interest.
         let is_for_upgrade = !held.is_empty() || self.upgrades.awaits_rest();
         while let Ok(Some(message)) = self.link.recv() {
@@ -229,11 +237,10 @@ impl Master<'_> {
         for session in self.connections.keys().copied().collect::<Vec<_>>() {
             self.part_from_engine(session, now, ops);
         }
-        let Some(process) = &mut self.process else { return };
-        if let Some((_, pidfd)) = process.engine.take() {
-            self.watch.forget(ops, pidfd.as_raw_fd());
-        }
-        self.sweep(held);
+        let (_, pidfd) = self.process.as_mut()?.engine.take()?;
+        self.watch.forget(ops, pidfd.as_raw_fd());
+        self.sweep(held.iter().copied().chain([pidfd.as_raw_fd()]));
+        Some(pidfd)
     }
 
     /// One connection's part of it.
@@ -249,12 +256,12 @@ impl Master<'_> {
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
     }
 
-    fn sweep(&mut self, held: &[RawFd]) {
+    fn sweep(&mut self, held: impl Iterator<Item = RawFd>) {
         let Some(process) = &mut self.process else { return };
         let doors = self.entrances.values().filter_map(|entrance| entrance.descriptor());
         let connections = self.connections.values().flat_map(|connection| connection.descriptors());
         let kept = self.kept.values().map(AsRawFd::as_raw_fd);
-        let masters = held.iter().copied().chain(self.upgrades.descriptors()).chain(self.service.descriptors());
+        let masters = held.chain(self.upgrades.descriptors()).chain(self.service.descriptors());
         let held = doors.chain(connections).chain(kept).chain(process.standby.descriptors());
         match process.maker.sweep(held.chain(masters).chain([self.link.as_raw_fd()])) {
             Ok(Swept { closed, left }) => {
@@ -310,8 +317,9 @@ impl Master<'_> {
         let Some(process) = &mut self.process else { return };
         process.served = true;
         process.vigil.serves(now);
+        let first = process.takeover.is_none();
         process.ends_takeover(None);
-        process.standby.want(now, process.history.last_takeover.is_some());
+        process.standby.want(now, !first);
         self.tick_standby(now, ops);
         self.tell_history();
     }

@@ -204,7 +204,7 @@ impl Master<'_> {
                 }
                 thread::sleep(Duration::from_micros(100));
             }
-            self.put_away_engine(&[held], now, ops);
+            drop(self.put_away_engine(&[held], now, ops));
         }
         Ok(())
     }

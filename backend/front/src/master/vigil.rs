@@ -2,9 +2,10 @@
 use super::Master;
 use super::succession::Verdict;
 use crate::channel::ToEngine;
-use crate::heartbeat::{Beat, Heartbeat};
+use crate::heartbeat::{Beat, CONTROL, Heartbeat};
 use crate::sys;
 use std::time::{Duration, Instant};
+use vonic_record::Whom;
 
 /// The heartbeat of the engine that there is, unless the operator wants none.
 pub(super) struct Vigil {
@@ -55,17 +56,25 @@ impl Master<'_> {
         };
         let (Some(pid), Some(beat)) = (process.pid(), process.vigil.beat.as_mut()) else { return };
         let header = process.maker.checkpoint.header();
-        match beat.tick(now, header.answered(0)) {
+        // The one that is furthest behind speaks for all of them.
+        let (worker, answered) = header.latest();
+        match beat.tick(now, answered) {
             Beat::Wait => {}
             Beat::Ask(number) => {
                 header.ask(number);
                 self.link.send(&ToEngine::Ping { number });
             }
             Beat::Hung(what, time) => {
+                if what == CONTROL {
+                    // Its own note is its own; the worker's, which is in the header, says nothing of it.
+                    header.lay_at(Whom::Nobody);
+                }
                 let stopped = sys::is_stopped(pid);
                 let by_whom = if stopped { " (somebody has stopped the process)" } else { "" };
-                let how = format!("hung, since {what} for {time:?}{by_whom}, and was killed");
-                process.verdict = Some(Verdict::Hung { how, stopped });
+                let which =
+                    if header.workers() > 1 { format!(" (worker-{worker} is the last)") } else { String::new() };
+                let how = format!("hung, since {what} for {time:?}{which}{by_whom}, and was killed");
+                process.verdict = Some(Verdict::Hung { how, stopped, worker });
                 self.kill_engine();
             }
         }

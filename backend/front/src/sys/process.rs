@@ -91,6 +91,55 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
+/// sched_setattr(2).
+#[repr(C)]
+#[derive(Default)]
+struct SchedulingAttributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    /// Nanoseconds of one turn (Linux 6.12); 0: the system's.
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Has this thread, and those that it begins, take turns of so long on a processor; `None`: as long as everybody's. Whoever takes shorter
+/// ones has its turn sooner: it need not wait for milliseconds behind a thread that works. Older kernels have one length for
+/// everybody, and a service manager may have given the thread another policy: then nothing changes.
+pub fn take_turns_of(turn: Option<Duration>) {
+    // SAFETY: sched_getscheduler(2) takes an integer.
+    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
+        return;
+    }
+    // SAFETY: getpriority(2) takes integers.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let attributes = SchedulingAttributes {
+        size: size_of::<SchedulingAttributes>() as u32,
+        nice,
+        runtime: turn.map_or(0, |turn| turn.as_nanos() as u64),
+        ..SchedulingAttributes::default()
+    };
+    // SAFETY: the attributes outlive the call, which only reads them, and no more than their size.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+}
+
+/// Has the allocator map whatever is as large as this by itself, for as long as the process and its engines live. The C library's own
+/// threshold rises to the largest block that was ever freed (mallopt(3)): tables of connections that grow would be copied then, and
+/// leave holes as large as themselves, instead of being moved by mremap(2).
+#[cfg(target_env = "gnu")]
+pub(crate) fn map_large_blocks() {
+    const LARGE: libc::c_int = 1 << 20;
+    // SAFETY: takes two integers, and no thread but this one runs yet.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+}
+
+/// Another C library's allocator is left alone.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn map_large_blocks() {}
+
 /// How many descriptors this process may have open.
 pub(crate) fn descriptor_limit() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -140,13 +189,23 @@ pub(crate) fn is_stopped(pid: i32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| matches!(rest.trim_start().chars().next(), Some('T' | 't')))
 }
 
+/// How the child behind a pidfd has ended, if it has. It stays to be reaped, which takes the kernel a millisecond if much was known of
+/// it in /proc.
+pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    wait(pidfd, libc::WNOWAIT)
+}
+
 /// Takes the exit status of the child behind a pidfd, if it has ended.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    wait(pidfd, 0)
+}
+
+fn wait(pidfd: BorrowedFd<'_>, how: libc::c_int) -> io::Result<Option<Ended>> {
     // SAFETY: siginfo_t is plain data, for which zeros are a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let id = pidfd.as_raw_fd() as libc::id_t;
     // SAFETY: `info` outlives the call and is what waitid(2) writes.
-    check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::WNOHANG) })?;
+    check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::WNOHANG | how) })?;
     // SAFETY: waitid filled in the fields of a child's siginfo, or left zeros.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
     if pid == 0 {

@@ -5,6 +5,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::thread;
+use std::time::Duration;
+
+/// How long descriptors that nobody waits for stay open: an engine has taken over by then.
+const LATER: Duration = Duration::from_millis(100);
 
 /// A file in memory with these bytes.
 pub(crate) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -37,8 +41,8 @@ pub(crate) fn open_descriptors() -> io::Result<BTreeSet<RawFd>> {
 pub(crate) struct Swept {
     /// How many descriptors were closed.
     pub(crate) closed: usize,
-    /// Those that nobody waits for, and that may take long: the end of an inotify(7) instance waits for a grace period of the kernel's, 20 ms
-    /// and more. They are open, for [`close_later`].
+    /// Those that nobody waits for, and that may take long: the ends of an inotify(7) instance and of a netlink(7) socket wait for a grace
+    /// period of the kernel's, up to 20 ms and more. They are open, for [`close_later`].
     pub(crate) left: Vec<RawFd>,
 }
 
@@ -48,7 +52,7 @@ pub(crate) struct Swept {
 pub(crate) fn sweep(keep: &BTreeSet<RawFd>) -> io::Result<Swept> {
     let mut swept = Swept::default();
     for fd in open_but(keep)? {
-        if reset_on_close(fd) || is_device(fd) {
+        if !is_netlink(fd) && (reset_on_close(fd) || is_device(fd)) {
             swept.closed += usize::from(close(fd).is_ok());
         } else {
             swept.left.push(fd);
@@ -57,12 +61,16 @@ pub(crate) fn sweep(keep: &BTreeSet<RawFd>) -> io::Result<Swept> {
     Ok(swept)
 }
 
-/// Closes these, however long it takes, on a thread of its own.
+/// Closes these, however long it takes, on a thread of its own, and not before guests have what they wait for: an epoll(7) instance with a
+/// thousand sockets keeps a processor busy for a millisecond.
 pub(crate) fn close_later(left: Vec<RawFd>) -> io::Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    let body = move || left.into_iter().for_each(|fd| drop(close(fd)));
+    let body = move || {
+        thread::sleep(LATER);
+        left.into_iter().for_each(|fd| drop(close(fd)));
+    };
     thread::Builder::new().name("sweep".into()).spawn(body).map(drop)
 }
 
@@ -156,6 +164,16 @@ fn reset_on_close(fd: RawFd) -> bool {
     // SAFETY: `at_once` outlives the call, which only reads it; what is no such socket takes no harm, and refuses.
     let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const at_once).cast(), length) };
     set >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOTSOCK)
+}
+
+/// Nobody can want its address.
+fn is_netlink(fd: RawFd) -> bool {
+    let mut domain: libc::c_int = 0;
+    let mut length = size_of_val(&domain) as libc::socklen_t;
+    let (place, long) = ((&raw mut domain).cast(), &raw mut length);
+    // SAFETY: place and length are valid for the call, which writes no more than that; what is no socket refuses.
+    let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, place, long) };
+    got >= 0 && domain == libc::AF_NETLINK
 }
 
 /// A tap, for one.

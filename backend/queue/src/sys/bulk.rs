@@ -21,6 +21,84 @@ pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     compiler_fence(Ordering::SeqCst);
 }
 
+/// Copies N bytes in so few moves that no call is worth it.
+///
+/// # Safety
+///
+/// As for [`copy`], with `len` N.
+#[inline(always)]
+pub(super) unsafe fn copy_block<const N: usize>(from: *const u8, to: *mut u8) {
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: the caller's promise; as for `copy`.
+    unsafe { ptr::copy(from.cast::<[u8; N]>(), to.cast::<[u8; N]>(), 1) };
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// Copies `len` bytes as [`copy`] does, without a call where they are few.
+///
+/// # Safety
+///
+/// As for [`copy`].
+#[inline(always)]
+pub(super) unsafe fn copy_short(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller's promise; each pair of blocks lies within `len`.
+    unsafe {
+        match len {
+            0..8 => copy_bytes(from, to, len),
+            8..=16 => copy_ends::<8>(from, to, len),
+            17..=32 => copy_ends::<16>(from, to, len),
+            33..=64 => copy_ends::<32>(from, to, len),
+            _ => copy(from, to, len),
+        }
+    }
+}
+
+/// Copies between N and 2·N bytes: the first N and the last N, which may overlap.
+///
+/// # Safety
+///
+/// As for [`copy`]; `len` is at least N and at most 2·N.
+#[inline(always)]
+unsafe fn copy_ends<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: both blocks lie within `len`. Everything is read before anything is written, since places may overlap.
+    unsafe {
+        let (first, last) = (from.cast::<[u8; N]>().read(), from.add(len - N).cast::<[u8; N]>().read());
+        to.cast::<[u8; N]>().write(first);
+        to.add(len - N).cast::<[u8; N]>().write(last);
+    }
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// Copies up to 7 bytes.
+///
+/// # Safety
+///
+/// As for [`copy`].
+#[inline]
+unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
+    compiler_fence(Ordering::SeqCst);
+    for i in 0..len {
+        // SAFETY: the byte is within `len`.
+        unsafe { to.add(i).write(from.add(i).read()) };
+    }
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// Has the processor bring two lines of memory near, for a read soon. Any address may be asked for.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which neither reads nor faults, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// One's-complement sum (RFC 1071) of `len` bytes as native 16-bit words, folded to 16 bits; an odd last byte is padded
 /// with a zero behind it.
 ///

@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
 
+use super::segments::Buffer;
 use super::truncation::Watch;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -64,8 +65,15 @@ impl MemoryMap {
     }
 
     /// The region by its number; an empty one if there is none.
+    #[inline]
     pub(super) fn region(&self, number: usize) -> Region {
         self.regions.get(number).copied().unwrap_or(Region { start: 0, len: 0, host: ptr::null_mut() })
+    }
+
+    /// The region by its number, for buffers that lie in it.
+    #[inline]
+    pub(crate) fn window(&self, number: usize) -> Window<'_> {
+        Window { region: self.region(number), map: PhantomData }
     }
 
     /// The number of the region in which the address lies.
@@ -111,6 +119,22 @@ impl fmt::Debug for MemoryMap {
     }
 }
 
+/// One region of a map, which is borrowed for as long as buffers in it are used.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<'a> {
+    region: Region,
+    map: PhantomData<&'a MemoryMap>,
+}
+
+impl<'a> Window<'a> {
+    /// The buffer at a guest-physical range, if it is not empty and lies within the region.
+    #[inline(always)]
+    pub(crate) fn buffer(&self, address: u64, len: u32) -> Option<Buffer<'a>> {
+        let (host, rest) = self.region.at(address)?;
+        (len != 0 && rest >= u64::from(len)).then(|| Buffer::new(host, len))
+    }
+}
+
 /// A descriptor as it was read, once (virtio 1.3 §2.7.5).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Descriptor {
@@ -118,6 +142,20 @@ pub(crate) struct Descriptor {
     pub(crate) len: u32,
     pub(crate) flags: u16,
     pub(crate) next: u16,
+}
+
+impl Descriptor {
+    /// Of the two words in which it lies.
+    #[inline(always)]
+    pub(super) fn new(words: [u64; 2]) -> Descriptor {
+        let rest = u64::from_le(words[1]);
+        Descriptor {
+            address: u64::from_le(words[0]),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
 }
 
 /// A descriptor table in guest memory, borrowed from the map in which it was found.
@@ -156,13 +194,7 @@ impl<'a> Table<'a> {
         } else {
             self.unaligned(entry)
         };
-        let rest = u64::from_le(words[1]);
-        Some(Descriptor {
-            address: u64::from_le(words[0]),
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        })
+        Some(Descriptor::new(words))
     }
 
     #[cold]

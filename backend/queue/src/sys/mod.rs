@@ -16,8 +16,9 @@ mod segments;
 mod truncation;
 
 pub use map::MemoryMap;
-pub(crate) use map::{Descriptor, Table};
+pub(crate) use map::{Descriptor, Table, Window};
 pub use pages::DirtyLog;
-pub(crate) use ring::RingMemory;
-pub(crate) use segments::{Appender, IoVecBuffer, MAX_IOVECS, Refusal, Segments};
+pub(crate) use ring::{Areas, RingMemory};
+pub(crate) use segments::{Appender, Buffer, Buffers, IoVecBuffer, MAX_IOVECS, Refusal, Segments};
+pub use segments::{FRONT, Front};
 pub use truncation::survive_truncation;

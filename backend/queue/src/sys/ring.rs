@@ -1,23 +1,33 @@
 //! One split ring's three areas in guest memory, resolved once (virtio 1.3 §2.7.5 to §2.7.8).
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use super::map::{MemoryMap, Table};
+use super::map::{Descriptor, MemoryMap, Table};
 use crate::{QueueError, RingSetup};
 
-/// The areas' host addresses, and the map that keeps them valid. Positions are free-running; they are taken modulo size.
+/// The areas, and the map that keeps them valid.
 pub(crate) struct RingMemory {
-    descriptors: *const u8,
-    available: *mut u8,
-    used: *mut u8,
-    size: u16,
+    areas: Areas<'static>,
     map: Arc<MemoryMap>,
 }
 
 // SAFETY: the pointers refer to mappings of the process that `map` keeps alive, and are accessed with atomics only.
 unsafe impl Send for RingMemory {}
+
+/// The areas' host addresses, in a map that is kept for `'a`. Positions are free-running; they are taken modulo size.
+#[derive(Clone, Copy)]
+pub(crate) struct Areas<'a> {
+    descriptors: *const u8,
+    available: *mut u8,
+    used: *mut u8,
+    /// The size less one.
+    mask: u16,
+    map: PhantomData<&'a MemoryMap>,
+}
 
 impl RingMemory {
     /// Bytes in front of the available and used entries: flags and index.
@@ -27,12 +37,12 @@ impl RingMemory {
 
     /// Where the used entry in a slot is, from the used ring's start; behind the last one is the event field.
     pub(crate) fn used_entry(slot: u16) -> u64 {
-        Self::HEADER + 8 * u64::from(slot)
+        RingMemory::HEADER + 8 * u64::from(slot)
     }
 
     /// Bytes of the used ring.
     pub(crate) fn used_len(size: u16) -> u64 {
-        Self::used_entry(size) + Self::EVENT
+        Self::used_entry(size) + RingMemory::EVENT
     }
 
     /// Checks size, alignment and mapping of all three areas.
@@ -53,13 +63,20 @@ impl RingMemory {
             }
             Ok(host)
         };
-        Ok(RingMemory {
+        let areas = Areas {
             descriptors: area("descriptors", setup.descriptors, count * Table::ENTRY, 16)?,
-            available: area("available", setup.available, Self::HEADER + count * 2 + Self::EVENT, 2)?,
+            available: area("available", setup.available, RingMemory::HEADER + count * 2 + RingMemory::EVENT, 2)?,
             used: area("used", setup.used, Self::used_len(size), 4)?,
-            size,
-            map: Arc::clone(map),
-        })
+            mask: size - 1,
+            map: PhantomData,
+        };
+        Ok(RingMemory { areas, map: Arc::clone(map) })
+    }
+
+    /// The areas, for as long as the map is kept.
+    #[inline(always)]
+    pub(crate) fn areas(&self) -> Areas<'_> {
+        self.areas
     }
 
     /// The map in which the areas were found.
@@ -72,12 +89,35 @@ impl RingMemory {
     #[inline(always)]
     pub(crate) fn table(&self) -> Table<'_> {
         // SAFETY: `new` checked that `size` descriptors are mapped there, and `map` keeps them so for the borrow of self.
-        unsafe { Table::from_raw(self.descriptors, self.size) }
+        unsafe { Table::from_raw(self.areas.descriptors, self.areas.mask + 1) }
+    }
+}
+
+impl Deref for RingMemory {
+    type Target = Areas<'static>;
+
+    /// The borrow of self keeps the map.
+    #[inline(always)]
+    fn deref(&self) -> &Areas<'static> {
+        &self.areas
+    }
+}
+
+impl Areas<'_> {
+    /// Reads descriptor `index`, each byte of it once; None past the table's end.
+    #[inline(always)]
+    pub(crate) fn descriptor(&self, index: u16) -> Option<Descriptor> {
+        if index > self.mask {
+            return None;
+        }
+        let entry = self.descriptors.wrapping_add(usize::from(index) * Table::ENTRY as usize).cast::<u64>();
+        // SAFETY: `new` found the table mapped and aligned to 16, and the index is below its size.
+        Some(Descriptor::new(unsafe { [entry.read_volatile(), entry.add(1).read_volatile()] }))
     }
 
     #[inline(always)]
     fn slot(&self, position: u16) -> usize {
-        usize::from(position & (self.size - 1))
+        usize::from(position & self.mask)
     }
 
     /// A 16-bit field of the available area.
@@ -105,7 +145,7 @@ impl RingMemory {
     /// The head that the driver put at `position`, unchecked.
     #[inline(always)]
     pub(crate) fn available_head(&self, position: u16) -> u16 {
-        u16::from_le(self.available(Self::HEADER as usize + 2 * self.slot(position)).load(Ordering::Relaxed))
+        u16::from_le(self.available(RingMemory::HEADER as usize + 2 * self.slot(position)).load(Ordering::Relaxed))
     }
 
     /// The driver's flags.
@@ -117,7 +157,9 @@ impl RingMemory {
     /// The used position after which the driver wants an interrupt, with EVENT_IDX.
     #[inline(always)]
     pub(crate) fn used_event(&self) -> u16 {
-        u16::from_le(self.available(Self::HEADER as usize + 2 * usize::from(self.size)).load(Ordering::Relaxed))
+        u16::from_le(
+            self.available(RingMemory::HEADER as usize + 2 * (usize::from(self.mask) + 1)).load(Ordering::Relaxed),
+        )
     }
 
     /// The device's own index, as it stands in guest memory.
@@ -128,7 +170,7 @@ impl RingMemory {
     /// Writes the used entry at `position`.
     #[inline(always)]
     pub(crate) fn set_used(&self, position: u16, head: u16, len: u32) {
-        let entry = self.used.wrapping_add(Self::HEADER as usize + 8 * self.slot(position));
+        let entry = self.used.wrapping_add(RingMemory::HEADER as usize + 8 * self.slot(position));
         // SAFETY: the slot is below size, so that the entry's 8 bytes are inside the mapped used area, 4-aligned since the
         // area is; atomics allow for the driver's loads of the same place.
         let (id, length) = unsafe { (AtomicU32::from_ptr(entry.cast()), AtomicU32::from_ptr(entry.add(4).cast())) };
@@ -149,6 +191,7 @@ impl RingMemory {
 
     /// Sets the available position after which the device wants a kick, with EVENT_IDX.
     pub(crate) fn set_available_event(&self, position: u16) {
-        self.used(Self::HEADER as usize + 8 * usize::from(self.size)).store(position.to_le(), Ordering::Relaxed);
+        self.used(RingMemory::HEADER as usize + 8 * (usize::from(self.mask) + 1))
+            .store(position.to_le(), Ordering::Relaxed);
     }
 }

@@ -1,6 +1,7 @@
 //! Checked pieces of guest memory, and what can be done with them.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +20,72 @@ struct Segment {
     len: u32,
 }
 
+/// The first bytes of a chain, as words in memory order. Aligned, so that each word lies in what was stored at once: the processor
+/// forwards that.
+#[derive(Clone, Copy, Default)]
+#[repr(align(16))]
+pub struct Front(pub [u64; FRONT / 8]);
+/// How many those are.
+pub const FRONT: usize = 64;
+
+/// How many of these are given anew.
+const HEADER: usize = 16;
+
+/// A buffer in one piece, of a map that is kept for `'a`. Never empty.
+#[derive(Clone, Copy)]
+pub(crate) struct Buffer<'a> {
+    segment: Segment,
+    map: PhantomData<&'a MemoryMap>,
+}
+
+impl Buffer<'_> {
+    /// The `len` bytes at `host`, which its maker has found in a mapping that is kept for as long as the buffer says.
+    #[inline(always)]
+    pub(super) fn new(host: *mut u8, len: u32) -> Self {
+        Buffer { segment: Segment { host, len }, map: PhantomData }
+    }
+
+    /// Its bytes.
+    #[inline(always)]
+    pub(crate) fn len(self) -> u32 {
+        self.segment.len
+    }
+
+    /// It is about to be read.
+    #[inline(always)]
+    pub(crate) fn prefetch(self) {
+        bulk::prefetch(self.segment.host);
+    }
+
+    /// Copies its first bytes, each of them once; false if there are not so many.
+    #[inline(always)]
+    pub(crate) fn front(self, out: &mut Front) -> bool {
+        let whole = self.segment.len as usize >= FRONT;
+        if whole {
+            // SAFETY: the segment has so many bytes and lies in a mapping that is kept.
+            unsafe { bulk::copy_block::<FRONT>(self.segment.host, out.0.as_mut_ptr().cast()) };
+        }
+        whole
+    }
+
+    /// Writes `header` and the rest of `front` to its start, and behind it what stands in `from` behind as many bytes. False, and nothing is written, if
+    /// it has not the room that `from` has, or `from` is shorter than `front`.
+    #[inline(always)]
+    pub(crate) fn fill(self, header: [u64; 2], front: &Front, from: Buffer<'_>) -> bool {
+        let (to, from) = (self.segment, from.segment);
+        if to.len < from.len || (from.len as usize) < FRONT {
+            return false;
+        }
+        // SAFETY: both have at least `from.len` bytes, which is at least FRONT, and lie in mappings that are kept.
+        unsafe {
+            bulk::copy_block::<HEADER>(header.as_ptr().cast(), to.host);
+            bulk::copy_block::<{ FRONT - HEADER }>(front.0.as_ptr().cast::<u8>().add(HEADER), to.host.add(HEADER));
+            bulk::copy_short(from.host.add(FRONT), to.host.add(FRONT), from.len as usize - FRONT);
+        }
+        true
+    }
+}
+
 /// Why a buffer was not appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -30,58 +97,74 @@ pub(crate) enum Refusal {
 
 /// Segments of one memory map, which they keep alive. Bounded: it never grows after creation.
 pub(crate) struct Segments {
-    list: Vec<Segment>,
-    limit: usize,
-    /// Invariant: while `list` is not empty this is the map in which all of it was found.
+    /// Room for all of them, of which the first `len` are there.
+    list: Box<[Segment]>,
+    len: usize,
+    /// Invariant: while there are segments this is the map in which all of them were found.
     map: Option<Arc<MemoryMap>>,
 }
 
 // SAFETY: segments are addresses in mappings of the process, kept alive by `map`, and are not bound to a thread.
 unsafe impl Send for Segments {}
+// SAFETY: through a shared list bytes are copied, one by one as far as anybody can tell, from and to memory that the guest may change at any
+// time anyway; the list itself changes only by an exclusive reference.
+unsafe impl Sync for Segments {}
 
 impl Segments {
     pub(crate) fn with_capacity(limit: usize) -> Segments {
-        Segments { list: Vec::with_capacity(limit), limit, map: None }
+        let none = Segment { host: std::ptr::null_mut(), len: 0 };
+        Segments { list: vec![none; limit].into_boxed_slice(), len: 0, map: None }
     }
 
     /// Forgets all segments and lets go of their map.
     pub(crate) fn clear(&mut self) {
-        self.list.clear();
+        self.len = 0;
         self.map = None;
     }
 
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.list.truncate(len);
+        self.len = self.len.min(len);
+    }
+
+    #[inline(always)]
+    fn list(&self) -> &[Segment] {
+        self.list.get(..self.len).unwrap_or(&[])
     }
 
     /// Opens the list for buffers of `map`; None while it holds segments of another map.
     pub(crate) fn appender(&mut self, map: &Arc<MemoryMap>, hint: usize) -> Option<Appender<'_>> {
         if !self.map.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, map)) {
-            if !self.list.is_empty() {
+            if self.len > 0 {
                 return None;
             }
             self.map = Some(Arc::clone(map));
         }
         let map = self.map.as_deref()?;
-        Some(Appender { list: &mut self.list, limit: self.limit, map, hint, region: map.region(hint) })
+        Some(Appender { list: &mut self.list, len: &mut self.len, map, hint, region: map.region(hint) })
+    }
+
+    /// The segment at `index`.
+    #[inline(always)]
+    pub(crate) fn buffer(&self, index: usize) -> Option<Buffer<'_>> {
+        self.list().get(index).map(|segment| Buffer { segment: *segment, map: PhantomData })
     }
 
     /// The pieces of [offset, offset + len) of the concatenated segments `range`, cut where they end.
     fn pieces(&self, range: Range<usize>, offset: u64, len: u64) -> Pieces<'_> {
-        Pieces { rest: self.list.get(range).unwrap_or(&[]).iter(), skip: offset, left: len }
+        Pieces { rest: self.list().get(range).unwrap_or(&[]).iter(), skip: offset, left: len }
     }
 
     /// Where the segments of a range lie: guest-physical address and bytes.
     pub(crate) fn guest_ranges(&self, range: Range<usize>) -> impl Iterator<Item = (u64, u64)> {
         let place = |segment: &Segment| Some((self.map.as_ref()?.guest_address(segment.host)?, segment.len.into()));
-        self.list.get(range).unwrap_or(&[]).iter().filter_map(place)
+        self.list().get(range).unwrap_or(&[]).iter().filter_map(place)
     }
 
     /// Copies out of guest memory; returns the bytes copied.
     #[inline]
     pub(crate) fn read(&self, range: Range<usize>, offset: u64, out: &mut [u8]) -> usize {
         // Headers mostly lie in the first segment.
-        if let Some([first, ..]) = self.list.get(range.clone())
+        if let Some([first, ..]) = self.list().get(range.clone())
             && offset + out.len() as u64 <= u64::from(first.len)
         {
             // SAFETY: the range was found to end within the segment, which lies in a mapping that `map` keeps.
@@ -154,6 +237,27 @@ impl Segments {
         }
     }
 
+    /// Copies within the range to a place behind, which may overlap the source; returns the bytes copied, none if the range does not
+    /// hold both places.
+    pub(crate) fn move_behind(&self, range: Range<usize>, from: u64, to: u64, len: u32) -> u32 {
+        let list = self.list.get(range).unwrap_or(&[]);
+        let end = |start: u64| Cursor::at(list, start + u64::from(len));
+        let (Some(mut source), Some(mut target)) = (end(from), end(to)) else { return 0 };
+        let mut left = len as usize;
+        // From the end on: what is overwritten has been read.
+        while left > 0 {
+            let n = source.before().min(target.before()).min(left);
+            if n == 0 {
+                break;
+            }
+            let (from, to) = (source.back(n), target.back(n));
+            // SAFETY: both pieces lie in mappings that `map` keeps, and n is within both.
+            unsafe { bulk::copy(from, to, n) };
+            left -= n;
+        }
+        len - left as u32
+    }
+
     /// Appends iovecs of the range to `out`, as many as fit; returns their bytes.
     pub(crate) fn iovecs(&self, range: Range<usize>, offset: u64, len: u64, out: &mut IoVecBuffer) -> usize {
         let mut bytes = 0;
@@ -164,6 +268,43 @@ impl Segments {
             bytes += piece.len;
         }
         bytes
+    }
+}
+
+/// A place in a list of segments, that goes backwards.
+struct Cursor<'a> {
+    list: &'a [Segment],
+    /// Bytes in front of it in the last segment of `list`.
+    offset: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// The place so many bytes behind the start; `None` beyond the end.
+    fn at(list: &'a [Segment], mut bytes: u64) -> Option<Cursor<'a>> {
+        for (i, segment) in list.iter().enumerate() {
+            if bytes <= u64::from(segment.len) {
+                return Some(Cursor { list: &list[..=i], offset: bytes as usize });
+            }
+            bytes -= u64::from(segment.len);
+        }
+        None
+    }
+
+    /// Bytes right in front of it that lie in one piece; 0: it is at the start.
+    fn before(&mut self) -> usize {
+        if self.offset == 0
+            && let [.., previous, _] = self.list
+        {
+            self.offset = previous.len as usize;
+            self.list = &self.list[..self.list.len() - 1];
+        }
+        self.offset
+    }
+
+    /// Goes back by so many bytes, at most as many as are before it; the address where it is then.
+    fn back(&mut self, bytes: usize) -> *mut u8 {
+        self.offset -= bytes;
+        self.list.last().map_or(std::ptr::null_mut(), |segment| segment.host.wrapping_add(self.offset))
     }
 }
 
@@ -211,10 +352,16 @@ impl Iterator for Pieces<'_> {
     }
 }
 
+/// Where buffers of a map come from that is kept for `'a`.
+pub(crate) trait Buffers<'a, T> {
+    /// The next one, and what there is to say of it in its place.
+    fn next(&mut self, place: &mut T) -> Option<Buffer<'a>>;
+}
+
 /// Appends buffers of one map to a list that keeps that map.
 pub(crate) struct Appender<'a> {
-    list: &'a mut Vec<Segment>,
-    limit: usize,
+    list: &'a mut [Segment],
+    len: &'a mut usize,
     map: &'a MemoryMap,
     /// The region that was hit last, and its number: a ring's buffers mostly lie in one.
     region: Region,
@@ -225,12 +372,26 @@ impl<'a> Appender<'a> {
     /// How many segments there are.
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
-        self.list.len()
+        *self.len
     }
 
     /// Takes back what was appended behind the first `len` segments.
     pub(crate) fn truncate(&mut self, len: usize) {
-        self.list.truncate(len);
+        *self.len = len.min(*self.len);
+    }
+
+    /// Appends buffers, one for each of `places`, until there is none, or no more room; returns how many.
+    #[inline(always)]
+    pub(crate) fn append_each<T>(&mut self, places: &mut [T], slots: &mut impl Buffers<'a, T>) -> usize {
+        let free = self.list.get_mut(*self.len..).unwrap_or(&mut []);
+        let mut taken = 0;
+        for (segment, place) in free.iter_mut().zip(places) {
+            let Some(buffer) = slots.next(place) else { break };
+            *segment = buffer.segment;
+            taken += 1;
+        }
+        *self.len += taken;
+        taken
     }
 
     /// The region hit last, for the next appender.
@@ -252,10 +413,9 @@ impl<'a> Appender<'a> {
 
     #[inline(always)]
     fn append(&mut self, host: *mut u8, len: u32) -> Result<(), Refusal> {
-        if self.list.len() >= self.limit {
-            return Err(Refusal::Full);
-        }
-        self.list.push(Segment { host, len });
+        let place = self.list.get_mut(*self.len).ok_or(Refusal::Full)?;
+        *place = Segment { host, len };
+        *self.len += 1;
         Ok(())
     }
 
@@ -287,6 +447,8 @@ pub(crate) struct IoVecBuffer {
 
 // SAFETY: between calls the list is either empty or leftover addresses that nobody reads: each use clears it first.
 unsafe impl Send for IoVecBuffer {}
+// SAFETY: by a shared reference nothing of it can be reached.
+unsafe impl Sync for IoVecBuffer {}
 
 impl IoVecBuffer {
     pub(crate) fn new() -> IoVecBuffer {

@@ -3,7 +3,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
-use vonic_queue::{Burst, Direction, copy_payload};
+use vonic_queue::{Burst, Direction, copy_payload, move_payload};
 
 use crate::guest::{BUFFERS, Guest, Span};
 
@@ -70,6 +70,28 @@ fn sum(bytes: &[u8]) -> u16 {
 }
 
 proptest! {
+    #[test]
+    fn bytes_are_moved_to_places_behind_that_they_overlap(
+        lens in lens(), seed: u8, first in 0usize..6, from in 0u32..300, by in 0u32..300, len in 0u32..300,
+    ) {
+        let chains = Chains::new(&lens);
+        chains.fill(seed);
+        let (range, copied) = (first..lens.len(), AtomicU64::new(3));
+        let (mut expected, around) = (chains.bytes(range.clone()), chains.around());
+        let moved = move_payload(&chains.burst, range.clone(), from, from + by, len, &copied);
+        let (start, to, n) = (from as usize, (from + by) as usize, len as usize);
+        let fits = to + n <= expected.len();
+        prop_assert_eq!(moved, if fits { len } else { 0 });
+        prop_assert_eq!(copied.load(Ordering::Relaxed), 3 + u64::from(moved));
+        if fits {
+            expected.copy_within(start..start + n, to);
+        }
+        prop_assert_eq!(chains.bytes(range), expected);
+        if !fits {
+            prop_assert_eq!(chains.around(), around);
+        }
+    }
+
     #[test]
     fn ranges_are_read_summed_and_listed(
         lens in lens(), seed: u8, first in 0usize..6, count in 0usize..6, offset in 0u32..400, len in 0u32..900, cut_at in 0usize..900,

@@ -8,6 +8,7 @@ mod loss;
 #[path = "../operations/mod.rs"]
 mod operations;
 mod options;
+mod patience;
 mod peer;
 mod persist;
 mod random;

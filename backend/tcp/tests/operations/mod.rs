@@ -73,6 +73,7 @@ pub(crate) fn run(bytes: &[u8]) {
         sack: choices & 4 != 0,
         keepalive: (choices & 8 != 0).then_some(Keepalive::DEFAULT),
         ack: if by_peer { AckPolicy::Peer } else { AckPolicy::Kernel },
+        patience: if choices & 128 != 0 { 2000 } else { 0 },
         ..Config::new(1460, scale)
     };
     let stamped = choices & 32 != 0;
@@ -116,7 +117,8 @@ impl Watch {
                 self.poll(max, n);
             }
             20..22 => self.leg.set_window(bytes.number()),
-            22..24 => self.leg.host_readable(),
+            22 => self.leg.host_readable(),
+            23 => self.leg.hurry(),
             24 => self.leg.host_finished(bytes.number() % 200),
             25 => self.leg.host_connected(self.now),
             26..28 => self.now = Instant(self.now.0 + u64::from(bytes.word() % 100_000_000)),

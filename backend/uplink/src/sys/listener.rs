@@ -40,7 +40,13 @@ impl Accepted {
 
     /// Whether the connection may have come to a listener at this address.
     pub fn came_to(&self, address: SocketAddr) -> bool {
-        let own = local_address(self.fd.as_fd());
+        Accepted::would_have_come_to(self.fd.as_raw_fd(), address)
+    }
+
+    /// The same of one that nobody has [adopted](Accepted::adopt) yet, by its number; of one that is gone, false.
+    pub fn would_have_come_to(fd: RawFd, address: SocketAddr) -> bool {
+        // SAFETY: whatever the number is, a call with it either names its socket's address or fails; it is not kept.
+        let own = local_address(unsafe { BorrowedFd::borrow_raw(fd) });
         own.is_ok_and(|own| {
             own.port() == address.port()
                 && own.is_ipv4() == address.is_ipv4()
@@ -98,7 +104,23 @@ impl Listener {
     }
 
     pub(crate) fn of_bound(fd: OwnedFd) -> Listener {
+        // An engine may have died while it let nobody in.
+        let _ = super::repair::let_in(fd.as_fd());
         Listener(fd)
+    }
+
+    /// Lets nobody in who is not there yet, and has no handshake under way: whoever asks hears nothing, and asks again in a second.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn pause(&self) -> io::Result<()> {
+        super::repair::shut_out_syns(self.0.as_fd())
+    }
+
+    /// Lets everybody in again.
+    pub fn resume(&self) {
+        // Fails where nothing was paused.
+        let _ = super::repair::let_in(self.0.as_fd());
     }
 
     /// What tells the socket from every other one of this host's, ever (SO_COOKIE).

@@ -6,6 +6,7 @@ pub mod limit;
 pub mod listener;
 pub mod local;
 pub mod netlink;
+pub mod packet;
 pub mod repair;
 pub mod tap;
 pub mod tcp;

@@ -158,6 +158,21 @@ pub fn shut_out(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_bytes(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, std::slice::from_ref(&program))
 }
 
+/// Begins nothing any more: segments that ask for a connection are thrown away, as if lost on their way, and others are not. A filter of a
+/// TCP socket looks from the TCP header on, whose flags are its byte 13 (RFC 9293 §3.1).
+pub fn shut_out_syns(fd: BorrowedFd<'_>) -> io::Result<()> {
+    const SYN: u32 = 2;
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut steps = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 13),
+        step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    set_bytes(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, std::slice::from_ref(&program))
+}
+
 /// Lets segments in again.
 pub fn let_in(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)

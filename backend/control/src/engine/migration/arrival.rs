@@ -2,6 +2,7 @@
 use super::by_hand::{WaitingRings, hold_back};
 use super::hooks::{self, Moment};
 use super::{AGE_MAX, News, custody, datagrams, reasons};
+use crate::api::types::{Happening, Move};
 use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{ROUND_LIMIT, Registry};
@@ -11,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use vonic_datapath::{Arriving, ArrivingDatagrams, Command, PortId, Way};
+use vonic_datapath::{Arriving, ArrivingDatagrams, Bound, Command, PortId, Way};
 use vonic_frame::MacAddr;
 use vonic_migration::{DatagramState, FlowState, Identity, PortState, Stream};
 use vonic_queue::handover;
@@ -89,10 +90,20 @@ impl Registry {
             Ok(port) => {
                 log::info!("{name}: a guest comes from {} with {} connections", port.identity.name, port.flows.len());
                 state.arrival = Arrival::Parked(Box::new(port));
+                self.feed.tell(Happening::MigrationBegun { vm: name.into(), direction: Move::Comes });
                 answer(Ok(()));
             }
-            Err(error) => answer(Err(error)),
+            Err(error) => {
+                self.tell_refusal(name, &error);
+                answer(Err(error));
+            }
         }
+    }
+
+    /// What was to come is not taken.
+    pub(super) fn tell_refusal(&self, name: &str, why: &str) {
+        let (vm, reason) = (name.to_string(), why.to_string());
+        self.feed.tell(Happening::MigrationFailed { vm, direction: Move::Comes, reason });
     }
 
     /// A ring starts. True: the event waits, since what has come with the guest gets its sockets first.
@@ -157,6 +168,7 @@ impl Registry {
         let found = entry.and_then(|e| Some((e.port, e.session.as_mut().filter(|s| s.id() == session)?)));
         let Some((port, state)) = found else {
             // Nobody is there whose connections they are.
+            self.tell_refusal(name, "its VMM has left");
             flows.into_iter().filter_map(|(_, socket)| socket).for_each(|(socket, _)| socket.abort());
             return;
         };
@@ -184,6 +196,7 @@ impl Registry {
         log::info!(
             "{name}: its guest is here with {come} connections and {spoken} flows of datagrams: its first ring waited {took:.1?} for them, and {hook:.1?} for the hook"
         );
+        self.feed.tell(Happening::MigrationDone { vm: name.into(), direction: Move::Comes, connections: come });
         self.forget_arrival(name);
         self.resume_events(port, session, waiting);
     }
@@ -265,7 +278,7 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
                 let mode = peek_mode.unwrap_or_else(|| PeekMode::probe(socket.remote));
                 // The way to the peer may have come with the address.
                 let parked = parked.or_else(|_| socket.restore());
-                parked.and_then(|parked| parked.release(mode)).map_err(|error| error.to_string())
+                parked.and_then(|parked| parked.release(mode)).map_err(reason)
             }
         };
         let socket = socket.map_err(|why| *lost.entry(why).or_default() += 1).ok();
@@ -278,6 +291,14 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
     let flows = flows.into_iter().zip(parked).map(release).collect();
     let datagrams = datagrams::finish(spoken, vm);
     Arrived { clock: port.clock, claims: port.claims, flows, lost, datagrams, begun, hook }
+}
+
+/// Why a connection gets no socket here.
+fn reason(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Bound::System(error).to_string(),
+        _ => error.to_string(),
+    }
 }
 
 /// A connection as the worker goes on with it.
@@ -297,6 +318,6 @@ fn arriving(flow: &FlowState, socket: Option<(HostSocket, Known)>, clocks: (u64,
 pub(super) fn resume_counters(entry: &crate::engine::registry::Entry, port: &PortState) {
     let value = |name: String| port.counters.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value);
     for (way, prefix) in WAYS {
-        entry.stats.resume(way, (value(format!("{prefix}_frames")), value(format!("{prefix}_bytes"))));
+        entry.stats.count(way, (value(format!("{prefix}_frames")), value(format!("{prefix}_bytes"))));
     }
 }

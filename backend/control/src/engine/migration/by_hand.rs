@@ -5,7 +5,7 @@
 //! ran earlier would speak of connections that nobody knows yet.
 use super::arrival::{Arrival, read, resume_counters};
 use super::{AGE_MAX, News, custody};
-use crate::api::types::LoadReport;
+use crate::api::types::{Happening, LoadReport, Move};
 use crate::api::{ApiError, Reply, Response};
 use crate::engine::registry::{Entry, Registry};
 use crate::engine::sessions::SessionState;
@@ -33,6 +33,8 @@ struct Wanted {
 struct Awaited {
     number: u64,
     until: Instant,
+    /// The engine before was asked for it, and whoever asked has heard of its end: it may be asked for again.
+    inherited: bool,
     /// It is here, and the VMM is not.
     state: Option<Box<PortState>>,
 }
@@ -118,6 +120,13 @@ impl Registry {
         let Some(entry) = self.vms.get_mut(name) else {
             return reply.send(Response::Error(ApiError::no_such_vm(name)));
         };
+        let until = Instant::now() + limit;
+        if let Some(awaited) = entry.by_hand.load.as_mut().filter(|awaited| awaited.inherited) {
+            *awaited = Awaited { number, until, inherited: false, state: None };
+            log::info!("{name}: its rings, which wait since the engine before, wait for a state for {limit:?}");
+            self.leave_awaited(name, limit);
+            return reply.send(Response::Awaited(number));
+        }
         if runs(entry) {
             let mend = "begin the load before its guest runs here";
             return reply.send(conflict(format!("{name}'s rings run here already"), mend));
@@ -131,18 +140,33 @@ impl Registry {
             session.arrival = Arrival::Awaited(WaitingRings::new());
         }
         log::info!("{name}: its rings wait for a state that is loaded by hand, for {limit:?}");
-        entry.by_hand.load = Some(Awaited { number, until: Instant::now() + limit, state: None });
+        entry.by_hand.load = Some(Awaited { number, until, inherited: false, state: None });
+        self.leave_awaited(name, limit);
         reply.send(Response::Awaited(number));
+    }
+
+    /// A VM's rings go on waiting if the engine before has died while they did: they are not to start without what was to come.
+    fn inherit_awaited(&mut self, name: &str) {
+        let Some(left) = self.migration.awaited.take(name, self.migration.checkpoint.header().elapsed()) else {
+            return;
+        };
+        let number = self.migration.next_number();
+        if let Some(entry) = self.vms.get_mut(name).filter(|entry| entry.by_hand.load.is_none()) {
+            log::warn!("{name}: its rings still wait for a state: give 'vonic migrate load' again within {left:.0?}");
+            entry.by_hand.load = Some(Awaited { number, until: Instant::now() + left, inherited: true, state: None });
+        }
     }
 
     /// A VMM has connected: how far its guest is.
     pub(in crate::engine) fn arrival_by_hand(&mut self, name: &str) -> Arrival {
+        self.inherit_awaited(name);
         let load = self.vms.get_mut(name).map(|entry| &mut entry.by_hand.load);
         match load.map(|load| (load.as_mut().map(|awaited| awaited.state.take()), load)) {
             None | Some((None, _)) => Arrival::None,
             Some((Some(None), _)) => Arrival::Awaited(WaitingRings::new()),
             Some((Some(Some(state)), load)) => {
                 *load = None;
+                self.forget_awaited(name);
                 Arrival::Parked(state)
             }
         }
@@ -180,21 +204,27 @@ impl Registry {
             Ok(port) => port,
             Err(why) => {
                 log::warn!("{name}: the state that was loaded by hand is refused: {why}");
+                self.tell_refusal(&name, &why);
                 self.give_up_load(&name);
-                return reply.send(Response::Error(ApiError::bad_request(why).field("body")));
+                let error = ApiError::bad_request(why).field("body");
+                return reply
+                    .send(Response::Error(error.mend("send what 'vonic migrate save' has given on the other host")));
             }
         };
         let (from, connections) = (port.identity.name.clone(), port.flows.len());
         log::info!("{name}: a guest comes from {from} with {connections} connections, by hand");
-        let mut runs = false;
+        self.feed.tell(Happening::MigrationBegun { vm: name.clone(), direction: Move::Comes });
+        let (mut runs, mut awaited) = (false, true);
         match &mut entry.session {
             // For so long it is good for anything.
             None => {
                 let (state, until) = (Some(Box::new(port)), Instant::now() + AGE_MAX);
-                entry.by_hand.load = Some(Awaited { number, until, state });
+                entry.by_hand.load = Some(Awaited { number, until, inherited: false, state });
+                self.leave_awaited(&name, AGE_MAX);
             }
             Some(session) => {
                 entry.by_hand.load = None;
+                awaited = false;
                 session.arrival = match std::mem::take(&mut session.arrival) {
                     Arrival::Awaited(rings) if !rings.is_empty() => {
                         let (id, vm) = (session.id(), entry.vm.clone());
@@ -202,11 +232,15 @@ impl Registry {
                         resume_counters(entry, &port);
                         self.settle(id, vm, port);
                         runs = true;
+                        self.forget_awaited(&name);
                         return reply.send(Response::Loaded(LoadReport { from, connections, runs }));
                     }
                     _ => Arrival::Parked(Box::new(port)),
                 };
             }
+        }
+        if !awaited {
+            self.forget_awaited(&name);
         }
         reply.send(Response::Loaded(LoadReport { from, connections, runs }));
     }
@@ -221,6 +255,7 @@ impl Registry {
 
     /// The rings start without.
     fn give_up_load(&mut self, name: &str) {
+        self.forget_awaited(name);
         let Some(entry) = self.vms.get_mut(name) else { return };
         entry.by_hand.load = None;
         let Some(session) = &mut entry.session else { return };

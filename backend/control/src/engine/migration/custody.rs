@@ -3,12 +3,16 @@ use super::Arrival;
 use crate::engine::registry::Registry;
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
+use std::time::Duration;
 use std::{fs, io};
 use vonic_front::{EngineLink, Start};
 use vonic_migration::{PortState, Stream};
 
 /// What it is left as: this, and the VM's name.
 const PREFIX: &str = "arrival of ";
+/// What is left while a VM's rings wait for a state that the operator is to bring: this, and the VM's name; until when, by the clock of
+/// all engines, in microseconds.
+const AWAITED: &str = "state awaited for ";
 /// In front of the stream: the number of the VMM connection whose it is.
 const HEAD: usize = 8;
 
@@ -34,6 +38,28 @@ impl Left {
     }
 }
 
+/// VMs whose rings waited when an engine died.
+#[derive(Default)]
+pub(in crate::engine) struct LeftWaiting(BTreeMap<String, Duration>);
+
+impl LeftWaiting {
+    /// Of all that it has left.
+    pub fn of(start: &Start) -> LeftWaiting {
+        let waits = start.kept.iter().filter_map(|(name, fd)| {
+            let name = name.strip_prefix(AWAITED)?;
+            let bytes = fs::read(format!("/proc/self/fd/{fd}")).ok()?;
+            let until = Duration::from_micros(u64::from_le_bytes(bytes.try_into().ok()?));
+            Some((name.to_string(), until))
+        });
+        LeftWaiting(waits.collect())
+    }
+
+    /// For how long a VM's still are to wait, once; `None`: they are not.
+    pub fn take(&mut self, vm: &str, now: Duration) -> Option<Duration> {
+        self.0.remove(vm)?.checked_sub(now).filter(|left| !left.is_zero())
+    }
+}
+
 /// Leaves a stream that has come by a connection.
 pub(super) fn leave(link: &EngineLink, vm: &str, session: u64, stream: &[u8]) {
     let head = session.to_le_bytes();
@@ -43,6 +69,21 @@ pub(super) fn leave(link: &EngineLink, vm: &str, session: u64, stream: &[u8]) {
 }
 
 impl Registry {
+    /// A VM's rings wait for so long.
+    pub(in crate::engine) fn leave_awaited(&self, name: &str, limit: Duration) {
+        let until = (self.migration.checkpoint.header().elapsed() + limit).as_micros() as u64;
+        if let Err(error) = self.link.keep(&format!("{AWAITED}{name}"), &[&until.to_le_bytes()]) {
+            log::error!("{name}: another engine would not know that its rings wait: {error}");
+        }
+    }
+
+    /// They wait no longer, or for what is here.
+    pub(in crate::engine) fn forget_awaited(&self, name: &str) {
+        if let Err(error) = self.link.keep(&format!("{AWAITED}{name}"), &[]) {
+            log::error!("{name}: another engine would have its rings wait: {error}");
+        }
+    }
+
     /// It is here, or nobody's any more.
     pub(in crate::engine) fn forget_arrival(&self, name: &str) {
         if let Err(error) = self.link.keep(&format!("{PREFIX}{name}"), &[]) {

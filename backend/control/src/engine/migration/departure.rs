@@ -1,6 +1,7 @@
 //! On the host that a guest leaves: its connections stand still from the save on, until it is known whether it leaves or stays.
 use super::hooks::{self, Moment};
 use super::{LINGER, News, close, datagrams, identity, reasons};
+use crate::api::types::{Happening, Move};
 use crate::config::{Hooks, Vm};
 use crate::engine::Input;
 use crate::engine::registry::{Entry, ROUND_LIMIT, Registry};
@@ -84,6 +85,7 @@ impl Registry {
         let stopped = entry.session.as_ref().and_then(|session| session.stopped);
         let features = entry.session.as_ref().and_then(|session| session.features).unwrap_or_default();
         let (vm, port) = (entry.vm.clone(), entry.port);
+        self.feed.tell(Happening::MigrationBegun { vm: name.into(), direction: Move::Leaves });
         let counters = counters(entry);
         // One that was not heard of again: its connections go along.
         let mut leaving = entry.departure.take().map_or_else(Vec::new, |departure| departure.end().leaving);
@@ -146,6 +148,8 @@ impl Registry {
         let saved = departure.end();
         let (port, vm) = (entry.port, entry.vm.clone());
         log::info!("{name}: its guest has not left: {} connections go on", saved.leaving.len());
+        let reason = "its guest runs here again, and its connections go on".to_string();
+        self.feed.tell(Happening::MigrationFailed { vm: name.into(), direction: Move::Leaves, reason });
         self.order(Command::Stay { port, leaving: saved.leaving });
         let hooks = self.config.service.migration.clone();
         // Without a thread the operator's hook has no moment: nothing is to wait for it here.
@@ -175,6 +179,14 @@ impl Registry {
         let records = lost.into_iter().map(|(_, leaving)| leaving.reset()).collect();
         self.order(Command::Gone { records });
         let leaving: Vec<Leaving> = leaving.into_iter().map(|(_, leaving)| leaving).collect();
+        let (vm, direction) = (name.to_string(), Move::Leaves);
+        self.feed.tell(match complete {
+            true => Happening::MigrationDone { vm, direction, connections: leaving.len() },
+            false => {
+                let reason = "its VMM has left without having had its state".into();
+                Happening::MigrationFailed { vm, direction, reason }
+            }
+        });
         if !leaving.is_empty() {
             log::info!("{name}: its guest has left with {} connections", leaving.len());
             let until = Instant::now() + LINGER;

@@ -53,6 +53,8 @@ pub(super) struct Migration {
     pub lingering: Vec<Lingering>,
     /// What had come when an engine died.
     left: custody::Left,
+    /// Whose rings waited then.
+    awaited: custody::LeftWaiting,
     /// Of states that the operator brings.
     last_number: u64,
 }
@@ -60,7 +62,8 @@ pub(super) struct Migration {
 impl Migration {
     pub fn new(start: &Start, peek_mode: Option<PeekMode>) -> Migration {
         let (checkpoint, left) = (Arc::clone(&start.checkpoint), custody::Left::of(start));
-        Migration { checkpoint, peek_mode, lingering: Vec::new(), left, last_number: 0 }
+        let awaited = custody::LeftWaiting::of(start);
+        Migration { checkpoint, peek_mode, lingering: Vec::new(), left, awaited, last_number: 0 }
     }
 
     fn next_number(&mut self) -> u64 {

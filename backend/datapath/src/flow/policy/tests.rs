@@ -17,7 +17,8 @@ fn decide_of(protocol: u8, change: impl Fn(&mut NetworkSpec), port: &PortSpec, t
     let mut own = network(false);
     change(&mut own.spec);
     let networks = [Some(Box::new(own)), Some(Box::new(other))];
-    let host = HostView { addresses: ["203.0.113.9", "2001:db8:9::9"].map(|a| a.parse().unwrap()).into() };
+    let addresses = ["203.0.113.9", "2001:db8:9::9"].map(|a| a.parse().unwrap()).into();
+    let host = HostView { addresses, metrics: Some("0.0.0.0:9477".parse().unwrap()) };
     let listeners = [(PROTOCOL_TCP, "127.0.0.1:8080"), (PROTOCOL_TCP, "0.0.0.0:8081"), (PROTOCOL_UDP, "0.0.0.0:8082")]
         .map(|(protocol, at)| (protocol, at.parse().unwrap()));
     let world = World { host: &host, networks: &networks, listeners: &listeners };
@@ -237,4 +238,24 @@ fn the_gateway_answers_for_names_whatever_egress_says() {
     assert_eq!(decide(serves, &port, "198.51.100.1:53"), Err(DropReason::Denied));
     let nowhere = |n: &mut NetworkSpec| (n.names.resolvers, n.uplink) = (Some([].into()), Uplink::None);
     assert_eq!(decide(nowhere, &member(2, true), "192.0.2.1:53"), Err(DropReason::Unsupported));
+}
+
+#[test]
+fn nobody_reaches_the_metrics_not_even_by_a_host_that_may_be_reached() {
+    let port = member(2, true);
+    let open = |net: &mut NetworkSpec| {
+        net.reach_host = true;
+        net.v4.host_loopback = Some([192, 0, 2, 1].into());
+    };
+    let to = |address: &str| Ok(Route::To(address.parse().unwrap()));
+    for (asked, answer) in [
+        ("203.0.113.9:9477", Err(DropReason::Denied)),
+        ("203.0.113.9:9478", to("203.0.113.9:9478")),
+        ("192.0.2.1:9477", Err(DropReason::Denied)),
+        ("192.0.2.1:9478", to("127.0.0.1:9478")),
+        ("203.0.113.7:9477", to("203.0.113.7:9477")),
+    ] {
+        assert_eq!(decide(open, &port, asked), answer, "{asked}");
+    }
+    assert_eq!(decide_of(PROTOCOL_UDP, open, &port, "203.0.113.9:9477"), to("203.0.113.9:9477"));
 }

@@ -1,0 +1,91 @@
+//! Are the manual's pages that are made what the programs say of themselves now, and does what else names their parts name those that
+//! there are?
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use vonic_packaging::{project, reference};
+
+fn read(path: &str) -> String {
+    fs::read_to_string(project().join(path)).unwrap()
+}
+
+#[test]
+fn made_pages_are_as_they_would_be_made() {
+    for (path, text) in reference().unwrap() {
+        let found = fs::read_to_string(project().join("backend/docs").join(path)).unwrap_or_default();
+        assert!(found == text, "backend/docs/{path} is stale: make docs-reference");
+    }
+}
+
+/// The first cells of a page's tables that are code.
+fn tagged(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(cell, _)| cell)).collect()
+}
+
+#[test]
+fn every_drop_reason_has_its_row_and_no_other() {
+    let page = read("backend/docs/troubleshooting.md");
+    let (_, list) = page.split_once("## Every drop reason").unwrap();
+    let rows = tagged(list);
+    let reasons: Vec<&str> = vonic_frame::DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(
+        rows, reasons,
+        "rows of troubleshooting.md and the reasons of backend/frame/src/reason.rs, in this order"
+    );
+    let empty = list.lines().filter(|line| {
+        line.starts_with("| `") && line.split('|').any(|cell| cell.trim().is_empty() && !cell.is_empty())
+    });
+    assert_eq!(empty.count(), 0, "each says what it means and what to do");
+}
+
+/// What stands before a command in an example, if anything does.
+const BEFORE: &[&str] = &["sudo", "$(", "|", "&&", "here$", "other$", "ssh other", "watch -d"];
+
+/// The commands that the examples of a page begin with `vonic`, up to what is no word of them.
+fn commands_in(text: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("    ")) {
+        for (at, _) in line.match_indices("vonic ") {
+            let before = line[..at].trim_end();
+            if before.is_empty() || BEFORE.iter().any(|word| before.ends_with(word)) {
+                found.insert(line[at..].split(['|', ')', '"', '#', ';', '>', '&']).next().unwrap().trim());
+            }
+        }
+    }
+    found
+}
+
+/// A manual that shows what does not exist, or a README that does not show what does, is wrong in the worst place.
+#[test]
+fn commands_that_the_documents_show_exist() {
+    let (vonic, mut shown) = (vonic_control::client::definition(), 0);
+    for path in [
+        "README.md",
+        "backend/docs/start.md",
+        "backend/docs/recipes.md",
+        "backend/docs/install.md",
+        "backend/docs/troubleshooting.md",
+    ] {
+        let text = read(path);
+        for line in commands_in(&text) {
+            let mut below = &vonic;
+            // Options may stand before the command; what comes behind it is its own.
+            for word in line.split_ascii_whitespace().skip(1).filter(|word| !word.starts_with('-')) {
+                match below.find_subcommand(word) {
+                    Some(found) => below = found,
+                    None if below.has_subcommands() => panic!("{path} shows `{line}`, but there is no {word}"),
+                    None => break,
+                }
+            }
+            shown += 1;
+        }
+    }
+    assert!(shown > 20, "{shown}");
+    let readme = read("README.md");
+    for command in vonic.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = command.get_name();
+        assert!(readme.contains(&format!("vonic {name}")), "README.md does not show vonic {name}");
+    }
+}
