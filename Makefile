@@ -1,6 +1,10 @@
 # vonic. `make test` is the whole test suite; it sets up its test bed itself (Debian, root or sudo). Rust is assumed to be there.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# A clean checkout that is built once has no use for what makes the next build short.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
 # What runs in guests, the agent and the tests' own traffic tool, is linked statically so that it runs in any; its own folder, since it
 # has its own flags.
 GUEST_TARGET := --target x86_64-unknown-linux-gnu --target-dir $(TARGET)/guest

@@ -1,11 +1,11 @@
 //! What the API's bodies say. The server writes them and `vonic` reads them.
 //!
 //! Fields are added, never renamed or removed; a reader ignores fields that it does not know.
-use std::collections::BTreeMap;
 pub use super::events::{Event, Happening, Move};
 pub use super::histogram::{Bucket, Histogram};
 pub use super::rates::{Rate, Rates, VmRates};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 pub use vonic_agent::connection::Opener;
 pub use vonic_agent::message::{
     Conntrack, Counters, Cpu, Device, Interface, Listening, Memory, Pressure, Sockets, Stall, Tcp,
