@@ -93,14 +93,14 @@ long-test: testbed build
 	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
 	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
-		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps --test e2e_repair --test e2e_migrate --test e2e_launch --test e2e_package --test e2e_reload_traffic -- --test-threads=1 --nocapture
+		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps --test e2e_repair --test e2e_migrate --test e2e_launch --test e2e_package --test e2e_agent_package --test e2e_reload_traffic -- --test-threads=1 --nocapture --include-ignored
 
 # Engines die at random times (KILLS, 2000 in all) and at each labelled point (ENDS, 200), under every number of connections, with loss and
 # without. What is done is noted in $(TARGET)/crash/debug/progress; another run goes on from there. FOR=420 ends it after so many seconds.
 crash-test: testbed build crash-build
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" RUST_BACKTRACE=0 \
 		VONIC_KILLS=$(or $(KILLS),2000) VONIC_ENDS=$(or $(ENDS),200) VONIC_FOR=$(or $(FOR),86400) \
-		cargo test -p vonic-tests --test e2e_crash_long -- --test-threads=2 --nocapture
+		cargo test -p vonic-tests --test e2e_crash_long -- --test-threads=2 --nocapture --ignored
 
 # Operation lists against a TCP leg, and migration streams, each for SECONDS (600). Needs a nightly compiler and cargo-fuzz
 # (`cargo install cargo-fuzz`).

@@ -1,5 +1,5 @@
 //! The agent's package, installed in a guest as an operator does it: does it run there, and does it leave nothing behind when it goes?
-//! `VONIC_LONG=1` boots a guest with systemd as its first program, which starts the service.
+//! `make long-test` boots a guest with systemd as its first program, which starts the service.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use serde_json::Value;
@@ -55,10 +55,8 @@ fn the_package_is_installed_runs_and_goes() {
 
 /// The service under systemd itself: started at boot, kept alive, as a user of its own without privileges.
 #[test]
+#[ignore = "minutes: make long-test"]
 fn systemd_starts_the_service() {
-    if std::env::var_os("VONIC_LONG").is_none() {
-        return;
-    }
     let bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
     let package = package(&bed.directory);
     let first = systemd_first(&format!("chroot /run/root dpkg -i /tmp/{package} >/dev/null"));

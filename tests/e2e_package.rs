@@ -1,5 +1,5 @@
 //! The host's package, installed as an operator does it: is it the same each time it is made, does what it brings serve, and does it leave
-//! nothing behind when it goes? `VONIC_LONG=1` boots a guest with systemd as its first program, which starts the service as hardened as
+//! nothing behind when it goes? `make long-test` boots a guest with systemd as its first program, which starts the service as hardened as
 //! the unit says.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
@@ -122,10 +122,8 @@ fn the_package_is_installed_serves_and_goes() {
 
 /// The service under systemd itself: as a user of its own without privileges, with those of a drop-in, and upgraded in place.
 #[test]
+#[ignore = "minutes: make long-test"]
 fn systemd_starts_hardens_and_upgrades_the_service() {
-    if std::env::var_os("VONIC_LONG").is_none() {
-        return;
-    }
     let bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
     let package = package(&bed.directory);
     // What the guest's kernel has as modules, in the order in which they need each other; a bridge for the end.

@@ -153,10 +153,8 @@ fn is_followed(guest: &mut Guest, follower: &mut Follower) {
 
 /// A thousand connections, of both families, there and back.
 #[test]
+#[ignore = "minutes: make long-test"]
 fn a_thousand_connections_go_along() {
-    if std::env::var_os("VONIC_LONG").is_none() {
-        return;
-    }
     let mut hosts = Hosts::new(FORWARD).unwrap();
     let directory = hosts.here().directory.path().to_path_buf();
     let (mut guest, mut name) = hosts.guest(0, false).unwrap();
