@@ -41,6 +41,11 @@ impl Pace {
         Ok(())
     }
 
+    /// Whether many have come of late.
+    pub(crate) fn is_short(&self) -> bool {
+        self.left < AT_ONCE / 2
+    }
+
     /// Nobody was there.
     pub(crate) fn give_back(&mut self) {
         self.left = AT_ONCE.min(self.left + 1);

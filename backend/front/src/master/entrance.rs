@@ -237,7 +237,7 @@ impl Master<'_> {
             }
             match listener.accept() {
                 // Whoever has gone while he waited costs nobody a turn.
-                Ok(Some(vmm)) if sys::hung_up(vmm.as_fd()) => entrance.pace.give_back(),
+                Ok(Some(vmm)) if entrance.pace.is_short() && sys::hung_up(vmm.as_fd()) => entrance.pace.give_back(),
                 Ok(Some(vmm)) => self.admit(name, vmm, now, ops),
                 Ok(None) => return entrance.pace.give_back(),
                 Err(e) => {
