@@ -220,6 +220,11 @@ impl Queues {
         self.starved.iter().any(|waiting| !waiting.is_empty()) || self.short.iter().any(|waiting| !waiting.is_empty())
     }
 
+    /// What was held against its VMM is no more.
+    pub fn forgive(&mut self) {
+        self.rings.iter_mut().for_each(Ring::forgive);
+    }
+
     /// Whether a ring broke of which nobody was told.
     pub fn has_broken(&self) -> bool {
         self.rings.iter().any(Ring::is_broken)

@@ -3,11 +3,12 @@ use crate::calls::{CallPolicy, Calls};
 use crate::command::RingCommand;
 use crate::crash::crash_point;
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
-use vonic_queue::{Burst, ControlChain, Direction, DirtyLog, Front, MemoryMap, QueueError, SplitRing, pass_payload};
+use vonic_queue::{
+    Burst, ControlChain, Direction, DirtyLog, Front, MemoryMap, QueueError, SplitRing, call, drain, pass_payload,
+};
 use vonic_tcp::Instant;
 
 /// One ring of a port. Without a started ring every call is a no-op that finds nothing.
@@ -32,6 +33,8 @@ pub struct Ring {
     armed: bool,
     /// Set when the ring lied; it then stands still until it is started anew.
     broken: Option<QueueError>,
+    /// Its VMM has made a call descriptor block, and would again: the ring is started no more.
+    holds: bool,
     /// Where the ring stood when it was stopped.
     left_at: Option<u16>,
     /// Where what is written for the guest is logged, and where the used ring is besides; both outlast the ring.
@@ -52,6 +55,10 @@ impl Ring {
         let resumes = command.enabled && !self.enabled;
         self.enabled = command.enabled;
         if !resumes && self.split.as_ref().is_some_and(|s| *s.setup() == command.setup) {
+            return false;
+        }
+        if self.holds {
+            self.fail(QueueError::CallBlocks);
             return false;
         }
         self.broken = None;
@@ -77,7 +84,7 @@ impl Ring {
     pub fn stop(&mut self) {
         self.flush();
         let (left_at, log) = (self.position(), self.log.take());
-        *self = Ring { left_at, log, log_alias: self.log_alias, ..Ring::default() };
+        *self = Ring { left_at, log, log_alias: self.log_alias, holds: self.holds, ..Ring::default() };
     }
 
     /// Logs from now on what is written for the guest, or nothing.
@@ -156,9 +163,8 @@ impl Ring {
 
     /// Empties the kick descriptor where it has to be, so that it can signal again.
     pub fn drain_kick(&mut self) {
-        if let Some(mut kick) = self.kick.as_ref().filter(|_| self.kick_is_socket) {
-            // An error means that there is nothing.
-            let _ = kick.read(&mut [0u8; 512]);
+        if let Some(kick) = self.kick.as_ref().filter(|_| self.kick_is_socket) {
+            drain(kick);
         }
     }
 
@@ -239,19 +245,24 @@ impl Ring {
         if !self.calls.due(published, policy, now) {
             return;
         }
-        if split.call_needed()
-            && let Some(mut call) = self.call.as_ref()
-        {
-            // A full descriptor has been signalled already.
-            let _ = call.write(&1u64.to_ne_bytes());
+        if split.call_needed() {
+            self.signal();
         }
     }
 
     /// Signals the driver whatever it asked for: at the start of a ring nobody knows what the last backend told it.
-    pub fn signal(&self) {
-        if let Some(mut call) = self.call.as_ref() {
-            let _ = call.write(&1u64.to_ne_bytes());
+    ///
+    /// A ring whose call descriptor blocks is broken from then on: it would hold up everybody's worker.
+    pub fn signal(&mut self) {
+        if self.call.as_ref().is_some_and(|file| call(file).is_err()) {
+            (self.call, self.holds) = (None, true);
+            self.fail(QueueError::CallBlocks);
         }
+    }
+
+    /// Its VMM's configuration is another one: it may start again.
+    pub fn forgive(&mut self) {
+        self.holds = false;
     }
 
     /// What its driver has not been called for.

@@ -37,6 +37,8 @@ pub enum QueueError {
         /// The queue's size in descriptors.
         size: u16,
     },
+    /// The call descriptor blocks whoever writes it: its VMM has cleared O_NONBLOCK and does not read it.
+    CallBlocks,
 }
 
 impl fmt::Display for QueueError {
@@ -48,6 +50,7 @@ impl fmt::Display for QueueError {
             QueueError::AvailableIndex { index, last, size } => {
                 write!(f, "available index {index} is more than {size} chains ahead of {last}")
             }
+            QueueError::CallBlocks => write!(f, "its call descriptor blocks whoever signals it"),
             QueueError::BadHead { head, size } => write!(f, "available ring names descriptor {head} of {size}"),
         }
     }

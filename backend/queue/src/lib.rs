@@ -31,4 +31,4 @@ pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
 pub use payload::{copy_payload, keep_payload, move_payload, pass_payload};
 pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
-pub use sys::{DirtyLog, FRONT, Front, MemoryMap, survive_truncation};
+pub use sys::{DirtyLog, FRONT, Front, Held, MemoryMap, call, drain, survive_truncation};

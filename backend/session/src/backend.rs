@@ -48,7 +48,7 @@ impl<S: EventSink> Backend<S> {
     /// Logs by what the VMM has acknowledged.
     fn switch_log(&self, features: u64) {
         if let Err(error) = self.log(|logging| Ok(logging.switch(features))) {
-            log::warn!("{}: the worker did not take to the dirty log: {error}", self.port.spec.name);
+            self.port.warn(&format!("the worker did not take to the dirty log: {error}"));
         }
     }
 
@@ -137,7 +137,7 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
     ) -> io::Result<Option<File>> {
         let name = &self.port.spec.name;
         if self.port.runs() {
-            log::warn!("{name}: the VMM wants the device's state transferred while rings run: refused");
+            self.port.warn("the VMM wants the device's state transferred while rings run: refused");
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let port = Arc::clone(&self.port);
@@ -159,7 +159,7 @@ impl<S: EventSink> VhostUserBackend for Backend<S> {
         let transfer = self.transfer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let outcome = transfer.map_or_else(|| Err("no transfer was begun".into()), Transfer::check);
         outcome.map_err(|why| {
-            log::warn!("{}: the device's state was not transferred: {why}", self.port.spec.name);
+            self.port.warn(&format!("the device's state was not transferred: {why}"));
             io::Error::other(why)
         })
     }

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueT};
@@ -74,7 +75,8 @@ impl<S: EventSink> Ring<S> {
         let enabled = state.is_enabled();
         drop(state);
         let signals = self.signals();
-        let (kick, call) = (keep(&signals.kick).map(OwnedFd::from), keep(&signals.call).map(OwnedFd::from));
+        let (kick, call) =
+            (keep(&self.port, &signals.kick).map(OwnedFd::from), keep(&self.port, &signals.call).map(OwnedFd::from));
         drop(signals);
         self.port.started(self.index);
         self.port.emit(PortEvent::Ring { index: self.index, setup, kick, call, enabled, done });
@@ -82,11 +84,22 @@ impl<S: EventSink> Ring<S> {
 }
 
 /// A duplicate for the data path, non-blocking: neither a kick that somebody else has read nor a full call descriptor may
-/// hold the worker up.
-fn keep(file: &Option<File>) -> Option<File> {
+/// hold the worker up. The VMM can clear the flag again; `vonic_queue::call` copes with that.
+fn keep<S: EventSink>(port: &Port<S>, file: &Option<File>) -> Option<File> {
     let file = file.as_ref()?;
-    let copy = set_non_blocking(file.as_fd()).and_then(|()| file.try_clone());
-    copy.inspect_err(|error| log::warn!("an event descriptor cannot be used, its ring does without: {error}")).ok()
+    let copy = signals(file).and_then(|()| set_non_blocking(file.as_fd())).and_then(|()| file.try_clone());
+    let told = |error: &_| port.warn(&format!("an event descriptor cannot be used, its ring does without: {error}"));
+    copy.inspect_err(told).ok()
+}
+
+/// Whether a descriptor is an eventfd, a pipe or a socket. With any other file a VMM decides how long whoever polls or writes it has to wait:
+/// a user's own file system (FUSE) answers when it likes, and no signal ends that.
+fn signals(file: &File) -> io::Result<()> {
+    // Anonymous files, of which an eventfd is one, have no type.
+    const TYPE: u32 = 0o170_000;
+    let kind = file.metadata()?;
+    let fits = kind.mode() & TYPE == 0 || kind.file_type().is_fifo() || kind.file_type().is_socket();
+    if fits { Ok(()) } else { Err(io::Error::other("it is no eventfd, pipe or socket")) }
 }
 
 impl<'a, S: 'a> VringStateGuard<'a, Memory> for Ring<S> {
@@ -146,7 +159,7 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
         let (done, waiter) = handover();
         self.announce(Some(done));
         if !waiter.wait(HANDOVER_LIMIT) {
-            log::warn!("{}: the worker did not let go of queue {} in time", self.port.spec.name, self.index);
+            self.port.warn(&format!("the worker did not let go of queue {} in time", self.index));
         }
     }
 
@@ -171,7 +184,7 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
             self.port.stopped(self.index);
             let stopped = self.port.emit_and_wait(|done| PortEvent::RingStopped { index: self.index, done });
             if stopped.is_err() {
-                log::warn!("{}: ring {} is set up anew before it was let go of", self.port.spec.name, self.index);
+                self.port.warn(&format!("ring {} is set up anew before it was let go of", self.index));
             }
         }
         self.inner.set_queue_next_avail(base);
@@ -203,7 +216,7 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
     /// starts none without, so it starts now.
     fn set_kick(&self, file: Option<File>) {
         let mut signals = self.signals();
-        signals.kick = keep(&file);
+        signals.kick = keep(&self.port, &file);
         let stopping = std::mem::take(&mut signals.stopping);
         drop(signals);
         if file.is_none() && !stopping {
@@ -218,7 +231,7 @@ impl<S: EventSink> VringT<Memory> for Ring<S> {
     }
 
     fn set_call(&self, file: Option<File>) {
-        self.signals().call = keep(&file);
+        self.signals().call = keep(&self.port, &file);
         self.inner.set_call(file);
         self.announce(None);
     }

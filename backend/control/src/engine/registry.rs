@@ -32,7 +32,7 @@ use vonic_datapath::{
 };
 use vonic_frame::encode_domains;
 use vonic_front::{API, Blame, EngineLink, History, ToMaster};
-use vonic_queue::handover;
+use vonic_queue::{QueueError, handover};
 use vonic_record::{Ledger, Shared, name};
 
 /// Only the owner speaks to vonicd's sockets; who else may is the administrator's decision.
@@ -363,6 +363,7 @@ impl Registry {
             pending_per_destination: vm.limits.pending_per_destination,
             udp_flows: vm.limits.udp_flows,
             new_per_second: vm.limits.new_per_second,
+            groups_per_second: vm.limits.groups_per_second,
         };
         PortSpec {
             port,
@@ -400,7 +401,11 @@ impl Registry {
                 {
                     ring.broken = Some(why.clone());
                 }
-                self.complain(port, format!("queue {index} stands still until its driver resets it: {why}"));
+                let until = match error {
+                    QueueError::CallBlocks => "its VM's file changes, or vonic engine restart",
+                    _ => "its driver resets it",
+                };
+                self.complain(port, format!("queue {index} stands still until {until}: {why}"));
             }
             Notice::MemoryLost { port } => {
                 let message = "its VMM has truncated the memory that it shared: out of service until it connects again";

@@ -197,6 +197,7 @@ impl Worker {
         }
         let before = std::mem::replace(&mut port.spec, spec);
         port.settle_inspection();
+        port.queues.forgive();
         self.forget_forwards(&before);
         self.watch_forwards(id);
         self.watch_tap(id);
