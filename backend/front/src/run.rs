@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// How long master and control side work at a stretch before others have their turn: what they do is short, and guests wait for it.
 pub(crate) const SHORT_TURN: Duration = Duration::from_micros(100);
 
+/// What could not be done where a process cannot be confined.
+pub(crate) const CONFINED: &str = "this process cannot be confined";
+
 /// What the master needs to know.
 #[derive(Clone, Debug, Default)]
 pub struct MasterConfig {
@@ -93,6 +96,7 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MasterErro
 /// at the call.
 pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
     alone()?;
+    sys::no_new_privileges().map_err(system(CONFINED))?;
     sys::take_turns_of(Some(SHORT_TURN));
     sys::map_large_blocks();
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
@@ -116,6 +120,7 @@ pub(crate) fn alone() -> Result<(), MasterError> {
 /// # Errors
 /// As [`run`].
 pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
+    sys::no_new_privileges().map_err(system(CONFINED))?;
     let checkpoint = checkpoint().map_err(system("no checkpoint"))?;
     let start = Start { takes_over: false, checkpoint, kept: BTreeMap::new(), blamed: BTreeMap::new() };
     let (signals, mask) = Signals::new().map_err(system("signals cannot be received"))?;

@@ -8,7 +8,8 @@ mod table;
 
 pub(crate) use process::{
     Cloned, Ended, adopt_orphans, clone_sharing_files, descriptor_limit, die_with_parent, ended, exit_now, is_stopped,
-    kill, kill_self, map_large_blocks, monotonic, no_core_dump, pidfd_open, raise_descriptor_limit, reap, reap_all,
+    kill, kill_self, map_large_blocks, monotonic, no_core_dump, no_new_privileges, pidfd_open, raise_descriptor_limit,
+    reap, reap_all,
 };
 pub use process::{close_on_exec, take_turns_of};
 pub(crate) use signal::{Signals, leave_to_master};

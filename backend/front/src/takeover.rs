@@ -27,6 +27,7 @@ pub fn take_over(
     engine: impl Fn(EngineLink, Start) -> i32,
 ) -> Result<i32, MasterError> {
     run::alone()?;
+    sys::no_new_privileges().map_err(system(run::CONFINED))?;
     let channel = Channel::new(sys::take_stdin().map_err(system("standard input cannot be taken"))?);
     let asked = prepare(&channel, inspect);
     let (config, checkpoint) = match asked {

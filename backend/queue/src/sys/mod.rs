@@ -9,12 +9,14 @@
 #![allow(unsafe_code)]
 
 mod bulk;
+mod dumps;
 mod map;
 mod pages;
 mod ring;
 mod segments;
 mod truncation;
 
+pub use dumps::Undumped;
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table, Window};
 pub use pages::DirtyLog;
