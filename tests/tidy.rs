@@ -15,8 +15,24 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("migration", &["record", "uplink"]),
     ("datapath", &["frame", "queue", "tcp", "uplink", "record", "migration"]),
     ("session", &["frame", "queue", "record"]),
-    ("front", &["frame", "record"]),
-    ("control", &["frame", "queue", "tcp", "uplink", "record", "migration", "datapath", "session", "front", "agent"]),
+    ("confinement", &[]),
+    ("front", &["frame", "record", "confinement"]),
+    (
+        "control",
+        &[
+            "frame",
+            "queue",
+            "tcp",
+            "uplink",
+            "record",
+            "migration",
+            "datapath",
+            "session",
+            "front",
+            "agent",
+            "confinement",
+        ],
+    ),
     ("daemon", &["control", "front"]),
 ];
 

@@ -8,6 +8,7 @@
 //! * The guest may change its memory at any time, also while it is read: each index and each descriptor is read exactly
 //!   once per decision, and no Rust reference to guest bytes is ever made.
 //! * A segment lives no longer than the [`MemoryMap`] in which it was found: the burst keeps that map.
+//! * No core dump has guest memory, a VMM's log or [`Undumped`] bytes.
 //! * After construction nothing allocates, locks or logs.
 //! * While a VMM keeps a log of its guest's memory ([`DirtyLog`]), the driver sees nothing that is not in the log.
 //! * Payload is copied in one file, by [`copy_payload`], [`pass_payload`], [`move_payload`] and [`keep_payload`], and counted there.
@@ -31,4 +32,4 @@ pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
 pub use payload::{copy_payload, keep_payload, move_payload, pass_payload};
 pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
-pub use sys::{DirtyLog, FRONT, Front, Held, MemoryMap, call, drain, survive_truncation};
+pub use sys::{DirtyLog, FRONT, Front, Held, MemoryMap, Undumped, call, drain, survive_truncation};

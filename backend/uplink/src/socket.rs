@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use vonic_queue::{Burst, IoVecs};
+use vonic_queue::{Burst, IoVecs, Undumped};
 
 /// How bytes behind the head of the receive queue are peeked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +26,12 @@ impl PeekMode {
 
 /// Memory that peeked bytes are thrown away into, where SO_PEEK_OFF is missing.
 #[derive(Debug)]
-pub struct Scratch(Vec<u8>);
+pub struct Scratch(Option<Undumped>);
 
 impl Scratch {
     /// Memory as these ways to peek need it.
     pub fn new(modes: &[PeekMode]) -> Scratch {
-        Scratch(vec![0; if modes.contains(&PeekMode::Scratch) { 1 << 20 } else { 0 }])
+        Scratch(modes.contains(&PeekMode::Scratch).then(|| Undumped::new(1 << 20)))
     }
 }
 
@@ -212,7 +212,8 @@ impl HostSocket {
                 Ok(Peeked { bytes: got, drained: self.far == Far::World && (got as usize) < vecs.len_bytes() })
             }
             PeekMode::Scratch => {
-                let vecs = burst.iovecs_behind(&mut scratch.0, offset as usize, chains, at, len);
+                let vecs =
+                    burst.iovecs_behind(scratch.0.as_deref_mut().unwrap_or_default(), offset as usize, chains, at, len);
                 let got = tcp::peek(self.fd.as_fd(), &vecs)? as u32;
                 match got.checked_sub(offset) {
                     Some(0) | None if got > 0 => Err(io::ErrorKind::WouldBlock.into()),

@@ -1,6 +1,7 @@
 //! Memory in which captured frames go from the worker to whoever writes them out: each with a header that says what it was.
 use crate::stats::Way;
 use vonic_frame::{DropReason, VNET_HEADER_LEN};
+use vonic_queue::Undumped;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of a page: it holds the longest frame with its header.
@@ -51,15 +52,17 @@ pub struct Captured {
 
 /// One page.
 pub(super) struct Page {
-    bytes: Box<[u8]>,
+    bytes: Undumped,
     len: usize,
 }
 
 impl Page {
     /// An empty one, whose memory is there: the worker is not to wait for it.
     pub fn new() -> Page {
-        // Pages of zeroes come only when they are touched.
-        Page { bytes: vec![0xff; PAGE].into_boxed_slice(), len: 0 }
+        let mut bytes = Undumped::new(PAGE);
+        // Pages come only when they are touched.
+        bytes.fill(0xff);
+        Page { bytes, len: 0 }
     }
 
     /// Forgets what is in it.

@@ -8,7 +8,7 @@ use crate::queues::PAIRS;
 use std::net::IpAddr;
 use std::time::Duration;
 use vonic_frame::{DropReason, Fragment, Ip, PROTOCOL_ICMP, PROTOCOL_ICMP6, PROTOCOL_UDP, ip_header_len};
-use vonic_queue::{Burst, keep_payload};
+use vonic_queue::{Burst, Undumped, keep_payload};
 use vonic_tcp::Instant;
 
 use crate::stats::Counter;
@@ -112,7 +112,7 @@ pub(crate) fn together(pieces: &[Piece]) -> Together {
 struct Slot {
     name: Option<Name>,
     since: Instant,
-    bytes: Box<[u8]>,
+    bytes: Undumped,
 }
 
 /// The fragments of one guest that wait for others.
@@ -182,7 +182,7 @@ impl Kept {
         let at = match free {
             Some(at) => at,
             None if self.slots.len() < DATAGRAMS => {
-                let bytes = vec![0; PACKET_MAX as usize].into_boxed_slice();
+                let bytes = Undumped::new(PACKET_MAX as usize);
                 self.slots.push(Slot { name: None, since: now, bytes });
                 self.slots.len() - 1
             }

@@ -74,6 +74,14 @@ pub(crate) fn die_with_parent(parent: i32) -> io::Result<()> {
     if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
+/// Neither this process nor any that it makes gets a privilege by running a program (PR_SET_NO_NEW_PRIVS): no set-user-ID, no file
+/// capabilities. It cannot be taken back.
+pub(crate) fn no_new_privileges() -> io::Result<()> {
+    let (yes, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    // SAFETY: the option takes integers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, none, none, none) }).map(drop)
+}
+
 /// No core dump: it would delay the reaping, and with it the healing, by seconds.
 pub(crate) fn no_core_dump() -> io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -158,7 +166,7 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// Has a program inherit no descriptor but its standard ones: not everything that other crates open, or that VMMs send, is closed on
 /// exec by itself.
-pub fn close_on_exec(command: &mut Command) {
+pub(crate) fn close_on_exec(command: &mut Command) {
     // SAFETY: close_range(2) takes integers and touches no memory, so it may run between fork and exec.
     unsafe {
         command.pre_exec(|| {

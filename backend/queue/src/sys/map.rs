@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
 
+use super::dumps::leave_out;
 use super::segments::Buffer;
 use super::truncation::Watch;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -45,8 +46,10 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// Takes the regions of `memory` that are mapped readable and writable; others do not exist for the rings.
+    /// Takes the regions of `memory` that are mapped readable and writable; others do not exist for the rings. None of them gets into a core
+    /// dump.
     pub fn new(memory: GuestMemoryMmap<()>) -> MemoryMap {
+        memory.iter().for_each(|region| leave_out(region.as_ptr(), region.len()));
         const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
         let mut regions: Vec<Region> = memory
             .iter()

@@ -10,6 +10,7 @@
 
 mod bulk;
 mod call;
+mod dumps;
 mod map;
 mod pages;
 mod ring;
@@ -17,6 +18,7 @@ mod segments;
 mod truncation;
 
 pub use call::{Held, call, drain};
+pub use dumps::Undumped;
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table, Window};
 pub use pages::DirtyLog;

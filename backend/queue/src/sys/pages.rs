@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use vm_memory::{FileOffset, MmapRegion};
 
+use super::dumps::leave_out;
 use super::map::MemoryMap;
 use super::truncation::Watch;
 
@@ -36,6 +37,7 @@ impl DirtyLog {
         }
         let memory = MmapRegion::from_file(FileOffset::new(file, offset), bytes)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        leave_out(memory.as_ptr(), len);
         Ok(DirtyLog { watch: Watch::new(memory.as_ptr(), len), memory })
     }
 

@@ -2,6 +2,7 @@
 //! for everybody. The handler maps zero pages over the range and marks it as lost; its port is then taken out of service.
 #![allow(unsafe_code)]
 
+use super::dumps::leave_out;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -94,5 +95,9 @@ fn map_zeros(start: usize, len: usize) -> bool {
     // SAFETY: the range is a mapping of guest memory that this process owns and watches; every access to it copes with any
     // content. It is unmapped later as it would have been.
     let mapped = unsafe { libc::mmap(place, len, access, flags, -1, 0) };
+    // What the device writes there from now on is a guest's, too.
+    if mapped != libc::MAP_FAILED {
+        leave_out(mapped.cast(), len as u64);
+    }
     mapped != libc::MAP_FAILED
 }

@@ -16,7 +16,7 @@ struct Log {
     log: Arc<DirtyLog>,
 }
 
-fn file(size: u64) -> File {
+pub fn file(size: u64) -> File {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("vonic-log-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     let path = std::env::temp_dir().join(name);
