@@ -33,6 +33,7 @@ pub use channel::{API, EngineLink, ToEngine, ToMaster, adopt_listener};
 pub use engine::Start;
 pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
+pub use limit::Limited;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
 pub use sys::{close_on_exec, take_turns_of};
