@@ -13,8 +13,8 @@ pub(crate) use process::{
 pub use process::{close_on_exec, take_turns_of};
 pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{
-    SCM_MAX_FD, adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive,
-    receive_many, seqpacket_pair,
+    SCM_MAX_FD, adopt, bind, connect, duplicate, fd_use, file_system, hung_up, is_served, is_unix_stream, listen,
+    receive, receive_many, seqpacket_pair,
 };
 
 pub(crate) use table::{
