@@ -15,7 +15,7 @@ AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent
 # Variants of vonicd for tests alone, built of the same parts as the tests and put where nobody takes them for the other: $(call variant,NAME,FEATURE).
 variant = cargo build --quiet -p vonic-daemon --features $(2) && mkdir -p $(TARGET)/$(1)/debug && mv $(TARGET)/debug/vonicd $(TARGET)/$(1)/debug/
 
-.PHONY: build lab-build man deb agent-deb install uninstall docs-reference manual next-build crash-build testbed fmt lint test long-test crash-test soak fuzz demo bench bench-takeover bench-micro
+.PHONY: build lab-build man deb agent-deb install uninstall docs-reference manual next-build crash-build testbed fmt lint deny reproducible test long-test crash-test soak fuzz demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -28,11 +28,13 @@ lab-build:
 	$(PEER_BUILD)
 	$(AGENT_BUILD)
 
-# Man pages and completions, of the programs' own definitions: $(TARGET)/man and $(TARGET)/completions.
+# Man pages and completions, of the programs' own definitions: $(TARGET)/man and $(TARGET)/completions; and what they are made of,
+# $(TARGET)/vonic.cdx.json.
 man:
 	rm -rf $(TARGET)/man $(TARGET)/completions
 	cargo run --quiet -p vonic-packaging -- man $(TARGET)/man
 	cargo run --quiet -p vonic-packaging -- completions $(TARGET)/completions
+	cargo run --quiet -p vonic-packaging -- bill $(TARGET)/vonic.cdx.json
 
 # The host's Debian package: $(TARGET)/deb/vonic_VERSION_amd64.deb. Needs dpkg-deb, and binutils.
 deb: man
@@ -82,6 +84,15 @@ lint:
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	cargo clippy --quiet -p vonic-daemon --features crash-points -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+
+# What the programs are built of (backend/docs/supply-chain.md). `make test` holds it against the same lists without cargo-deny.
+deny:
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: cargo install cargo-deny --locked"; exit 1; }
+	cargo deny --workspace --locked check licenses bans sources
+
+# Are vonicd and vonic the same bytes wherever they are built? Two release builds.
+reproducible:
+	sh packaging/reproducible.sh $(TARGET)/reproducible
 
 # Its last line is "N passed, N failed, N skipped".
 test: testbed lint lab-build next-build crash-build

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Puts vonic where it belongs on a host, or takes it away:
 #
-#     install.sh install PROGRAMS REFERENCE     the folder of vonicd and vonic, and what `make reference` has made
+#     install.sh install PROGRAMS REFERENCE     the folder of vonicd and vonic, and what `make man` has made
 #     install.sh uninstall                      what its list names; /etc/vonic stays
 #
 # DESTDIR is a root to put before every path, PREFIX is /usr/local, ZSH the folder of zsh's completions.
@@ -49,6 +49,7 @@ install_all() {
     for file in "$here"/systemd/vonic.service.d/* "$project"/backend/docs/prometheus/*; do
         put 644 "$file" "$prefix/share/doc/vonic/examples/$(basename "$(dirname "$file")")/${file##*/}"
     done
+    put 644 "$reference/vonic.cdx.json" "$prefix/share/doc/vonic/vonic.cdx.json"
     # What an operator has written stays.
     if [ ! -e "$dest/etc/vonic/vonic.toml" ]; then install -D -m 644 "$here/vonic.toml" "$dest/etc/vonic/vonic.toml"; fi
 }

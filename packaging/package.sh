@@ -2,7 +2,7 @@
 # Makes a Debian package:
 #
 #     package.sh agent PROGRAM FOLDER               vonic-agent for guests: the static program and its unit; depends on nothing
-#     package.sh host PROGRAMS REFERENCE FOLDER     vonic for hosts: the folder of vonicd and vonic, and what `make reference` has made
+#     package.sh host PROGRAMS REFERENCE FOLDER     vonic for hosts: the folder of vonicd and vonic, and what `make man` has made
 #
 # The package, whose path is printed, goes to FOLDER. Of the same programs comes the same package, byte by byte: its times are
 # SOURCE_DATE_EPOCH, by default the last commit's. COMPRESSION is xz, whatever the machine that builds it prefers: Debian reads that since 2011.

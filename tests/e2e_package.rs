@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vonic_packaging::{completions, man};
+use vonic_packaging::{bill, completions, man};
 use vonic_tests::layer::{self, BARE, LAYER, make_package, systemd_first};
 use vonic_tests::*;
 
@@ -23,6 +23,7 @@ fn package(directory: &TempDir) -> String {
     }
     man::write(&reference.join("man")).unwrap();
     completions::write(&reference.join("completions")).unwrap();
+    std::fs::write(reference.join("vonic.cdx.json"), bill::json().unwrap().to_string()).unwrap();
     make_package(directory, "host", &[&programs(), &reference]).unwrap()
 }
 
@@ -54,6 +55,7 @@ fn the_same_programs_make_the_same_package() {
         ("-rw-r--r--", "./usr/share/bash-completion/completions/vonic"),
         ("-rw-r--r--", "./usr/share/doc/vonic/examples/vms.d/web1.toml"),
         ("-rw-r--r--", "./usr/share/doc/vonic/examples/prometheus/alerts.yml"),
+        ("-rw-r--r--", "./usr/share/doc/vonic/vonic.cdx.json"),
         ("-rw-r--r--", "./etc/vonic/vonic.toml"),
     ] {
         let line = list.lines().find(|line| line.ends_with(&format!(" {path}")));

@@ -255,6 +255,16 @@ fn the_architecture_names_what_exists() {
     }
 }
 
+/// The names of all tests, with those of other functions that could be tests'.
+fn test_names() -> BTreeSet<String> {
+    sources(&["backend", "guest-agent", "packaging", "tests"])
+        .iter()
+        .flat_map(|(_, text)| text.split("fn ").skip(1).filter_map(|rest| rest.split_once("(").map(|(name, _)| name)))
+        .filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'))
+        .map(String::from)
+        .collect()
+}
+
 /// Every requirement of RFC 9293, appendix B, has its row, and every test that a row names exists.
 #[test]
 fn requirements_are_met_by_tests_that_exist() {
@@ -269,14 +279,34 @@ fn requirements_are_met_by_tests_that_exist() {
     };
     let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
     assert!(named.len() > 80, "rfc9293.md names hardly any test: {named:?}");
-    let known: BTreeSet<String> = sources(&["backend", "tests"])
-        .iter()
-        .flat_map(|(_, text)| text.split("fn ").skip(1).filter_map(|rest| rest.split_once("(").map(|(name, _)| name)))
-        .filter(|name| is_test(name))
-        .map(String::from)
-        .collect();
+    let known = test_names();
     let missing: Vec<&&str> = named.iter().filter(|name| !known.contains(**name)).collect();
     assert!(missing.is_empty(), "rfc9293.md names tests that do not exist: {missing:?}");
+}
+
+/// Each row of the threat model names what shows it in its last cell: tests that exist. Files that it names anywhere exist, too.
+#[test]
+fn threats_are_met_by_tests_that_exist() {
+    let text = std::fs::read_to_string(root().join("backend/docs/threat-model.md")).unwrap();
+    let known = test_names();
+    let (mut shown, mut rows, mut missing) = (false, 0, Vec::new());
+    for line in text.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        if !line.starts_with('|') {
+            shown = false;
+        } else if cells.contains(&"shown by") {
+            shown = true;
+        } else if shown && !line.contains("---") {
+            rows += 1;
+            let named: Vec<&str> = cells[cells.len() - 2].split('`').skip(1).step_by(2).collect();
+            assert!(!named.is_empty(), "no test shows this: {line}");
+            missing.extend(named.into_iter().filter(|name| !known.contains(*name)));
+        }
+    }
+    assert!(rows > 60 && missing.is_empty(), "{rows} rows; tests that do not exist: {missing:?}");
+    for path in text.split('`').skip(1).step_by(2).filter(|word| word.contains(".rs") || word.starts_with("backend/")) {
+        assert!(root().join(path).exists(), "threat-model.md names {path}");
+    }
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //! * [`man`]: man pages of every command, and vonic.toml(5) of the manual's page of the configuration.
 //! * [`completions`]: what shells complete the commands by.
 //! * [`commands`], [`api`], [`metrics`], [`decisions`]: pages of the manual; tests hold those in `backend/docs` against them.
+//! * [`bill`]: what the programs are made of, for whoever has to know.
 //! * [`outside`]: what the manual leads to that is no page of it.
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod bill;
 pub mod commands;
 pub mod completions;
 pub mod decisions;

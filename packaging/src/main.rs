@@ -3,11 +3,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, fs, io};
 
-use vonic_packaging::{completions, man, outside, project, reference};
+use vonic_packaging::{bill, completions, man, outside, project, reference};
 
 const USAGE: &str = "vonic-reference man FOLDER           man pages of every command, and vonic.toml(5)
 vonic-reference completions FOLDER   for bash, zsh and fish
 vonic-reference manual               renews the pages of backend/docs that are made
+vonic-reference bill FILE            what the programs are made of, as CycloneDX
 vonic-reference outside FOLDER       what the manual in FOLDER/backend/docs leads to that is no page of it
 ";
 
@@ -31,6 +32,7 @@ fn run(words: &[&str]) -> io::Result<bool> {
             fs::create_dir_all(docs.join("reference"))?;
             reference()?.into_iter().try_for_each(|(path, text)| fs::write(docs.join(path), text))?;
         }
+        ["bill", file] => fs::write(file, format!("{:#}\n", bill::json()?))?,
         ["outside", folder] => outside::write(&made(folder)?)?,
         _ => return Ok(false),
     }

@@ -14,6 +14,7 @@ pub const PATHS: &[&str] = &[
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "LICENSE",
+    "deny.toml",
     "bench/results",
     "qemu-configs",
     "packaging",

@@ -38,6 +38,7 @@ fn what_is_installed_is_taken_away_again() {
     }
     man::write(&reference.join("man")).unwrap();
     completions::write(&reference.join("completions")).unwrap();
+    fs::write(reference.join("vonic.cdx.json"), "{}\n").unwrap();
     let output = script(&dest, &["install".as_ref(), &programs, &reference]);
     assert!(output.status.success(), "{output:?}");
     let installed = files(&dest);
@@ -53,6 +54,7 @@ fn what_is_installed_is_taken_away_again() {
         "opt/vonic/share/fish/vendor_completions.d/vonicd.fish",
         "opt/vonic/share/doc/vonic/examples/vonic.service.d/bridge.conf",
         "opt/vonic/share/doc/vonic/examples/prometheus/dashboard.json",
+        "opt/vonic/share/doc/vonic/vonic.cdx.json",
         "etc/vonic/vonic.toml",
     ] {
         assert!(installed.contains(&path.into()), "{path} in {installed:?}");

@@ -8,17 +8,14 @@ use std::sync::Arc;
 use vonic_control::config::{self, Config, Service};
 use vonic_control::engine::{self, EngineConfig};
 use vonic_daemon::arguments::Arguments;
-use vonic_front::{EngineLink, MasterConfig, MasterError, Permitted, Start, Upgrade};
+use vonic_front::{EngineLink, Limited, MasterConfig, MasterError, Permitted, Start, Upgrade};
 
 /// The argument by which a newer vonicd is started.
 const TAKE_OVER: &str = "--take-over";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
-        .format_target(false)
-        .format_timestamp_micros()
-        .init();
+    log_limited();
     let engine_config =
         EngineConfig { config_dir: arguments.config_dir.clone(), peek_mode: engine::peek_mode(&arguments.peek) };
     let body = move |link: EngineLink, start: Start| engine::run(engine_config.clone(), link, &start);
@@ -44,6 +41,17 @@ fn main() -> ExitCode {
     }
     let master = master(&config, &arguments.config_dir);
     end(if arguments.standalone { vonic_front::run_standalone(master, body) } else { vonic_front::run(master, body) })
+}
+
+/// Writes the log to stderr, but for what somebody fills it with.
+fn log_limited() {
+    let logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_target(false)
+        .format_timestamp_micros()
+        .build();
+    log::set_max_level(logger.filter());
+    // Fails only where there is one already.
+    let _ = log::set_logger(Box::leak(Box::new(Limited::new(logger))));
 }
 
 fn master(config: &Config, config_dir: &Path) -> MasterConfig {

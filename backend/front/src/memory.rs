@@ -20,6 +20,10 @@ const REGION: usize = 32;
 const SINGLE_HEADER: usize = 8;
 /// mmap(2) wants offsets in whole pages; the smallest page that any supported host has.
 const PAGE: u64 = 4096;
+/// File systems whose pages a program or another machine serves: FUSE, NFS, SMB, CIFS, SMB2, 9P, Ceph, AFS (statfs(2)). Whoever touches such
+/// memory waits for them, and that would be a worker that has other guests.
+const SERVED_ELSEWHERE: &[u32] =
+    &[0x6573_5546, 0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400, 0x5346_414f];
 
 /// One region of guest memory. Addresses and sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,7 @@ pub(crate) enum Fault {
     Unaligned,
     BeyondFile { file_size: u64 },
     NotWritable,
+    ServedElsewhere,
     File(io::Error),
 }
 
@@ -102,6 +107,10 @@ impl fmt::Display for MemoryError {
                     Fault::NotWritable => {
                         write!(f, "its file cannot be written; set share=on, and no write seal, at the memory backend")
                     }
+                    Fault::ServedElsewhere => write!(
+                        f,
+                        "its file is served by a program or another machine; give the memory backend a memfd, or a file of this host's memory (/dev/shm, hugetlbfs)"
+                    ),
                     Fault::File(e) => write!(f, "its file cannot be examined: {e}"),
                 }
             }
@@ -258,6 +267,10 @@ fn check(region: &Region, file: &OwnedFd) -> Result<bool, Fault> {
     let [Some(_), Some(_), Some(end)] = ends else { return Err(Fault::Overflow) };
     if !region.offset.is_multiple_of(PAGE) {
         return Err(Fault::Unaligned);
+    }
+    // Before anything that whoever serves it would be asked for.
+    if SERVED_ELSEWHERE.contains(&sys::file_system(file.as_fd()).map_err(Fault::File)?) {
+        return Err(Fault::ServedElsewhere);
     }
     let file_size = file.try_clone().and_then(|file| File::from(file).metadata()).map_err(Fault::File)?.len();
     if end > file_size {

@@ -17,8 +17,8 @@ pub(crate) use process::{
 };
 pub(crate) use signal::{Signals, leave_to_master};
 pub(crate) use socket::{
-    SCM_MAX_FD, adopt, bind, connect, duplicate, fd_use, hung_up, is_served, is_unix_stream, listen, receive,
-    receive_many, seqpacket_pair,
+    SCM_MAX_FD, adopt, bind, connect, duplicate, fd_use, file_system, hung_up, is_served, is_unix_stream, listen,
+    receive, receive_many, seqpacket_pair,
 };
 
 pub(crate) use table::{

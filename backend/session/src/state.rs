@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use vonic_record::{Whom, work_for};
 
 /// The longest state, in bytes: what legs and their queues can make is below.
 pub const STATE_MAX: usize = 1 << 30;
+/// Bytes of states that VMMs are sending now. All of them together have the room of one: else each VMM could have so much of the host's memory.
+static COMING: Room = Room { most: STATE_MAX, taken: AtomicUsize::new(0) };
 /// How long a VMM may leave the pipe as it is. A source's bytes come by its network.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long the control side may take to put the state together, or to take it in.
@@ -92,7 +94,9 @@ impl Transfer {
     /// The system's.
     pub fn load(pipe: (u64, File), tell: impl FnOnce(LoadRequest) + Send + 'static) -> io::Result<Transfer> {
         Transfer::start(pipe, move |pipe| {
-            let state = pipe.read(STATE_MAX)?;
+            // Given back when the state has been taken in.
+            let mut place = Place { room: &COMING, taken: 0 };
+            let state = pipe.read(&mut place)?;
             let (reply, outcome) = channel();
             tell(LoadRequest { state, reply });
             outcome.recv_timeout(WORK_LIMIT).map_err(|_| NO_ANSWER)?
@@ -128,6 +132,40 @@ impl Transfer {
 
 const NO_ANSWER: &str = "no answer about it";
 
+/// Room for bytes that several take.
+#[derive(Debug)]
+struct Room {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+/// What one of them has taken; given back when it is dropped.
+#[derive(Debug)]
+struct Place<'a> {
+    room: &'a Room,
+    taken: usize,
+}
+
+impl Place<'_> {
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        let most = self.room.most;
+        self.taken += bytes;
+        if self.room.taken.fetch_add(bytes, Ordering::Relaxed) + bytes <= most {
+            return Ok(());
+        }
+        match self.taken > most {
+            true => Err(format!("it has more than {most} bytes")),
+            false => Err(format!("it and others that come now have more than {most} bytes; try again later")),
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.room.taken.fetch_sub(self.taken, Ordering::Relaxed);
+    }
+}
+
 /// The VMM's pipe, non-blocking.
 struct Pipe {
     file: File,
@@ -144,16 +182,14 @@ impl Pipe {
         Ok(())
     }
 
-    fn read(&mut self, limit: usize) -> Result<Vec<u8>, String> {
+    fn read(&mut self, place: &mut Place<'_>) -> Result<Vec<u8>, String> {
         let (mut bytes, mut chunk) = (Vec::new(), vec![0; CHUNK]);
         loop {
             let n = self.when_ready(libc::POLLIN, |file| file.read(&mut chunk))?;
             if n == 0 {
                 return Ok(bytes);
             }
-            if bytes.len() + n > limit {
-                return Err(format!("it has more than {limit} bytes"));
-            }
+            place.take(n)?;
             bytes.extend_from_slice(&chunk[..n]);
         }
     }
@@ -178,5 +214,25 @@ impl Pipe {
             }
             wait_ready(self.file.as_fd(), events, LOOK);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_that_come_at_once_share_their_room() {
+        let room = Room { most: 100, taken: AtomicUsize::new(0) };
+        let place = || Place { room: &room, taken: 0 };
+        let (mut one, mut other) = (place(), place());
+        assert_eq!((one.take(60), other.take(40)), (Ok(()), Ok(())));
+        assert!(other.take(1).unwrap_err().contains("others"));
+        drop(other);
+        assert_eq!(one.take(40), Ok(()), "what the other had is free again");
+        assert!(one.take(1).unwrap_err().contains("it has more than 100 bytes"));
+        drop(one);
+        assert_eq!(room.taken.load(Ordering::Relaxed), 0);
     }
 }

@@ -17,6 +17,10 @@ pub(super) fn check_vm(name: &str) -> Result<(), String> {
     if RESERVED.contains(&name) {
         return Err(format!("'{name}' is vonic's own: give the file another name"));
     }
+    // No reload would find its file: those are drafts, and editors' own.
+    if name.starts_with('.') {
+        return Err(format!("'{name}' begins with a dot, as no VM's file does: give the file another name"));
+    }
     check(name)
 }
 
@@ -31,6 +35,9 @@ mod tests {
         }
         for bad in ["", "a b", "a/b", "ü", "a:b", "a\n", &"x".repeat(64)] {
             assert!(check_vm(bad).unwrap_err().contains("write 1 to 63 of"), "{bad}");
+        }
+        for hidden in [".", "..", ".a"] {
+            assert!(check_vm(hidden).unwrap_err().contains("another name"), "{hidden}");
         }
         for own in ["api", "engine"] {
             assert!(check_vm(own).unwrap_err().contains("another name"), "{own}");

@@ -66,6 +66,17 @@ fn files_that_cannot_be_mapped_are_refused() {
 }
 
 #[test]
+fn files_of_other_machines_and_programs_are_no_memory() {
+    // FUSE and NFS; memfd and tmpfs, hugetlbfs, ext4, xfs.
+    assert!([0x6573_5546, 0x6969].iter().all(|kind| SERVED_ELSEWHERE.contains(kind)));
+    assert!(![0x0102_1994, 0x9584_58f6, 0xef53, 0x5846_5342].iter().any(|kind| SERVED_ELSEWHERE.contains(kind)));
+    assert_eq!(sys::file_system(File::open("/proc/self/stat").unwrap().as_fd()).unwrap(), 0x9fa0);
+    let region = Region { guest: 0, size: MIB, user: 0, offset: 0 };
+    let text = MemoryError::Region { region, why: Fault::ServedElsewhere }.to_string();
+    assert!(text.contains("memfd"), "{text}");
+}
+
+#[test]
 fn overlaps_are_found_in_any_order() {
     let files = || vec![memory_file(MIB), memory_file(MIB), memory_file(MIB)];
     let text = fault(&[[2 * MIB, MIB, 0, 0], [0, MIB, 0, 0], [MIB - 4096, MIB, 0, 0]], files());

@@ -121,6 +121,16 @@ pub(crate) fn fd_use(fd: BorrowedFd<'_>) -> io::Result<FdUse> {
     })
 }
 
+/// The kind of file system that a file lies on (statfs(2)). Asks nobody who serves it, but for a FUSE that lets in everybody.
+pub(crate) fn file_system(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: statfs is plain data, for which zeros are a value.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `found` outlives the call.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut found) })?;
+    // Its width is the machine's, its values have 32 bits.
+    Ok(found.f_type as u32)
+}
+
 /// Is this a stream socket of the unix family?
 pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
     let option = |name| {
