@@ -6,6 +6,7 @@ mod concurrent;
 mod control;
 mod differential;
 mod dirty;
+mod exhaustive;
 mod guest;
 mod handover;
 mod malformed;
