@@ -5,6 +5,7 @@
 //! no logging per frame.
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod bridged;
 mod calls;
 mod capture;
@@ -31,6 +32,7 @@ mod spec;
 mod stats;
 mod steering;
 mod switch;
+mod sync;
 mod worker;
 
 pub use calls::CallPolicy;

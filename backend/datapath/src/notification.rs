@@ -3,6 +3,7 @@
 //! The worker numbers what happens and puts it there; it wakes the other side only when the number that it waits for is reached, so that a
 //! burst of thousands costs two system calls and not one each. What finds no room is lost, and shows as a gap in the numbers. The reader
 //! leaves in the ring what it has read until the room is needed: whoever lost an answer asks for the same numbers again.
+use crate::agreement::Count;
 use crate::flow::table::Flow;
 use crate::keyed::Secret;
 use crate::port::Port;
@@ -14,13 +15,11 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use vonic_tcp::Instant;
 
 /// Sets the secret of what connections are called apart from the one of their sequence numbers.
 const NAMES: &str = "names of connections";
-/// Nobody waits for this number.
-const NEVER: u64 = u64::MAX;
 
 /// What has happened to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +59,7 @@ pub struct Notification {
 #[derive(Debug)]
 struct Between {
     /// The last number that was given.
-    last: AtomicU64,
-    /// The number at which the reader is to be woken.
-    wake_at: AtomicU64,
+    count: Count,
     /// The worker knows of the listening: from here on nothing is missed unsaid.
     open: AtomicBool,
 }
@@ -101,8 +98,7 @@ pub struct Batch {
 /// The system's: there is no descriptor left.
 pub fn notifications(room: usize) -> io::Result<(Notifier, Notifications, UnixStream)> {
     let (producer, consumer) = RingBuffer::new(room);
-    let between =
-        Arc::new(Between { last: AtomicU64::new(0), wake_at: AtomicU64::new(NEVER), open: AtomicBool::new(false) });
+    let between = Arc::new(Between { count: Count::new(), open: AtomicBool::new(false) });
     let (wake, sign) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;
     sign.set_nonblocking(true)?;
@@ -126,10 +122,7 @@ impl Notifier {
         self.last += 1;
         // Without room it is lost, and its number missing.
         let _ = self.ring.push(Notification { number: self.last, ..notification });
-        // Whoever waits writes what it waits for and then reads this, in the opposite order: one of the two sees the other.
-        self.between.last.store(self.last, Ordering::SeqCst);
-        if self.last >= self.between.wake_at.load(Ordering::SeqCst) {
-            self.between.wake_at.store(NEVER, Ordering::SeqCst);
+        if self.between.count.raise(self.last) {
             self.wake();
         }
     }
@@ -148,13 +141,12 @@ impl Notifications {
 
     /// The last number that was given; 0: none yet.
     pub fn last(&self) -> u64 {
-        self.between.last.load(Ordering::SeqCst)
+        self.between.count.last()
     }
 
     /// Asks to be woken at this number, or at a lower one that was asked for since the last sign; true if it has been reached already.
     pub fn wait_for(&self, number: u64) -> bool {
-        self.between.wake_at.fetch_min(number, Ordering::SeqCst);
-        self.last() >= number
+        self.between.count.wait_for(number)
     }
 
     /// When the first one behind `after` happened; `None` if it is not there.

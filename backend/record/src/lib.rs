@@ -15,6 +15,7 @@ mod header;
 mod layout;
 mod ledger;
 mod record;
+mod sync;
 mod sys;
 mod whom;
 

@@ -1,7 +1,7 @@
 //! One connection's record.
 use crate::layout::record as word;
+use crate::sync::{AtomicU64, Ordering};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

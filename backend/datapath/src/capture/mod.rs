@@ -6,6 +6,7 @@
 mod page;
 mod port;
 
+use crate::agreement::Asleep;
 use crate::port::FRAME_MAX;
 use crate::queues::PAIRS;
 use crate::stats::{Counter, Way};
@@ -19,7 +20,6 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use vonic_frame::DropReason;
 use vonic_queue::{Burst, keep_payload};
 
@@ -45,10 +45,10 @@ pub struct CaptureSpec {
 }
 
 /// What both sides see.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Between {
-    /// The reader is to be woken.
-    asleep: AtomicBool,
+    /// The reader's.
+    asleep: Asleep,
     seen: Counter,
     accepted: Counter,
     lost: Counter,
@@ -112,7 +112,12 @@ pub fn capture(spec: CaptureSpec) -> io::Result<(Capturer, CaptureReader, UnixSt
         // There is room for as many.
         let _ = to_worker.push(Page::new());
     }
-    let between = Arc::new(Between::default());
+    let between = Arc::new(Between {
+        asleep: Asleep::new(),
+        seen: Counter::default(),
+        accepted: Counter::default(),
+        lost: Counter::default(),
+    });
     let spec = CaptureSpec { snaplen: spec.snaplen.min(FRAME_MAX), ..spec };
     let reader = CaptureReader { full, empty: to_worker, between: Arc::clone(&between) };
     let capturer = Capturer {
@@ -189,10 +194,7 @@ impl Capturer {
             // There is room for as many pages as there are.
             let _ = self.full.push(page);
         }
-        // Whoever goes to rest says so and then looks, in the opposite order: one of the two sees the other.
-        fence(Ordering::SeqCst);
-        if self.between.asleep.load(Ordering::Relaxed) {
-            self.between.asleep.store(false, Ordering::Relaxed);
+        if self.between.asleep.is_to_be_woken() {
             // Fails only if there is no room: it is awake then.
             let _ = (&self.wake).write(&[0]);
         }
@@ -225,8 +227,7 @@ impl CaptureReader {
 
     /// The reader goes to rest: from now on it is woken. False: there is something already, or the worker has ended it.
     pub fn rests(&self) -> bool {
-        self.between.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.between.asleep.begins();
         self.full.is_empty() && !self.full.is_abandoned()
     }
 

@@ -305,14 +305,14 @@ impl Exchange {
 
     /// About to sleep: from here on it is woken. False: there is something to do already.
     pub fn may_sleep(&mut self, is_back: impl Fn(PortId) -> bool) -> bool {
-        self.line.sleeps();
+        self.line.asleep.begins();
         let none = self.peers().all(|(_, peer)| peer.is_empty());
         none && !self.sent.iter().any(|port| is_back(*port))
     }
 
     /// It has slept.
     pub fn is_awake(&self) {
-        self.line.is_awake();
+        self.line.asleep.ends();
     }
 }
 

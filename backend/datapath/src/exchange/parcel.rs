@@ -1,9 +1,9 @@
 //! A burst of a guest's frames on its way to the workers of other ports.
+use crate::agreement::Stage;
 use crate::offload::Inbound;
 use crate::queues::PAIRS;
 use crate::spec::{NetworkId, PortId};
 use crate::stats::Counter;
-use std::sync::atomic::{AtomicU8, Ordering};
 use vonic_frame::{Frame, HeaderBytes, VnetHeader};
 use vonic_queue::Burst;
 
@@ -11,23 +11,17 @@ use vonic_queue::Burst;
 pub type Workers = u16;
 
 /// What one worker has of a parcel, and how far it is.
-#[derive(Default)]
 struct Share {
-    state: AtomicU8,
+    stage: Stage,
     /// Bytes that the worker has copied; nobody else writes there.
     copied: Counter,
 }
 
-/// There is nothing in it for this worker.
-const NOTHING: u8 = 0;
-/// It lies in the worker's ring.
-const SENT: u8 = 1;
-/// The worker is at it: what it copies is in guest memory of the sender's.
-const TAKEN: u8 = 2;
-/// Everything that it became has been published.
-const BACK: u8 = 3;
-/// The sender wants it no more: the worker touches nothing of it.
-const REVOKED: u8 = 4;
+impl Share {
+    fn new(sent: bool) -> Share {
+        Share { stage: Stage::new(sent), copied: Counter::default() }
+    }
+}
 
 /// For whom a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +70,7 @@ pub struct Parcel {
 impl Parcel {
     /// An empty one, with room for so many letters to so many workers.
     pub fn new(letters: usize, workers: usize) -> Parcel {
-        let shares = (0..workers).map(|_| Share::default()).collect();
+        let shares = (0..workers).map(|_| Share::new(false)).collect();
         Parcel { vm: 0, network: 0, bursts: None, letters: Vec::with_capacity(letters), shares }
     }
 
@@ -86,14 +80,14 @@ impl Parcel {
         std::mem::swap(&mut self.letters, letters);
         let workers = self.letters.iter().fold(0, |all, letter| all | letter.workers);
         for (worker, share) in self.shares.iter_mut().enumerate() {
-            *share.state.get_mut() = if workers & bit(worker) == 0 { NOTHING } else { SENT };
+            share.stage = Stage::new(workers & bit(worker) != 0);
         }
     }
 
     /// Empties it.
     pub fn empty(&mut self) -> Option<Box<[Burst; PAIRS]>> {
         self.letters.clear();
-        self.shares.iter_mut().for_each(|share| *share = Share::default());
+        self.shares.iter_mut().for_each(|share| *share = Share::new(false));
         self.bursts.take()
     }
 
@@ -114,33 +108,33 @@ impl Parcel {
 
     /// Whether there is something in it for this worker that was neither taken nor revoked.
     pub fn is_for(&self, worker: usize) -> bool {
-        self.state(worker) == SENT
+        self.stage(worker).is_some_and(Stage::is_sent)
     }
 
     /// A worker begins with its share. False: it must leave it alone.
     pub fn take(&self, worker: usize) -> bool {
-        self.go(worker, SENT, TAKEN)
+        self.stage(worker).is_some_and(Stage::take)
     }
 
     /// What a worker has taken is done, and published.
     pub fn give_back(&self, worker: usize) {
-        self.go(worker, TAKEN, BACK);
+        self.stage(worker).into_iter().for_each(Stage::give_back);
     }
 
     /// The sender wants a worker's share no more. False: there is none, or the worker is at it already.
     pub fn revoke(&self, worker: usize) -> bool {
-        self.go(worker, SENT, REVOKED)
+        self.stage(worker).is_some_and(Stage::revoke)
     }
 
     /// Whether no worker reads what it holds any more.
     pub fn is_settled(&self) -> bool {
-        (0..self.shares.len()).all(|worker| !matches!(self.state(worker), SENT | TAKEN))
+        self.shares.iter().all(|share| share.stage.is_settled())
     }
 
     /// The workers whose shares were revoked.
     pub fn revoked(&self) -> Workers {
-        let revoked = (0..self.shares.len()).filter(|worker| self.state(*worker) == REVOKED);
-        revoked.fold(0, |all, worker| all | bit(worker))
+        let revoked = self.shares.iter().enumerate().filter(|(_, share)| share.stage.is_revoked());
+        revoked.fold(0, |all, (worker, _)| all | bit(worker))
     }
 
     /// How many of its frames did not reach everybody, since shares were revoked.
@@ -170,14 +164,8 @@ impl Parcel {
         Some(Inbound { burst: self.bursts().get(pair)?, chain, start, vnet, head: head.as_slice(), frame })
     }
 
-    fn state(&self, worker: usize) -> u8 {
-        // What the worker has done is done before it says so.
-        self.shares.get(worker).map_or(NOTHING, |share| share.state.load(Ordering::Acquire))
-    }
-
-    fn go(&self, worker: usize, from: u8, to: u8) -> bool {
-        let Some(share) = self.shares.get(worker) else { return false };
-        share.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    fn stage(&self, worker: usize) -> Option<&Stage> {
+        self.shares.get(worker).map(|share| &share.stage)
     }
 }
 

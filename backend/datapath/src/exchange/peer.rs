@@ -1,9 +1,10 @@
 //! Rings between workers, and the way to wake who sleeps.
 use super::News;
 use super::parcel::Parcel;
+use crate::agreement::Asleep;
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::AtomicUsize;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Messages that may wait from one worker to another.
@@ -20,7 +21,7 @@ pub enum Message {
 /// What the others see of a worker.
 pub struct Line {
     /// It sleeps, or is about to.
-    asleep: AtomicBool,
+    pub(super) asleep: Asleep,
     /// How many sockets it has.
     pub sockets: AtomicUsize,
     /// What wakes it.
@@ -30,26 +31,15 @@ pub struct Line {
 impl Line {
     fn new() -> std::io::Result<Line> {
         let event = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        Ok(Line { asleep: AtomicBool::new(false), sockets: AtomicUsize::new(0), event })
+        Ok(Line { asleep: Asleep::new(), sockets: AtomicUsize::new(0), event })
     }
 
     /// Wakes the worker, if it sleeps. What it is to find was done before.
     pub fn wake(&self) {
-        // Either this finds it asleep, or it finds what was done: both look behind a fence that follows what they did.
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+        if self.asleep.is_to_be_woken() {
             // Fails only if the counter is full: it is awake then.
             let _ = self.event.write(1);
         }
-    }
-
-    pub(super) fn sleeps(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    pub(super) fn is_awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@ mod control;
 mod differential;
 mod dirty;
 mod dumps;
+mod exhaustive;
 mod guest;
 mod handover;
 mod malformed;
