@@ -38,7 +38,7 @@ pub use journal::Journal;
 pub use limit::Limited;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
-pub use runner::{Ending, Errand, Permitted, Runner};
+pub use runner::{Ending, Errand, Judge, Permitted, Runner};
 pub use sys::take_turns_of;
 pub use takeover::take_over;
 pub use upgrade::Upgrade;

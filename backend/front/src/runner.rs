@@ -59,8 +59,11 @@ impl Ending {
 }
 
 /// Says of a command, program and arguments, whether the operator wants it to be run.
+pub type Judge = dyn Fn(&[String]) -> bool;
+
+/// Which commands may be run.
 #[derive(Clone)]
-pub struct Permitted(pub Arc<dyn Fn(&[String]) -> bool>);
+pub struct Permitted(pub Arc<Judge>);
 
 impl Default for Permitted {
     /// None is.
