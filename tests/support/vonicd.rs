@@ -132,6 +132,21 @@ pub struct Vonicd {
     /// The one that serves after an upgrade.
     successor: Option<Successor>,
     directory: PathBuf,
+    /// Its engine does what it may not.
+    expects_refusals: bool,
+}
+
+/// What stands in the log when an engine has asked for a system call that is not on its list.
+pub const REFUSED: &str = "is not on its list";
+
+impl Drop for Vonicd {
+    /// Every test is one of the list of system calls as well.
+    fn drop(&mut self) {
+        let refused = || self.process.log().lines().find(|line| line.contains(REFUSED)).map(ToString::to_string);
+        if !std::thread::panicking() && !self.expects_refusals {
+            assert_eq!(refused(), None, "the engine lacks a system call");
+        }
+    }
 }
 
 impl Vonicd {
@@ -253,7 +268,8 @@ impl Vonicd {
         }
         sys::pass(&mut command, passed);
         let process = Process::start("vonicd", &mut command, netns, &directory.path().join("vonicd.log"))?;
-        let mut vonicd = Vonicd { process, successor: None, directory: directory.path().to_path_buf() };
+        let mut vonicd =
+            Vonicd { process, successor: None, directory: directory.path().to_path_buf(), expects_refusals: false };
         vonicd.wait_ready()?;
         Ok(vonicd)
     }
@@ -378,6 +394,11 @@ impl Vonicd {
             bail!("the older vonicd ended with {code}:\n{}", self.log());
         }
         Ok(())
+    }
+
+    /// Its engine is going to do what it may not.
+    pub fn expect_refusals(&mut self) {
+        self.expects_refusals = true;
     }
 
     /// The master's process id.

@@ -1,6 +1,7 @@
-//! Is what concerns the engine's end read as it is written: `failover`, `heartbeat_ms`, `quarantine`?
+//! Is what concerns the engine's end read as it is written: `failover`, `heartbeat_ms`, `quarantine`, `seccomp`, `landlock`?
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 use std::time::Duration;
+use vonic_control::config::{Seccomp, is_hook};
 
 #[path = "support/files.rs"]
 mod files;
@@ -56,5 +57,27 @@ fn hooks_are_whole_paths_and_end_in_time() {
     ] {
         let refused = hooks(&format!("[migration]\n{text}")).unwrap_err().join("\n");
         assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn the_engine_is_confined_unless_the_file_says_otherwise() {
+    let confined = |text: &str| {
+        Files::new(&[("vonic.toml", text)]).load().map(|config| (config.service.seccomp, config.service.landlock))
+    };
+    assert_eq!(confined("").unwrap(), (Seccomp::Refuse, true));
+    assert_eq!(confined("seccomp = 'kill'\nlandlock = false").unwrap(), (Seccomp::Kill, false));
+    assert_eq!(confined("seccomp = 'off'").unwrap(), (Seccomp::Off, true));
+    let wrong = confined("seccomp = 'log'").unwrap_err().join("\n");
+    assert!(wrong.contains("'log' is not known here: write \"refuse\", \"kill\" or \"off\""), "{wrong}");
+}
+
+#[test]
+fn a_hook_is_what_the_file_names_now_word_by_word() {
+    let files = Files::new(&[("vonic.toml", "workers = 'bad'\n[migration]\narrive = ['/bin/come', 'eth0']")]);
+    let asked = |words: &[&str]| is_hook(files.path(), &words.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert!(asked(&["/bin/come", "eth0"]));
+    for other in [&["/bin/come"][..], &["/bin/come", "eth0", "eth1"], &["/bin/sh", "eth0"]] {
+        assert!(!asked(other), "{other:?}");
     }
 }

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use vonic_control::config::{self, Config, Service};
 use vonic_control::engine::{self, EngineConfig};
 use vonic_daemon::arguments::Arguments;
-use vonic_front::{EngineLink, MasterConfig, MasterError, Start, Upgrade};
+use vonic_front::{EngineLink, MasterConfig, MasterError, Permitted, Start, Upgrade};
 
 /// The argument by which a newer vonicd is started.
 const TAKE_OVER: &str = "--take-over";
@@ -22,7 +23,9 @@ fn main() -> ExitCode {
         EngineConfig { config_dir: arguments.config_dir.clone(), peek_mode: engine::peek_mode(&arguments.peek) };
     let body = move |link: EngineLink, start: Start| engine::run(engine_config.clone(), link, &start);
     if arguments.take_over {
-        let inspect = |left: &[u8]| engine::left_config(&arguments.config_dir, left).map(|config| master(&config));
+        let inspect = |left: &[u8]| {
+            engine::left_config(&arguments.config_dir, left).map(|config| master(&config, &arguments.config_dir))
+        };
         return end(vonic_front::take_over(inspect, body));
     }
     let config = match config::load(&arguments.config_dir) {
@@ -39,17 +42,31 @@ fn main() -> ExitCode {
         complain(&unusable(&config.service.runtime_dir, &arguments.config_dir, &error));
         return ExitCode::from(1);
     }
-    let master = master(&config);
+    let master = master(&config, &arguments.config_dir);
     end(if arguments.standalone { vonic_front::run_standalone(master, body) } else { vonic_front::run(master, body) })
 }
 
-fn master(config: &Config) -> MasterConfig {
+fn master(config: &Config, config_dir: &Path) -> MasterConfig {
     // A newer vonicd is started as this one was.
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).filter(|argument| argument != TAKE_OVER).collect();
     arguments.push(TAKE_OVER.into());
     let upgrade = Upgrade { arguments, essential: engine::CONFIGURATION.into() };
     let Service { heartbeat, quarantine, .. } = config.service;
-    MasterConfig { engine_pid_file: Some(config.service.engine_pid()), heartbeat, quarantine, upgrade }
+    MasterConfig {
+        engine_pid_file: Some(config.service.engine_pid()),
+        heartbeat,
+        quarantine,
+        upgrade,
+        hooks: permitted(config, config_dir),
+    }
+}
+
+/// Hooks are what the configuration that runs says, or the file as it is when one is run: whatever else an engine may ask for is not run.
+fn permitted(config: &Config, config_dir: &Path) -> Permitted {
+    let (hooks, config_dir) = (config.service.migration.clone(), config_dir.to_path_buf());
+    Permitted(Arc::new(move |command| {
+        [&hooks.depart, &hooks.arrive].into_iter().any(|hook| hook == command) || config::is_hook(&config_dir, command)
+    }))
 }
 
 fn end(outcome: Result<i32, MasterError>) -> ExitCode {

@@ -2,6 +2,7 @@
 use crate::channel::{Begin, EngineLink, MasterLink};
 use crate::history::Blame;
 use crate::run::{MasterError, system};
+use crate::runner::Runner;
 use crate::sys::{self, Cloned, Ended, Swept};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -25,6 +26,10 @@ pub struct Start {
     pub checkpoint: Arc<Checkpoint>,
     /// What the last engine left for this one by [`crate::ToMaster::Keep`]. The descriptors stay the master's.
     pub kept: BTreeMap<String, RawFd>,
+    /// It is the master's own process, and must not be confined.
+    pub is_standalone: bool,
+    /// Who runs programs for it.
+    pub runner: Runner,
     /// The VMs at whose ports engines before this one died, by their [numbers](vonic_record::vm_number).
     pub blamed: BTreeMap<u64, Blame>,
 }
@@ -97,6 +102,7 @@ impl Drop for Standby {
 pub(crate) struct Maker<'a> {
     body: Body<'a>,
     pub(crate) checkpoint: Arc<Checkpoint>,
+    runner: Runner,
     pid_file: Option<PidFile>,
     /// Open before the first engine was, and the master's own as long as it lives.
     own: BTreeSet<RawFd>,
@@ -107,6 +113,7 @@ impl<'a> Maker<'a> {
     pub(crate) fn new(
         body: Body<'a>,
         pid_file: Option<&Path>,
+        runner: Runner,
         others: impl Iterator<Item = RawFd>,
     ) -> io::Result<Maker<'a>> {
         let checkpoint = checkpoint()?;
@@ -114,17 +121,17 @@ impl<'a> Maker<'a> {
         for fd in others {
             own.remove(&fd);
         }
-        Ok(Maker::resume(body, pid_file, checkpoint, own))
+        Ok(Maker::resume(body, pid_file, runner, (checkpoint, own)))
     }
 
     /// As another master's, whose checkpoint this is; `own` are this master's descriptors.
     pub(crate) fn resume(
         body: Body<'a>,
         pid_file: Option<&Path>,
-        checkpoint: Arc<Checkpoint>,
-        own: BTreeSet<RawFd>,
+        runner: Runner,
+        (checkpoint, own): (Arc<Checkpoint>, BTreeSet<RawFd>),
     ) -> Maker<'a> {
-        Maker { body, checkpoint, pid_file: pid_file.map(|path| PidFile(path.to_path_buf())), own }
+        Maker { body, checkpoint, runner, pid_file: pid_file.map(|path| PidFile(path.to_path_buf())), own }
     }
 
     /// Another master writes the file from here on.
@@ -183,7 +190,8 @@ impl<'a> Maker<'a> {
         if let Err(e) = sys::close_later(left) {
             log::error!("descriptors of the engine before stay open: {e}");
         }
-        (self.body)(link, Start { takes_over, checkpoint: Arc::clone(&self.checkpoint), kept, blamed })
+        let (checkpoint, runner) = (Arc::clone(&self.checkpoint), self.runner.clone());
+        (self.body)(link, Start { takes_over, checkpoint, kept, is_standalone: false, runner, blamed })
     }
 
     /// Closes what a dead engine had open, but for the sockets of connections that have a record. `held` is what the master has

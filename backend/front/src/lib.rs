@@ -23,6 +23,7 @@ mod memory;
 mod message;
 mod request;
 mod run;
+mod runner;
 mod service;
 mod sys;
 mod takeover;
@@ -35,7 +36,8 @@ pub use history::{Blame, Death, History, Storm, Takeover};
 pub use journal::Journal;
 pub use message::{Message, Request};
 pub use run::{MasterConfig, MasterError, run, run_standalone};
-pub use sys::{close_on_exec, take_turns_of};
+pub use runner::{Ending, Errand, Judge, Permitted, Runner};
+pub use sys::take_turns_of;
 pub use takeover::take_over;
 pub use upgrade::Upgrade;
 

@@ -2,6 +2,7 @@
 use crate::channel::{Begin, EngineLink, MasterLink};
 use crate::engine::{Maker, PidFile, Start, checkpoint};
 use crate::master::Master;
+use crate::runner::{Permitted, Runner};
 use crate::service::ServiceManager;
 use crate::sys::{self, Signals};
 use crate::upgrade::Upgrade;
@@ -34,6 +35,8 @@ pub struct MasterConfig {
     pub heartbeat: Option<Duration>,
     /// Whether a VM at whose port two engines died within ten minutes is left alone by the next.
     pub quarantine: bool,
+    /// Which programs the engine may have run.
+    pub hooks: Permitted,
 }
 
 /// Why the master ended.
@@ -96,17 +99,27 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MasterErro
 /// at the call.
 pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
     alone()?;
-    sys::no_new_privileges().map_err(system(CONFINED))?;
+    let runner = confine(&config.hooks, false)?;
     sys::take_turns_of(Some(SHORT_TURN));
     sys::map_large_blocks();
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let service = ServiceManager::find(false);
-    let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref(), service.descriptors());
+    let maker = Maker::new(Box::new(engine), config.engine_pid_file.as_deref(), runner, service.descriptors());
     let maker = maker.map_err(system("its own descriptors cannot be listed"))?;
     let engine = maker.start(None, &Begin::default())?;
     serve(manager, Master::new(signals, engine, maker, &config, service))
+}
+
+/// Gives up what this process will never need, and makes the one that runs hooks. `inherited`: it was started by an older vonicd.
+pub(crate) fn confine(hooks: &Permitted, inherited: bool) -> Result<Runner, MasterError> {
+    sys::no_new_privileges().map_err(system(CONFINED))?;
+    // Without the list everything works as well: nothing of it was ever asked for.
+    if let Err(e) = vonic_confinement::refuse_dangerous(inherited) {
+        log::warn!("dangerous system calls are not refused: {e}");
+    }
+    Runner::start(hooks).map_err(system("there is no process for hooks"))
 }
 
 /// Whether this process can be cloned: it has one thread.
@@ -120,9 +133,10 @@ pub(crate) fn alone() -> Result<(), MasterError> {
 /// # Errors
 /// As [`run`].
 pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
-    sys::no_new_privileges().map_err(system(CONFINED))?;
+    let runner = confine(&config.hooks, false)?;
     let checkpoint = checkpoint().map_err(system("no checkpoint"))?;
-    let start = Start { takes_over: false, checkpoint, kept: BTreeMap::new(), blamed: BTreeMap::new() };
+    let (kept, blamed) = (BTreeMap::new(), BTreeMap::new());
+    let start = Start { takes_over: false, checkpoint, kept, is_standalone: true, runner, blamed };
     let (signals, mask) = Signals::new().map_err(system("signals cannot be received"))?;
     let (ours, theirs) = sys::seqpacket_pair().map_err(system("no control channel"))?;
     let theirs = EngineLink::new(theirs);

@@ -27,7 +27,6 @@ pub fn take_over(
     engine: impl Fn(EngineLink, Start) -> i32,
 ) -> Result<i32, MasterError> {
     run::alone()?;
-    sys::no_new_privileges().map_err(system(run::CONFINED))?;
     let channel = Channel::new(sys::take_stdin().map_err(system("standard input cannot be taken"))?);
     let asked = prepare(&channel, inspect);
     let (config, checkpoint) = match asked {
@@ -45,13 +44,15 @@ pub fn take_over(
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
     let limit = Instant::now() + PREPARE_LIMIT + SWITCH_LIMIT;
     let (state, channel) = receive_state(channel, limit).map_err(|why| MasterError::TakeOver(why.to_string()))?;
+    // Behind the last descriptor that has its number from before: its socket is this master's own.
+    let runner = run::confine(&config.hooks, true)?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let service = ServiceManager::find(true);
     let mut own = sys::open_descriptors().map_err(system("its own descriptors cannot be listed"))?;
     own.retain(|fd| !state.descriptors.contains(fd) && *fd != channel.as_raw_fd());
     let numbers = receive_descriptors(&channel, &state, limit).map_err(|e| MasterError::TakeOver(e.to_string()))?;
-    let maker = Maker::resume(Box::new(engine), config.engine_pid_file.as_deref(), checkpoint, own);
+    let maker = Maker::resume(Box::new(engine), config.engine_pid_file.as_deref(), runner, (checkpoint, own));
     let master = Master::resume((signals, service), maker, &config, channel, state, numbers)?;
     run::serve(manager, master)
 }

@@ -194,6 +194,8 @@ fn service_tables(config: &Config, root: Place<'_, '_>) -> Vec<ShownTable> {
         resolv_conf,
         heartbeat,
         quarantine,
+        seccomp,
+        landlock,
         migration,
     } = &config.service;
     let mut top = Settings::new(root);
@@ -212,6 +214,8 @@ fn service_tables(config: &Config, root: Place<'_, '_>) -> Vec<ShownTable> {
     top.text("resolv_conf", resolv_conf.display());
     top.number("heartbeat_ms", heartbeat.map_or(0, |time| time.as_millis() as u64));
     top.flag("quarantine", *quarantine);
+    top.text("seccomp", seccomp.name());
+    top.flag("landlock", *landlock);
     let mut tables = vec![root.finish(None, top), hooks(migration, root.table("migration"))];
     let networks = root.table("network");
     tables.extend(config.networks.values().map(|one| network(one, networks.table(&one.name))));

@@ -38,6 +38,8 @@ pub(super) static SERVICE: Section = Section {
             ("resolv_conf", "\"/etc/resolv.conf\""),
             ("heartbeat_ms", "2000"),
             ("quarantine", "true"),
+            ("seccomp", "\"refuse\""),
+            ("landlock", "true"),
             ("migration", "{ depart = [\"/usr/local/sbin/leave\"] }"),
             ("network", "{ default = { subnet4 = \"192.0.2.0/24\", gateway4 = \"192.0.2.1\" } }"),
         ])

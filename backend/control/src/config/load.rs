@@ -17,6 +17,12 @@ pub fn load(dir: &Path) -> Result<Config, ConfigErrors> {
     whole(parse(Files::read(dir)))
 }
 
+/// Whether the directory's `vonic.toml` names this command, program and arguments, as a hook.
+pub fn is_hook(dir: &Path, command: &[String]) -> bool {
+    let hooks = service::hooks(&dir.join("vonic.toml"));
+    [hooks.depart, hooks.arrive].iter().any(|hook| hook == command)
+}
+
 /// As [`load`], but of what the directory's files said when a running configuration was made from them.
 ///
 /// # Errors

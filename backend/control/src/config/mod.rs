@@ -31,10 +31,10 @@ pub use error::{ConfigError, ConfigErrors};
 pub use family::Family;
 pub use features::{FEATURES, Feature, Features, feature_names};
 pub use gateway::gateway_mac;
-pub use load::{Lenient, load, load_lenient, load_sources};
+pub use load::{Lenient, is_hook, load, load_lenient, load_sources};
 pub use model::{
     Acknowledge, Action, Config, EgressRule, Forward, Hooks, Limits, Listen, ListenHost, Network, Poll, Protocol,
-    Service, SocketMode, Uplink, Vm,
+    Seccomp, Service, SocketMode, Uplink, Vm,
 };
 pub use reload::{Reloaded, reload, with_vm};
 pub use source::Sources;

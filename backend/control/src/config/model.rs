@@ -44,8 +44,36 @@ pub struct Service {
     pub heartbeat: Option<Duration>,
     /// Whether a VM that engines die of is left alone.
     pub quarantine: bool,
+    /// What becomes of a system call that the engine has no use for.
+    pub seccomp: Seccomp,
+    /// Whether the engine sees no other files than it needs, where the kernel can see to that.
+    pub landlock: bool,
     /// What is run when a guest leaves this host, or comes.
     pub migration: Hooks,
+}
+
+/// What becomes of a system call that is not on the engine's list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// It is told, and fails.
+    #[default]
+    Refuse,
+    /// It is told, and the engine ends; another one takes over.
+    Kill,
+    /// There is no list.
+    Off,
+}
+
+impl Seccomp {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Seccomp::Refuse => "refuse",
+            Seccomp::Kill => "kill",
+            Seccomp::Off => "off",
+        }
+    }
 }
 
 /// Commands that move a guest's addresses between hosts: a program with its arguments each, none if empty.
@@ -69,8 +97,8 @@ impl Service {
     /// What of `later` is taken over while this runs, and the rest of this: it holds until vonicd is restarted.
     #[must_use]
     pub fn changed_to(&self, later: &Service) -> Service {
-        let Service { metrics_listen, reload_on_change, resolv_conf, migration, .. } = later.clone();
-        Service { metrics_listen, reload_on_change, resolv_conf, migration, ..self.clone() }
+        let Service { metrics_listen, reload_on_change, resolv_conf, seccomp, landlock, migration, .. } = later.clone();
+        Service { metrics_listen, reload_on_change, resolv_conf, seccomp, landlock, migration, ..self.clone() }
     }
 
     /// The path of a VM's vhost-user socket.

@@ -13,7 +13,7 @@ use super::gateway::gateway_mac;
 use super::keys::{MIGRATION, NETWORK, SERVICE};
 use super::name;
 use super::reader::{Places, Source, Table, Wrong, flag, integer, number, text};
-use super::{Hooks, Network, Poll, Service, Subnet, Uplink, names, uplink};
+use super::{Hooks, Network, Poll, Seccomp, Service, Subnet, Uplink, names, uplink};
 
 /// The longest path that a Unix socket can be bound to in bytes: `sun_path` less the terminating zero.
 pub(super) const SOCKET_PATH: usize = 107;
@@ -59,6 +59,8 @@ impl Default for Service {
             resolv_conf,
             heartbeat,
             quarantine: true,
+            seccomp: Seccomp::default(),
+            landlock: true,
             migration: Hooks::default(),
         }
     }
@@ -121,6 +123,8 @@ fn read_service(table: &mut Table<'_, '_>) -> Service {
         resolv_conf: table.read("resolv_conf", resolv_conf).unwrap_or(default.resolv_conf),
         heartbeat: table.read("heartbeat_ms", heartbeat).unwrap_or(default.heartbeat),
         quarantine: table.read("quarantine", flag).unwrap_or(default.quarantine),
+        seccomp: table.read("seccomp", seccomp).unwrap_or_default(),
+        landlock: table.read("landlock", flag).unwrap_or(default.landlock),
         migration: table.table("migration", &MIGRATION).map_or(default.migration, |mut table| read_hooks(&mut table)),
     }
 }
@@ -226,6 +230,18 @@ fn heartbeat(value: &DeValue<'_>) -> Result<Option<Duration>, Wrong> {
         }
         n => Ok(Some(Duration::from_millis(n.unsigned_abs()))),
     }
+}
+
+fn seccomp(value: &DeValue<'_>) -> Result<Seccomp, Wrong> {
+    let word = text(value)?;
+    let known = [Seccomp::Refuse, Seccomp::Kill, Seccomp::Off].into_iter().find(|way| way.name() == word);
+    known.ok_or_else(|| Wrong::Value(format!("'{word}' is not known here: write \"refuse\", \"kill\" or \"off\"")))
+}
+
+/// The hooks that a file names now, whatever else is in it.
+pub(super) fn hooks(file: &Path) -> Hooks {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    read(file, Some(&text)).service.migration
 }
 
 fn read_networks(root: &mut Table<'_, '_>) -> BTreeMap<String, NetworkDraft> {

@@ -7,6 +7,7 @@ mod answers;
 mod cables;
 mod captures;
 mod chronicle;
+mod confinement;
 mod difference;
 mod edits;
 mod egress;
@@ -139,6 +140,12 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let (config, first_service) = succession::config(&engine.config_dir, start)?;
     vonic_queue::survive_truncation().map_err(|e| format!("SIGBUS handler: {e}"))?;
     start.checkpoint.note_faults().map_err(|e| format!("handlers of signals: {e}"))?;
+    let bounds = confinement::bounds(&engine.config_dir, &config);
+    if !start.is_standalone {
+        confinement::confine(&bounds);
+    }
+    #[cfg(feature = "crash-points")]
+    confinement::intrude();
     let (sender, inputs) = channel();
     let worker_config = WorkerConfig {
         checkpoint: Arc::clone(&start.checkpoint),
@@ -166,6 +173,7 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
     let migration = Migration::new(start, engine.peek_mode);
     let mut registry =
         Registry::new(engine.config_dir, (config, first_service), workers, (link, sender), guests, ledger, migration);
+    registry.bounds = bounds;
     registry.blamed.clone_from(&start.blamed);
     registry.lists.held = start.takes_over;
     registry.leave_config();

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
+use vonic_confinement::Bounds;
 use vonic_datapath::{
     AckPolicy, CallPolicy, Coalesce, Command, Copied, CopyPath, ForwardSocket, ForwardSpec, Limits, Names, NetworkId,
     NetworkSpec, Notice, PortId, PortSpec, PortStats,
@@ -94,6 +95,8 @@ pub struct Registry {
     pub(super) blamed: BTreeMap<u64, Blame>,
     /// What has become of engines; `None` where no other process can be one.
     pub(super) history: Option<History>,
+    /// What this engine may ask of the kernel.
+    pub(super) bounds: Bounds,
     /// Another engine is to go on: this one does nothing more.
     pub(super) rests: bool,
     /// What the operator should change on this host.
@@ -133,6 +136,7 @@ impl Registry {
             edits: Edits::default(),
             feed: Feed::default(),
             told: None,
+            bounds: Bounds::default(),
             files: FileWatch::default(),
             resolvers: Resolvers::default(),
             upgrades: Upgrades::default(),

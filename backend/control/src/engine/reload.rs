@@ -116,6 +116,7 @@ impl Registry {
         let mark = self.reloads.count;
         self.reloads.unanswered.push_back(Unanswered { mark, report, asker });
         self.tell(&ToMaster::Mark { number: mark });
+        self.confine_anew();
     }
 
     /// Whether a reload is under way, or a VM's file is being written.

@@ -166,7 +166,7 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// Has a program inherit no descriptor but its standard ones: not everything that other crates open, or that VMMs send, is closed on
 /// exec by itself.
-pub fn close_on_exec(command: &mut Command) {
+pub(crate) fn close_on_exec(command: &mut Command) {
     // SAFETY: close_range(2) takes integers and touches no memory, so it may run between fork and exec.
     unsafe {
         command.pre_exec(|| {

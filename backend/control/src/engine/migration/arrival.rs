@@ -1,15 +1,15 @@
 //! On the host that a guest comes to: its connections wait until its rings start, then they have sockets here.
 use super::by_hand::{WaitingRings, hold_back};
-use super::hooks::{self, Moment};
+use super::hooks::{Moment, Porter};
 use super::{AGE_MAX, News, custody, datagrams, reasons};
 use crate::api::types::{Happening, Move};
-use crate::config::{Hooks, Vm};
+use crate::config::Vm;
 use crate::engine::Input;
 use crate::engine::registry::{ROUND_LIMIT, Registry};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vonic_datapath::{Arriving, ArrivingDatagrams, Bound, Command, PortId, Way};
@@ -138,11 +138,10 @@ impl Registry {
     pub(super) fn settle(&mut self, session: u64, vm: Vm, port: PortState) {
         self.forget_departure(&vm.name);
         // The sockets that were in the way are closed; their records are the worker's.
-        let (hooks, peek_mode, sender) =
-            (self.config.service.migration.clone(), self.migration.peek_mode, self.sender());
+        let (porter, peek_mode, sender) = (self.porter(), self.migration.peek_mode, self.sender());
         let name = vm.name.clone();
         let work = move || {
-            let arrived = settle(&hooks, &vm, port, peek_mode);
+            let arrived = settle(&porter, &vm, port, peek_mode);
             // The control side is gone only when the process is.
             let _ = sender.send(Input::Migration(News::Arrived(vm.name, session, Box::new(arrived))));
         };
@@ -253,7 +252,7 @@ fn check(vm: &Vm, state: &PortState) -> Result<(), String> {
 }
 
 /// The thread of an arrival.
-fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) -> Arrived {
+fn settle(porter: &Porter, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) -> Arrived {
     let begun = Instant::now();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
     let age = Duration::from_millis(now.saturating_sub(port.saved));
@@ -264,7 +263,7 @@ fn settle(hooks: &Hooks, vm: &Vm, port: PortState, peek_mode: Option<PeekMode>) 
     let spoken = if age <= AGE_MAX { port.datagrams } else { Vec::new() };
     let spoken = datagrams::begin(spoken, vm);
     let before = begun.elapsed();
-    hooks::run(hooks, Moment::Arrival, vm, &Arc::default());
+    porter.run(Moment::Arrival, vm, &AtomicBool::new(false));
     let hook = begun.elapsed() - before;
     let mut lost = BTreeMap::<String, usize>::new();
     let release = |(mut flow, parked): (FlowState, Option<io::Result<Parked>>)| {

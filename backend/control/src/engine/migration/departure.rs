@@ -1,8 +1,8 @@
 //! On the host that a guest leaves: its connections stand still from the save on, until it is known whether it leaves or stays.
-use super::hooks::{self, Moment};
+use super::hooks::{Moment, Porter};
 use super::{LINGER, News, close, datagrams, identity, reasons};
 use crate::api::types::{Happening, Move};
-use crate::config::{Hooks, Vm};
+use crate::config::Vm;
 use crate::engine::Input;
 use crate::engine::registry::{Entry, ROUND_LIMIT, Registry};
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ impl Departure {
 /// Everything of a save that is not read from sockets.
 struct Save {
     vm: Vm,
-    hooks: Hooks,
+    porter: Porter,
     state: PortState,
     bound: BTreeMap<String, usize>,
     leaving: Vec<Leaving>,
@@ -108,8 +108,8 @@ impl Registry {
             state.datagrams.extend(part.datagrams.iter().map(datagrams::departing));
             (state.clock, state.claims, from) = (part.clock, part.claims, part.next);
         }
-        let hooks = self.config.service.migration.clone();
-        let save = Save { vm, hooks, state, bound, leaving, stopped };
+        let porter = self.porter();
+        let save = Save { vm, porter, state, bound, leaving, stopped };
         self.read_sockets(name, save, answer, by_hand);
     }
 
@@ -151,9 +151,9 @@ impl Registry {
         let reason = "its guest runs here again, and its connections go on".to_string();
         self.feed.tell(Happening::MigrationFailed { vm: name.into(), direction: Move::Leaves, reason });
         self.order(Command::Stay { port, leaving: saved.leaving });
-        let hooks = self.config.service.migration.clone();
+        let porter = self.porter();
         // Without a thread the operator's hook has no moment: nothing is to wait for it here.
-        let hook = move || hooks::run(&hooks, Moment::Return, &vm, &Arc::default());
+        let hook = move || porter.run(Moment::Return, &vm, &AtomicBool::new(false));
         if let Err(error) = thread::Builder::new().name("return".into()).spawn(hook) {
             log::error!("{name}: no thread for its hook: {error}");
         }
@@ -231,7 +231,7 @@ impl Registry {
 /// The thread of a departure.
 fn run(save: Save, answer: Answer, cancelled: &Arc<AtomicBool>, sender: &Sender<Input>) -> Saved {
     let begun = Instant::now();
-    let Save { vm, hooks, mut state, mut bound, leaving, stopped } = save;
+    let Save { vm, porter, mut state, mut bound, leaving, stopped } = save;
     let (mut unread, mut bytes) = (Vec::new(), 0);
     for (place, one) in leaving.iter().enumerate() {
         match one.frozen.save(&one.known, one.record.host) {
@@ -261,7 +261,7 @@ fn run(save: Save, answer: Answer, cancelled: &Arc<AtomicBool>, sender: &Sender<
         "{name}: {flows} connections with {bytes} bytes queued are saved in {took:.1?} ({read:.1?} of it reading sockets), {waited:.1?} after its rings stopped"
     );
     // The target goes on as soon as it has the stream's end: the addresses have to be free by then.
-    hooks::run(&hooks, Moment::Departure, &vm, cancelled);
+    porter.run(Moment::Departure, &vm, cancelled);
     // Whoever gives it up before this has not had it.
     let wanted = outcome.is_ok() && !cancelled.load(Ordering::Relaxed);
     let complete = answer(outcome) && wanted;

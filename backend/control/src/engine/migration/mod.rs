@@ -15,12 +15,13 @@ pub(super) use departure::{Departure, Lingering};
 
 use super::registry::Registry;
 use crate::config::Vm;
+use hooks::Porter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 use vonic_datapath::Leaving;
-use vonic_front::Start;
+use vonic_front::{Runner, Start};
 use vonic_migration::Identity;
 use vonic_record::Checkpoint;
 use vonic_uplink::PeekMode;
@@ -49,6 +50,8 @@ pub(super) struct Migration {
     pub checkpoint: Arc<Checkpoint>,
     /// How the worker peeks; `None`: by the best that the kernel has.
     pub peek_mode: Option<PeekMode>,
+    /// Who runs the operator's hooks.
+    runner: Runner,
     /// Connections that have left.
     pub lingering: Vec<Lingering>,
     /// What had come when an engine died.
@@ -63,7 +66,8 @@ impl Migration {
     pub fn new(start: &Start, peek_mode: Option<PeekMode>) -> Migration {
         let (checkpoint, left) = (Arc::clone(&start.checkpoint), custody::Left::of(start));
         let awaited = custody::LeftWaiting::of(start);
-        Migration { checkpoint, peek_mode, lingering: Vec::new(), left, awaited, last_number: 0 }
+        let runner = start.runner.clone();
+        Migration { checkpoint, peek_mode, runner, lingering: Vec::new(), left, awaited, last_number: 0 }
     }
 
     fn next_number(&mut self) -> u64 {
@@ -78,6 +82,11 @@ impl Migration {
 }
 
 impl Registry {
+    /// The hooks as they are now.
+    fn porter(&self) -> Porter {
+        Porter { hooks: self.config.service.migration.clone(), runner: self.migration.runner.clone() }
+    }
+
     pub(super) fn migration_news(&mut self, news: News) {
         match news {
             News::Saved(name, thread) => self.saved(&name, thread),

@@ -1,0 +1,121 @@
+//! What does a confined process get, and what not? Each is this program again, which confines itself.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+use std::fs::{self, File};
+use std::io;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use vonic_confinement::{Bounds, Confined, Files, Unlisted, confine_engine, has_landlock, refuse_dangerous};
+
+const ROLE: &str = "VONIC_CONFINED_TEST";
+
+/// Has the test of this name play the role.
+fn play(test: &str, role: &str) -> Output {
+    let own = std::env::current_exe().unwrap();
+    Command::new(own).args(["--exact", test, "--nocapture"]).env(ROLE, role).output().unwrap()
+}
+
+fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+fn confine(unlisted: Unlisted, files: Option<Files>) -> Confined {
+    confine_engine(&Bounds { unlisted, packet: false, files }).unwrap()
+}
+
+fn run_something() -> io::Result<Output> {
+    Command::new("/bin/true").output()
+}
+
+#[test]
+fn an_engine_works_and_runs_nothing() {
+    if role().is_some() {
+        let waits = std::thread::spawn(|| std::thread::park_timeout(std::time::Duration::from_secs(1)));
+        assert!(confine(Unlisted::Refuse, None).calls);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // The list holds for threads from before, and those after.
+        let thread = std::thread::spawn(move || TcpStream::connect(address).unwrap());
+        let (_stream, _) = listener.accept().unwrap();
+        thread.join().unwrap();
+        waits.join().unwrap();
+        UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(!fs::read_to_string("/proc/self/status").unwrap().is_empty());
+        assert_eq!(run_something().unwrap_err().raw_os_error(), Some(libc::EPERM));
+        for _ in 0..2 {
+            assert_eq!(Command::new("/bin/true").exec().raw_os_error(), Some(libc::EPERM));
+        }
+        return;
+    }
+    let output = play("an_engine_works_and_runs_nothing", "engine");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(log.matches("is not on its list: refused").count(), 1, "{log}");
+}
+
+#[test]
+fn a_call_that_is_not_listed_ends_an_engine_if_it_is_to() {
+    if role().is_some() {
+        confine(Unlisted::Kill, None);
+        let _ = Command::new("/bin/true").exec();
+        return;
+    }
+    let output = play("a_call_that_is_not_listed_ends_an_engine_if_it_is_to", "engine");
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not on its list: it ends"), "{output:?}");
+}
+
+#[test]
+fn files_that_are_not_named_are_not_there() {
+    let folder = std::env::temp_dir().join(format!("vonic-confined-{}", std::process::id()));
+    if let Some(folder) = role().map(PathBuf::from) {
+        let (read, write) = (vec![folder.join("read"), "/no/such/place".into()], vec![folder.join("write")]);
+        let confined = confine(Unlisted::Allow, Some(Files { read, write }));
+        assert_eq!(confined, Confined { calls: false, files: has_landlock() });
+        assert!(File::open(folder.join("read/file")).is_ok());
+        fs::write(folder.join("write/new"), "more").unwrap();
+        fs::rename(folder.join("write/new"), folder.join("write/newer")).unwrap();
+        fs::remove_file(folder.join("write/newer")).unwrap();
+        let refused = |result: io::Result<()>| result.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
+        if has_landlock() {
+            assert!(refused(File::open(folder.join("file")).map(drop)));
+            assert!(refused(fs::write(folder.join("read/file"), "changed")));
+            assert!(refused(run_something().map(drop)));
+        }
+        return;
+    }
+    for part in ["read", "write"] {
+        fs::create_dir_all(folder.join(part)).unwrap();
+    }
+    fs::write(folder.join("file"), "of others").unwrap();
+    fs::write(folder.join("read/file"), "own").unwrap();
+    let output = play("files_that_are_not_named_are_not_there", &folder.display().to_string());
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn what_nobody_needs_is_refused_to_programs_too_and_lists_do_not_add_up() {
+    if let Some(role) = role() {
+        let lists = || {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
+            line.map_or(0, |count| count.trim().parse::<u32>().unwrap())
+        };
+        let before = lists();
+        assert!(refuse_dangerous(role == "successor").unwrap());
+        match role.as_str() {
+            "successor" => assert_eq!(lists(), before),
+            _ => {
+                assert_eq!(lists(), before + 1);
+                let test = "what_nobody_needs_is_refused_to_programs_too_and_lists_do_not_add_up";
+                let output = play(test, "successor");
+                assert!(output.status.success(), "{output:?}");
+            }
+        }
+        return;
+    }
+    let output = play("what_nobody_needs_is_refused_to_programs_too_and_lists_do_not_add_up", "first");
+    assert!(output.status.success(), "{output:?}");
+}

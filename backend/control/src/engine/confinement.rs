@@ -1,0 +1,101 @@
+//! What an engine may still ask of the kernel, by its configuration (`vonic_confinement`, ADR 0025).
+use super::registry::Registry;
+use crate::config::{Config, Seccomp, Uplink};
+use std::path::{Path, PathBuf};
+use vonic_confinement::{Bounds, Files, Unlisted};
+
+/// What the host says of itself, and what the standard library looks at.
+const READ: &[&str] = &["/proc", "/sys", "/etc", "/run", "/dev/urandom", "/usr/lib"];
+/// A tap's device belongs to whoever has CAP_NET_ADMIN.
+const WRITE: &[&str] = &["/dev/null", "/dev/net/tun"];
+
+/// What an engine with this configuration may do.
+pub(super) fn bounds(dir: &Path, config: &Config) -> Bounds {
+    let unlisted = match config.service.seccomp {
+        Seccomp::Refuse => Unlisted::Refuse,
+        Seccomp::Kill => Unlisted::Kill,
+        Seccomp::Off => Unlisted::Allow,
+    };
+    let packet = config.networks.values().any(|network| matches!(network.uplink, Uplink::Packet(_)));
+    Bounds { unlisted, packet, files: config.service.landlock.then(|| files(dir, config)) }
+}
+
+fn files(dir: &Path, config: &Config) -> Files {
+    let mut read: Vec<PathBuf> = READ.iter().map(PathBuf::from).collect();
+    // Files are replaced by others that are moved to their places, and so are folders: what is known is where they lie.
+    read.extend([dir, &config.service.resolv_conf].into_iter().flat_map(around));
+    let mut write: Vec<PathBuf> = WRITE.iter().map(PathBuf::from).collect();
+    let vms = dir.join("vms.d");
+    // A VM that the API is given may be the first one.
+    write.push(if vms.is_dir() { vms } else { dir.to_path_buf() });
+    write.push(config.service.runtime_dir.clone());
+    // Where a build for tests looks what it is to do.
+    #[cfg(feature = "crash-points")]
+    write.extend(std::env::var_os("VONIC_CRASH").map(PathBuf::from));
+    Files { read, write }
+}
+
+/// A path, where it leads, and the folders that both lie in, unless that is everything.
+fn around(path: &Path) -> Vec<PathBuf> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut all = vec![path.clone()];
+    all.extend(path.canonicalize());
+    let folders: Vec<PathBuf> = all.iter().filter_map(|path| path.parent()).map(Path::to_path_buf).collect();
+    all.extend(folders.into_iter().filter(|folder| folder.parent().is_some()));
+    all
+}
+
+/// Confines the engine, before it has threads. What cannot be had is told, and missing: a guest is not to lose its network by that.
+pub(super) fn confine(bounds: &Bounds) {
+    match vonic_confinement::confine_engine(bounds) {
+        Ok(confined) => {
+            let missing = bounds.files.is_some() && !confined.files;
+            log::debug!("confined: {confined:?}");
+            if missing {
+                log::info!("the kernel has no Landlock: the engine sees every file that its user may see");
+            }
+        }
+        Err(error) => log::warn!("the engine's system calls are not confined: {error}"),
+    }
+}
+
+impl Registry {
+    /// The configuration asks for more or for less than this engine may do: another one goes on.
+    pub(super) fn confine_anew(&mut self) {
+        let wanted = bounds(&self.config_dir, &self.config);
+        if wanted != self.bounds && self.history.is_some() {
+            log::info!("what the engine may do has changed: another engine goes on");
+            self.bounds = wanted;
+            self.upgrades.waits_for_reload = true;
+        }
+    }
+}
+
+/// For tests alone: does, as an intruder in this engine would, what the file `intrude` in the folder of crash points says, one attempt a line, and
+/// writes down what came of it. `calls` stands for every call that is not on the list, `read PATH` and `write PATH` for a file.
+#[cfg(feature = "crash-points")]
+pub(super) fn intrude() {
+    use std::fs;
+    let Some(folder) = std::env::var_os("VONIC_CRASH").map(PathBuf::from) else { return };
+    let attempt = |line: &str| -> String {
+        let (what, path) = line.split_once(' ').unwrap_or((line, ""));
+        let open = |flags| format!("{line}: {}\n", vonic_confinement::attempt_to_open(Path::new(path), flags));
+        match what {
+            "read" => open(libc::O_RDONLY),
+            "write" => open(libc::O_WRONLY | libc::O_CREAT),
+            _ => vonic_confinement::attempts().iter().map(|(name, error)| format!("{name}: {error}\n")).collect(),
+        }
+    };
+    let look = move || {
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            let Ok(order) = fs::read_to_string(folder.join("intrude")) else { continue };
+            // Whoever comes after this one is not to do it again.
+            let _ = fs::remove_file(folder.join("intrude"));
+            let report: String = order.lines().map(attempt).collect();
+            let _ = fs::write(folder.join("intruded.new"), report);
+            let _ = fs::rename(folder.join("intruded.new"), folder.join("intruded"));
+        }
+    };
+    let _ = std::thread::Builder::new().name("intruder".into()).spawn(look);
+}
