@@ -16,7 +16,7 @@ folder=$(cd "$1" && pwd)
 
 # NAME
 build() {
-    tree=$folder/$1/vonic home=$folder/$1/cargo
+    tree=$folder/$1/source home=$folder/$1/cargo
     mkdir -p "$tree" "$home"
     git -C "$project" archive HEAD | tar -x -C "$tree"
     # What was downloaded, and where from, under another name.

@@ -6,7 +6,7 @@
 use log::{Level, Log, Metadata, Record};
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -97,9 +97,7 @@ impl Windows {
     }
 
     fn key(&self, of: impl Hash) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        of.hash(&mut hasher);
-        hasher.finish()
+        self.hasher.hash_one(of)
     }
 }
 
