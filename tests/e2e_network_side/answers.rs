@@ -71,7 +71,8 @@ fn no_service_amplifies_and_answers_go_to_who_asked() {
     let gateway = a.gateway_answers(2).unwrap();
     b.gateway_answers(3).unwrap();
     // What the gateway says of its own accord has been said.
-    (heard(&mut a).unwrap(), heard(&mut b).unwrap());
+    heard(&mut a).unwrap();
+    heard(&mut b).unwrap();
     let mut failures = Vec::new();
     for (what, most, question) in questions(Identity::of(2), gateway) {
         a.send_frame(&VnetHeader::default(), &question).unwrap();
@@ -98,7 +99,8 @@ fn nobody_is_answered_in_anothers_name() {
     let mut b = bed.mock("b", MockConfig { posted: 256, ..MockConfig::default() }).unwrap();
     let gateway = a.gateway_answers(2).unwrap();
     b.gateway_answers(3).unwrap();
-    (heard(&mut a).unwrap(), heard(&mut b).unwrap());
+    heard(&mut a).unwrap();
+    heard(&mut b).unwrap();
     let before = bed.vonicd.drops("a", "spoofed_address").unwrap();
     let victim = Identity { mac: mac(2), ..Identity::of(3) };
     let all = questions(victim, gateway);
