@@ -286,7 +286,7 @@ impl<'a> Master<'a> {
         let Some(connection) = self.connections.remove(&session) else { return };
         let name = connection.log().name().to_owned();
         match end {
-            End::Vmm => log::info!("{name}: {end} (session {session})"),
+            End::Vmm => connection.log().info(&format!("{end} (session {session})")),
             End::Session | End::Fault(_) => connection.log().warn(&end.to_string()),
         }
         self.watch.forget(ops, connection.vmm().as_raw_fd());

@@ -4,13 +4,13 @@ use crate::channel::{API, ToEngine};
 use crate::connection::{Connection, End};
 use crate::connector::{Attempt, Connector};
 use crate::handover::{self, EntranceState, Numbers};
-use crate::limit::VmLog;
+use crate::limit::{Pace, VmLog};
 use crate::listener::Listener;
 use crate::sys;
 use crate::watch::Source;
 use event_manager::EventOps;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ const REST: Duration = Duration::from_secs(1);
 pub(super) struct Entrance {
     pub(super) door: Door,
     log: VmLog,
+    /// How many more VMMs may come to a listener.
+    pace: Pace,
     /// The one live connection.
     pub(super) session: Option<u64>,
 }
@@ -53,7 +55,7 @@ impl Entrance {
     }
 
     pub(super) fn save(&self) -> EntranceState {
-        let Entrance { door, log: _, session } = self;
+        let Entrance { door, log: _, pace: _, session } = self;
         let door = match door {
             Door::Listener { listener, resting: _ } => listener.save(),
             Door::Connector(connector) => connector.save(),
@@ -78,7 +80,7 @@ impl Entrance {
                 Door::Connector(Connector::restore(path, connected, delay_ms, now))
             }
         };
-        Ok(Entrance { door, log: VmLog::new(name), session })
+        Ok(Entrance { door, log: VmLog::new(name), pace: Pace::new(now), session })
     }
 
     pub(super) fn log(&self) -> VmLog {
@@ -159,7 +161,8 @@ impl Master<'_> {
         }
         log::info!("{name}: listening at {}", path.display());
         let door = Door::Listener { listener, resting: None };
-        self.entrances.insert(name.into(), Entrance { door, log: VmLog::new(name), session: None });
+        let pace = Pace::new(Instant::now());
+        self.entrances.insert(name.into(), Entrance { door, log: VmLog::new(name), pace, session: None });
         Ok(fd)
     }
 
@@ -172,7 +175,8 @@ impl Master<'_> {
         }
         log::info!("{name}: connecting to {}", path.display());
         let door = Door::Connector(Connector::new(path, now));
-        self.entrances.insert(name.into(), Entrance { door, log: VmLog::new(name), session: None });
+        self.entrances
+            .insert(name.into(), Entrance { door, log: VmLog::new(name), pace: Pace::new(now), session: None });
         if !self.upgrades.is_provisional() {
             self.attempt(name, now, ops);
         }
@@ -225,9 +229,17 @@ impl Master<'_> {
         for _ in 0..TURN {
             let Some(entrance) = self.entrances.get_mut(name) else { return };
             let Door::Listener { listener, resting } = &mut entrance.door else { return };
+            if let Err(until) = entrance.pace.take(now) {
+                entrance.log.warn("its VMM comes too often: its next connections wait for their turn");
+                *resting = Some(until);
+                let source = Source::Listener(name.into());
+                return self.watch.set(ops, listener.as_raw_fd(), source, EventSet::empty());
+            }
             match listener.accept() {
+                // Whoever has gone while he waited costs nobody a turn.
+                Ok(Some(vmm)) if entrance.pace.is_short() && sys::hung_up(vmm.as_fd()) => entrance.pace.give_back(),
                 Ok(Some(vmm)) => self.admit(name, vmm, now, ops),
-                Ok(None) => return,
+                Ok(None) => return entrance.pace.give_back(),
                 Err(e) => {
                     entrance.log.warn(&format!("cannot accept a connection, trying again in {REST:?}: {e}"));
                     *resting = Some(now + REST);
@@ -264,7 +276,7 @@ impl Master<'_> {
         self.last_session += 1;
         let session = self.last_session;
         entrance.session = Some(session);
-        log::info!("{name}: a VMM connected (session {session})");
+        entrance.log.info(&format!("a VMM connected (session {session})"));
         let connection = Connection::new(vmm, entrance.log.clone(), PATIENCE, now);
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
         self.connections.insert(session, connection);
