@@ -106,6 +106,7 @@ pub fn port(port: PortId, stats: &Shared<PortStats>) -> PortSpec {
             pending_per_destination: 16,
             udp_flows: 64,
             new_per_second: 100,
+            groups_per_second: 1_000_000,
         },
         egress: Vec::new(),
         forwards: Vec::new(),

@@ -117,8 +117,14 @@ fn defaults_without_vonic_toml_and_with_only_a_mac() {
     assert_eq!((service.workers, service.poll), (1, Poll::For(Duration::from_micros(50))));
     let vm = &config.vms["web1"];
     assert_eq!((vm.network.as_str(), vm.address4, vm.queue_pairs, vm.mtu), ("default", None, 1, 1500));
-    let limits =
-        Limits { connections: 16384, pending: 512, pending_per_destination: 64, udp_flows: 4096, new_per_second: 2000 };
+    let limits = Limits {
+        connections: 16384,
+        pending: 512,
+        pending_per_destination: 64,
+        udp_flows: 4096,
+        new_per_second: 2000,
+        groups_per_second: 1000,
+    };
     assert_eq!(vm.limits, limits);
     assert_eq!(feature_names(vm.features.virtio_bits()).len(), 17 + 3);
     assert!(vm.labels.is_empty() && vm.forwards.is_empty() && vm.egress.is_empty());

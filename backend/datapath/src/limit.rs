@@ -29,6 +29,8 @@ limits! {
     UdpFlows = "udp_flows",
     /// New connections and flows in a second.
     NewPerSecond = "new_per_second",
+    /// Frames to groups in a second.
+    GroupsPerSecond = "groups_per_second",
     /// Connections to vonic's own service.
     Service = "service",
     /// Sockets that the host lets vonic have, for all guests together.
@@ -41,7 +43,8 @@ impl Limit {
     pub const fn refuses(self) -> bool {
         match self {
             Limit::Connections | Limit::Service | Limit::Host => true,
-            Limit::Pending | Limit::PendingPerDestination | Limit::UdpFlows | Limit::NewPerSecond => false,
+            Limit::Pending | Limit::PendingPerDestination | Limit::UdpFlows => false,
+            Limit::NewPerSecond | Limit::GroupsPerSecond => false,
         }
     }
 }

@@ -180,6 +180,8 @@ pub struct Limits {
     pub udp_flows: u32,
     /// New connections, and flows of datagrams, in a second.
     pub new_per_second: u32,
+    /// Frames to groups, each of which every other guest gets, in a second.
+    pub groups_per_second: u32,
 }
 
 /// The socket of a forward.

@@ -338,13 +338,15 @@ fn vm_tables(config: &Config, vm: &Vm, root: Place<'_, '_>) -> Vec<ShownTable> {
 }
 
 fn limit_table(limits: &Limits, place: Place<'_, '_>) -> ShownTable {
-    let Limits { connections, pending, pending_per_destination, udp_flows, new_per_second } = *limits;
+    let Limits { connections, pending, pending_per_destination, udp_flows, new_per_second, groups_per_second } =
+        *limits;
     let mut keys = Settings::new(place);
     keys.number("connections", connections);
     keys.number("pending", pending);
     keys.number("pending_per_destination", pending_per_destination);
     keys.number("udp_flows", udp_flows);
     keys.number("new_per_second", new_per_second);
+    keys.number("groups_per_second", groups_per_second);
     place.finish(Some("[limits]".to_string()), keys)
 }
 

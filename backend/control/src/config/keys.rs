@@ -118,6 +118,7 @@ pub(super) static LIMITS: Section = Section {
             ("pending_per_destination", "64"),
             ("udp_flows", "4096"),
             ("new_per_second", "2000"),
+            ("groups_per_second", "1000"),
         ])
     },
 };

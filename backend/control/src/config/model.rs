@@ -303,11 +303,20 @@ pub struct Limits {
     pub udp_flows: u32,
     /// New connections, and flows of datagrams, per second.
     pub new_per_second: u32,
+    /// Frames to groups, broadcast and multicast, per second.
+    pub groups_per_second: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 16384, pending: 512, pending_per_destination: 64, udp_flows: 4096, new_per_second: 2000 }
+        Limits {
+            connections: 16384,
+            pending: 512,
+            pending_per_destination: 64,
+            udp_flows: 4096,
+            new_per_second: 2000,
+            groups_per_second: 1000,
+        }
     }
 }
 

@@ -163,6 +163,7 @@ fn read_limits(limits: &mut Limits, table: &mut Table<'_, '_>) {
     read("pending_per_destination", &mut limits.pending_per_destination);
     read("udp_flows", &mut limits.udp_flows);
     read("new_per_second", &mut limits.new_per_second);
+    read("groups_per_second", &mut limits.groups_per_second);
 }
 
 /// The good ones, each with its line. `failover`: what holds for a forward that says nothing of it.

@@ -284,13 +284,15 @@ fn egress((rule, decided): &Counted) -> EgressRow {
 
 /// The limits with how often each was reached.
 pub(super) fn limits(entry: &Entry) -> Vec<LimitRow> {
-    let config::Limits { connections, pending, pending_per_destination, udp_flows, new_per_second } = entry.vm.limits;
+    let config::Limits { connections, pending, pending_per_destination, udp_flows, new_per_second, groups_per_second } =
+        entry.vm.limits;
     let most = |limit| match limit {
         Limit::Connections => Some(connections),
         Limit::Pending => Some(pending),
         Limit::PendingPerDestination => Some(pending_per_destination),
         Limit::UdpFlows => Some(udp_flows),
         Limit::NewPerSecond => Some(new_per_second),
+        Limit::GroupsPerSecond => Some(groups_per_second),
         Limit::Service | Limit::Host => None,
     };
     let row =

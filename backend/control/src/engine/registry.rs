@@ -363,6 +363,7 @@ impl Registry {
             pending_per_destination: vm.limits.pending_per_destination,
             udp_flows: vm.limits.udp_flows,
             new_per_second: vm.limits.new_per_second,
+            groups_per_second: vm.limits.groups_per_second,
         };
         PortSpec {
             port,

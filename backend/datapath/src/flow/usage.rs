@@ -15,6 +15,7 @@ pub struct Usage {
     pub connections: u32,
     guest: Opening,
     world: Opening,
+    groups: Bucket,
     /// Connects of the guest in progress, by destination.
     destinations: KeyedMap<SocketAddr, u32>,
     /// As many holders, besides this one, as connections are open at vonic's own service.
@@ -30,18 +31,45 @@ pub struct ServicePlace {
     _held: Arc<()>,
 }
 
-/// One new connection.
+/// One new connection, or one frame.
 const TOKEN: u64 = 1_000_000;
+
+/// What may happen so often in a second, and as often at once.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// What may still happen, in parts of a [`TOKEN`]: so many are added each microsecond as there may be in a second.
+    tokens: u64,
+    refilled: Option<Instant>,
+}
+
+impl Bucket {
+    /// Takes one token, if there is one; of those of a second so many may be taken at once.
+    fn take(&mut self, rate: u32, at_once: u32, now: Instant) -> bool {
+        let taken = self.wait(rate, at_once, now).is_zero();
+        self.tokens -= if taken { TOKEN } else { 0 };
+        taken
+    }
+
+    /// How long it takes until there is a token.
+    fn wait(&mut self, rate: u32, at_once: u32, now: Instant) -> Duration {
+        let rate = u64::from(rate);
+        let full = u64::from(at_once.max(1)) * TOKEN;
+        self.tokens = match self.refilled {
+            Some(then) => self.tokens.saturating_add(now.0.saturating_sub(then.0).saturating_mul(rate)).min(full),
+            None => full,
+        };
+        self.refilled = Some(now);
+        Duration::from_micros(TOKEN.saturating_sub(self.tokens).div_ceil(rate.max(1)))
+    }
+}
 
 /// Connections being opened by one side.
 #[derive(Debug, Default)]
 struct Opening {
     /// Handshakes in progress.
     pending: u32,
-    /// New connections that may still start, in parts of a [`TOKEN`]: so many are added each microsecond as connections may
-    /// start in a second.
-    tokens: u64,
-    refilled: Option<Instant>,
+    /// New connections that may still start.
+    new: Bucket,
 }
 
 impl Opening {
@@ -51,23 +79,8 @@ impl Opening {
 
     /// Takes one token.
     fn take(&mut self, limits: &Limits, now: Instant) -> Result<(), Limit> {
-        if !self.wait(limits, now).is_zero() {
-            return Err(Limit::NewPerSecond);
-        }
-        self.tokens -= TOKEN;
-        Ok(())
-    }
-
-    /// How long it takes until there is a token.
-    fn wait(&mut self, limits: &Limits, now: Instant) -> Duration {
-        let rate = u64::from(limits.new_per_second);
-        let full = rate * TOKEN;
-        self.tokens = match self.refilled {
-            Some(then) => self.tokens.saturating_add(now.0.saturating_sub(then.0).saturating_mul(rate)).min(full),
-            None => full,
-        };
-        self.refilled = Some(now);
-        Duration::from_micros(TOKEN.saturating_sub(self.tokens).div_ceil(rate.max(1)))
+        let rate = limits.new_per_second;
+        if self.new.take(rate, rate, now) { Ok(()) } else { Err(Limit::NewPerSecond) }
     }
 }
 
@@ -89,7 +102,7 @@ impl Usage {
 
     /// How long the world's next connection has to wait at its listener for its turn; zero: not at all.
     pub fn world_waits(&mut self, limits: &Limits, now: Instant) -> Duration {
-        self.world.wait(limits, now)
+        self.world.new.wait(limits.new_per_second, limits.new_per_second, now)
     }
 
     /// A place at vonic's own service, if one is left: counted from here until the service has let go of the connection, so that
@@ -105,6 +118,16 @@ impl Usage {
     /// `NewPerSecond`.
     pub fn admit_datagrams(&mut self, limits: &Limits, by_guest: bool, now: Instant) -> Result<(), Limit> {
         if by_guest { &mut self.guest } else { &mut self.world }.take(limits, now)
+    }
+
+    /// Whether the guest may send one more frame to a group now.
+    ///
+    /// # Errors
+    /// `GroupsPerSecond`.
+    pub fn admit_group(&mut self, limits: &Limits, now: Instant) -> Result<(), Limit> {
+        let rate = limits.groups_per_second;
+        // A tenth of a second's at once: no protocol needs more, and everybody gets them.
+        if self.groups.take(rate, rate / 10, now) { Ok(()) } else { Err(Limit::GroupsPerSecond) }
     }
 
     /// A handshake begins.
@@ -155,8 +178,14 @@ mod tests {
 
     #[test]
     fn the_rate_of_new_connections_is_a_bucket_of_one_second() {
-        let limits =
-            Limits { connections: 1000, pending: 10, pending_per_destination: 10, udp_flows: 10, new_per_second: 5 };
+        let limits = Limits {
+            connections: 1000,
+            pending: 10,
+            pending_per_destination: 10,
+            udp_flows: 10,
+            new_per_second: 5,
+            groups_per_second: 3,
+        };
         let mut usage = Usage::default();
         let to: SocketAddr = "203.0.113.7:80".parse().unwrap();
         let count =
@@ -176,8 +205,14 @@ mod tests {
 
     #[test]
     fn each_limit_says_its_name() {
-        let limits =
-            Limits { connections: 3, pending: 2, pending_per_destination: 1, udp_flows: 10, new_per_second: 2 };
+        let limits = Limits {
+            connections: 3,
+            pending: 2,
+            pending_per_destination: 1,
+            udp_flows: 10,
+            new_per_second: 2,
+            groups_per_second: 3,
+        };
         let mut usage = Usage::default();
         let [a, b, c]: [SocketAddr; 3] =
             ["203.0.113.7:80", "[2001:db8:7::1]:80", "203.0.113.7:82"].map(|a| a.parse().unwrap());
@@ -211,13 +246,37 @@ mod tests {
 
     #[test]
     fn one_destination_cannot_take_all_pending_connects() {
-        let limits =
-            Limits { connections: 1000, pending: 10, pending_per_destination: 2, udp_flows: 10, new_per_second: 1000 };
+        let limits = Limits {
+            connections: 1000,
+            pending: 10,
+            pending_per_destination: 2,
+            udp_flows: 10,
+            new_per_second: 1000,
+            groups_per_second: 3,
+        };
         let mut usage = Usage::default();
         let [a, b]: [SocketAddr; 2] = ["203.0.113.7:80", "203.0.113.7:81"].map(|a| a.parse().unwrap());
         let mut open = |to| usage.admit(&limits, Some(to), Instant(0)).map(|()| usage.begin(Some(to)));
         assert_eq!([open(a), open(a), open(a), open(b)], [Ok(()), Ok(()), Err(Limit::PendingPerDestination), Ok(())]);
         usage.end(Some(a));
         assert_eq!(usage.admit(&limits, Some(a), Instant(0)), Ok(()));
+    }
+
+    #[test]
+    fn frames_to_groups_have_a_rate_and_a_tenth_of_it_at_once() {
+        let limits = Limits {
+            connections: 1,
+            pending: 1,
+            pending_per_destination: 1,
+            udp_flows: 1,
+            new_per_second: 1,
+            groups_per_second: 100,
+        };
+        let mut usage = Usage::default();
+        let mut admitted = |at| (0..1000).filter(|_| usage.admit_group(&limits, Instant(at)).is_ok()).count();
+        assert_eq!(admitted(1), 10);
+        assert_eq!(admitted(50_001), 5);
+        assert_eq!(admitted(60_000_001), 10);
+        assert_eq!(usage.admit_group(&limits, Instant(60_000_002)), Err(Limit::GroupsPerSecond));
     }
 }

@@ -222,8 +222,14 @@ pub(crate) mod tests {
 
     /// Member `n` with the MAC …:n, and the address .n if it `has_address`.
     pub fn member(n: u8, has_address: bool) -> PortSpec {
-        let limits =
-            Limits { connections: 16, pending: 4, pending_per_destination: 2, udp_flows: 8, new_per_second: 100 };
+        let limits = Limits {
+            connections: 16,
+            pending: 4,
+            pending_per_destination: 2,
+            udp_flows: 8,
+            new_per_second: 100,
+            groups_per_second: 100,
+        };
         PortSpec {
             vm: u64::from(n),
             failover: true,

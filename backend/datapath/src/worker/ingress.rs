@@ -152,6 +152,9 @@ impl Worker {
                 if !bridged && serve(network, port, &inbound)? && is_for_gateway(&inbound.frame) {
                     return Ok(());
                 }
+                // Each costs as many copies as there are members, and each of them a look.
+                let admitted = port.usage.admit_group(&port.spec.limits, self.now);
+                admitted.map_err(|limit| port.spec.stats.limited(limit))?;
                 let mtu = port.spec.mtu;
                 let members = if network.spec.isolated { &[] } else { network.members() };
                 let mut workers = 0;
