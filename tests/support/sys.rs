@@ -200,11 +200,25 @@ pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
 }
 
 /// Waits until `fd` can be read; false if it could not within `limit`.
-pub(crate) fn wait_readable(fd: RawFd, limit: Duration) -> io::Result<bool> {
+///
+/// # Errors
+/// The system's.
+pub fn wait_readable(fd: RawFd, limit: Duration) -> io::Result<bool> {
     let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let milliseconds = limit.as_millis().min(i32::MAX as u128) as libc::c_int;
     // SAFETY: one pollfd, live and writable.
     check(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
+}
+
+/// Clears O_NONBLOCK of the open file behind `fd`, for everybody who has it.
+///
+/// # Errors
+/// The system's.
+pub fn make_blocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_NONBLOCK) }).map(drop)
 }
 
 /// As [`wait_readable`], of any of several.
