@@ -207,6 +207,14 @@ impl Scene {
     /// # Errors
     /// If a part is missing or does not start.
     pub fn start(load: Load, seed: u64) -> Result<Scene> {
+        Scene::start_with(load, seed, |config| config)
+    }
+
+    /// The same on a configuration that is changed before.
+    ///
+    /// # Errors
+    /// As [`Scene::start`].
+    pub fn start_with(load: Load, seed: u64, change: impl FnOnce(TestConfig) -> TestConfig) -> Result<Scene> {
         isolate()?;
         if load.cramped {
             std::fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 8192 32768")?;
@@ -218,7 +226,7 @@ impl Scene {
             ensure!(Command::new("nft").arg(rules).status()?.success(), "nft {rules}");
         }
         let names = [("a", 2), ("b", 3)];
-        let mut bed = Bed::start_here(&config(&names[..load.vmms.len()]))?;
+        let mut bed = Bed::start_here(&change(config(&names[..load.vmms.len()])))?;
         let server = PeerServer::start("server", bed.directory.path(), "[::]:0", None)?;
         let echo = on_host(&bed, "echo", &["echo", ECHO])?;
         let start = |(name, vmm): (_, &Vmm)| start_guest(&bed, name, *vmm);

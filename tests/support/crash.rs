@@ -254,7 +254,7 @@ impl Vonicd {
     /// # Errors
     /// If its descriptors cannot be read.
     pub fn holdings(&mut self) -> Result<Holdings> {
-        let folder = format!("/proc/{}/fd", self.process().pid());
+        let folder = format!("/proc/{}/fd", self.master());
         let (mut descriptors, mut records) = (0, None);
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
