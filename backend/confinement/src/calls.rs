@@ -46,6 +46,10 @@ const FREE: &[i64] = &[
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_timerfd_gettime,
+    // What interrupts a call that a VMM has made to block.
+    libc::SYS_timer_create,
+    libc::SYS_timer_settime,
+    libc::SYS_timer_delete,
     libc::SYS_signalfd4,
     libc::SYS_inotify_init1,
     libc::SYS_inotify_add_watch,
