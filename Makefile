@@ -15,7 +15,7 @@ AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent
 # Variants of vonicd for tests alone, built of the same parts as the tests and put where nobody takes them for the other: $(call variant,NAME,FEATURE).
 variant = cargo build --quiet -p vonic-daemon --features $(2) && mkdir -p $(TARGET)/$(1)/debug && mv $(TARGET)/debug/vonicd $(TARGET)/$(1)/debug/
 
-.PHONY: build lab-build man deb agent-deb install uninstall docs-reference manual next-build crash-build testbed fmt lint deny reproducible test long-test crash-test soak fuzz demo bench bench-takeover bench-micro
+.PHONY: build lab-build man deb agent-deb install uninstall docs-reference manual next-build crash-build testbed fmt lint deny reproducible test long-test crash-test soak fuzz asan demo bench bench-takeover bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -119,11 +119,14 @@ soak: testbed build
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_SOAK=$(or $(FOR),14400) \
 		cargo test -p vonic-tests --test e2e_soak -- --nocapture
 
-# Operation lists against a TCP leg, and migration streams, each for SECONDS (600). Needs a nightly compiler and cargo-fuzz
-# (`cargo install cargo-fuzz`).
+# Every fuzz target (TARGETS="ring worker": these alone) for SECONDS (600) each, by libFuzzer with the address sanitizer. Needs cargo-fuzz
+# (`cargo install cargo-fuzz --locked`) and a C++ compiler; the compiler may be the stable one. MERGE=1 then renews the corpora in git.
 fuzz:
-	cd backend/tcp/fuzz && cargo +nightly fuzz run leg --fuzz-dir . -- -max_len=2000 -max_total_time=$(or $(SECONDS),600)
-	cd backend/migration/fuzz && cargo +nightly fuzz run stream --fuzz-dir . -- -max_len=4000 -max_total_time=$(or $(SECONDS),600)
+	TARGETS="$(TARGETS)" SECONDS=$(or $(SECONDS),600) MERGE=$(MERGE) sh tests/fuzz/run.sh $(abspath $(TARGET))/fuzz
+
+# What has unsafe code or reads what guests write, its unit tests under the address sanitizer.
+asan:
+	sh tests/support/asan.sh $(abspath $(TARGET))/asan
 
 # Two guests on one vonicd (DEMO_VMM=qemu for QEMU instead of user-mode Linux).
 demo: testbed build

@@ -28,6 +28,8 @@ run() {
     { "$@" 2>&1 || echo "@@BROKEN $*"; } | tee -a "$VONIC_LOGS/units" | grep -v '^@@BROKEN'
 }
 
+# Seconds for each fuzz target, two or more of which run at once.
+export VONIC_FUZZ_SECONDS="${VONIC_FUZZ_SECONDS:-20}"
 run cargo test --workspace --exclude vonic-tests --no-fail-fast
 # Some of these wait for processes as well. A binary that failed is run once more: how many of its tests failed, and cargo's words for it.
 failed_units() {

@@ -15,6 +15,8 @@ pub mod capture;
 pub mod client;
 pub mod config;
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guest;
 pub mod launch;
 pub mod metrics;

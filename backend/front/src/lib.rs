@@ -12,6 +12,8 @@ mod channel;
 mod connection;
 mod connector;
 mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handover;
 mod heartbeat;
 mod history;

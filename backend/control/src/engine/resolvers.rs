@@ -158,7 +158,7 @@ fn ways(file: &Path) -> BTreeSet<PathBuf> {
 
 /// The resolvers that a resolv.conf(5) names, and what cannot be used in it. Of everything else nothing is said: it is about how a
 /// program asks.
-fn parse(text: &str, index: impl Fn(&str) -> Option<u32>) -> (Vec<SocketAddr>, Vec<String>) {
+pub(crate) fn parse(text: &str, index: impl Fn(&str) -> Option<u32>) -> (Vec<SocketAddr>, Vec<String>) {
     let (mut list, mut complaints) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
@@ -177,7 +177,9 @@ fn parse(text: &str, index: impl Fn(&str) -> Option<u32>) -> (Vec<SocketAddr>, V
 fn address(word: &str, index: impl Fn(&str) -> Option<u32>) -> Option<SocketAddr> {
     if let Some((address, interface)) = word.split_once('%') {
         let scope = interface.parse().ok().or_else(|| index(interface))?;
-        return Some(SocketAddrV6::new(address.parse::<Ipv6Addr>().ok()?, PORT, 0, scope).into());
+        let address: Ipv6Addr = address.parse().ok()?;
+        let is_one = !address.is_multicast() && !address.is_unspecified();
+        return is_one.then(|| SocketAddrV6::new(address, PORT, 0, scope).into());
     }
     let address: IpAddr = word.parse().ok()?;
     (!address.is_multicast()).then(|| match address {
@@ -209,7 +211,7 @@ mod tests {
         assert_eq!(texts, ["198.51.100.1:53", "[2001:db8::1]:53", "[fe80::1%7]:53", "127.0.0.1:53"]);
         assert_eq!(complaints.len(), 1, "{complaints:?}");
         assert!(complaints[0].starts_with("nameserver x: "));
-        for bad in ["fe80::1%nowhere", "224.0.0.1", "1.2.3", "1.2.3.4:53"] {
+        for bad in ["fe80::1%nowhere", "ff02::1%2", "::%2", "224.0.0.1", "1.2.3", "1.2.3.4:53"] {
             assert_eq!(parse(&format!("nameserver {bad}"), |_| None).0, [], "{bad}");
         }
         let many: String = (0..20).map(|n| format!("nameserver 198.51.100.{n}\n")).collect();

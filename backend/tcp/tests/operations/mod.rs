@@ -1,5 +1,5 @@
 //! A list of operations on a leg, written as bytes, and what must hold whatever they are. Property tests make up the bytes,
-//! and so does the fuzz target in `backend/tcp/fuzz`.
+//! and so does the fuzz target `leg` (`tests/fuzz`).
 
 use vonic_tcp::{
     AckPolicy, Config, Flags, Instant, Keepalive, Leg, Options, Segment, Seq, State, Timestamps, Transmit,

@@ -1,0 +1,2 @@
+#![no_main]
+vonic_libfuzzer::target!("leg");
