@@ -99,6 +99,7 @@ pub(super) fn port(id: PortId, host: Ports, own_address6: bool) -> PortSpec {
             pending_per_destination: 8,
             udp_flows: 8,
             new_per_second: 100_000,
+            groups_per_second: 100_000,
         },
         egress,
         forwards: Vec::new(),
