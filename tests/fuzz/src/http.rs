@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vonic_agent::metadata::Metadata;
 use vonic_agent::nic::Nic;
-use vonic_control::api::types::{LoadReport, ReloadReport, UpgradeReport, VmDetail, VmRow};
+use vonic_control::api::types::{LoadReport, ReloadReport, UpgradeReport, VmRow};
 use vonic_control::api::{ApiError, Feed, Handler, Reply, Request, Response, serve};
 use vonic_control::guest::{Asker, Guest, Host, Question, Service};
 use vonic_record::{Checkpoint, Shared};
@@ -52,7 +52,7 @@ impl Handler for Engine {
         let row = || VmRow { name: "a".into(), ..VmRow::default() };
         reply.send(match request {
             Request::Vms => Response::Vms(vec![row()]),
-            Request::Vm(name) if name == "a" => Response::Vm(Box::new(VmDetail::default())),
+            Request::Vm(name) if name == "a" => Response::Vm(Box::default()),
             Request::PutVm { vm, text } => {
                 let none = vonic_control::config::load_sources("/nonexistent".as_ref(), &Default::default());
                 let dir = std::path::Path::new("/nonexistent");

@@ -1,6 +1,12 @@
 //! Every target over its corpus and its regression inputs, and then for `VONIC_FUZZ_SECONDS` (`make test` says how many) over mutations of
 //! them. What is found is written down, and told by its path.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may fail, and tells"
+)]
 
 use std::cell::Cell;
 use std::fs;
