@@ -1,9 +1,7 @@
 //! Does a core dump leave out what guests' bytes lie in?
 use crate::dirty::file;
 use std::fs;
-use vm_memory::{
-    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
-};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, MemoryRegionAddress};
 use vonic_queue::{DirtyLog, MemoryMap, Undumped, survive_truncation};
 
 const LEN: u64 = 0x1_0000;
