@@ -102,7 +102,7 @@ const VM: &[(&str, &str)] = &[
     ("features", "{ csum = false }"),
     ("features", "{ ctrl_vq = false, tso = false, in_order = false }"),
     ("limits", "{ connections = 1, udp_flows = 2 }"),
-    ("limits", "{ pending = 3, pending_per_destination = 4, new_per_second = 5 }"),
+    ("limits", "{ pending = 3, pending_per_destination = 4, new_per_second = 5, groups_per_second = 6 }"),
     (
         "forward",
         "[{ proto = 'tcp', listen = '*:8000-8010', port = 80 }, { proto = 'udp', listen = '127.0.0.1:53', port = 53, failover = false }]",
