@@ -20,11 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A sound request behind so many others.
 const OFTEN: u32 = 64;
 
-/// Sends bytes and hears what is answered. `None`: nothing that ends.
-fn say(mut stream: UnixStream, data: &[u8], patience: Duration) -> Option<Vec<u8>> {
-    let _ = (stream.set_read_timeout(Some(patience)), stream.set_write_timeout(Some(PAUSE)));
+/// Sends all that there will be and hears what is answered. `None`: nothing that ends.
+fn say(mut stream: UnixStream, data: &[u8]) -> Option<Vec<u8>> {
+    let _ = stream.set_write_timeout(Some(PAUSE));
     // A server that has heard enough may be gone before all is said.
     let _ = (stream.write_all(data), stream.shutdown(Shutdown::Write));
+    hear(stream, PAUSE)
+}
+
+/// A sound request's answer. Who has said that he is gone need not be given one.
+fn ask(mut stream: UnixStream, request: &[u8]) -> Option<Vec<u8>> {
+    let _ = stream.write_all(request);
+    hear(stream, PATIENCE)
+}
+
+fn hear(mut stream: UnixStream, patience: Duration) -> Option<Vec<u8>> {
+    let _ = stream.set_read_timeout(Some(patience));
     let (mut heard, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
         match stream.read(&mut chunk) {
@@ -108,10 +119,11 @@ pub fn api(data: &[u8]) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let Some((_, path)) = api_server() else { panic!("the API's server does not start") };
     let connect = || UnixStream::connect(path).unwrap_or_else(|error| panic!("the API is gone: {error}"));
-    check(say(connect(), data, PAUSE));
+    check(say(connect(), data));
     if COUNT.fetch_add(1, Ordering::Relaxed).is_multiple_of(OFTEN) {
-        let health = say(connect(), b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n", PATIENCE);
-        assert!(health.is_some_and(|heard| heard.starts_with(b"HTTP/1.1 200 ")), "the API answers no more");
+        let health = ask(connect(), b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n");
+        let heard = health.map(|heard| String::from_utf8_lossy(&heard).into_owned());
+        assert!(heard.as_ref().is_some_and(|heard| heard.starts_with("HTTP/1.1 200 ")), "the API answers {heard:?}");
     }
 }
 
@@ -144,14 +156,14 @@ pub fn guest(data: &[u8]) {
         service.serve(Arc::clone(&guest), far.into(), ());
         near
     };
-    check(say(connect(), data, PAUSE));
+    check(say(connect(), data));
     if let Some(report) = guest.report() {
         assert!(report.message.interfaces.len() <= 64);
     }
     static COUNT: AtomicU32 = AtomicU32::new(0);
     if COUNT.fetch_add(1, Ordering::Relaxed).is_multiple_of(OFTEN) {
         let question = b"GET /v1/metadata HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        let heard = say(connect(), question, PATIENCE);
+        let heard = ask(connect(), question);
         assert!(heard.is_some_and(|heard| heard.starts_with(b"HTTP/1.1 ")), "the guests' service answers no more");
     }
 }
