@@ -70,10 +70,13 @@ impl<L: Log> Log for Limited<L> {
     }
 }
 
+/// Lines begin with these as well, which are vonic's own affairs.
+const OWN: [&str; 2] = ["api", "reload"];
+
 /// What a line is about.
 fn subject(text: &str) -> &str {
     let before = text.split_once(": ").map_or("", |(before, _)| before);
-    if before.len() <= SUBJECT_MAX && !before.contains(' ') { before } else { "" }
+    if before.len() <= SUBJECT_MAX && !before.contains(' ') && !OWN.contains(&before) { before } else { "" }
 }
 
 #[derive(Debug)]
@@ -214,7 +217,8 @@ mod tests {
     #[test]
     fn a_line_is_about_what_stands_before_its_colon() {
         let subjects =
-            ["web1: refused: no", "network default: gone", "it ends", "vms.d/a.toml:3: mtu", "a:b"].map(subject);
-        assert_eq!(subjects, ["web1", "", "", "vms.d/a.toml:3", ""]);
+            ["web1: refused: no", "network default: gone", "it ends", "vms.d/a.toml:3: mtu", "a:b", "reload: 1"]
+                .map(subject);
+        assert_eq!(subjects, ["web1", "", "", "vms.d/a.toml:3", "", ""]);
     }
 }

@@ -148,25 +148,16 @@ pub(crate) struct Port<S> {
     pub sink: S,
     /// The rings that run, by index: bits.
     running: AtomicU64,
-    /// Warnings so far.
-    warnings: AtomicU64,
 }
-
-/// Warnings about one session: a VMM can cause as many as it likes.
-const WARNINGS: u64 = 3;
 
 impl<S: EventSink> Port<S> {
     pub fn emit(&self, event: PortEvent) {
         self.sink.event(SessionEvent { port: self.spec.port, session: self.spec.session, event });
     }
 
-    /// Writes a warning that begins with the VM's name, unless there have been too many.
+    /// Writes a warning that begins with the VM's name. All are of this one place, by which the log is limited.
     pub fn warn(&self, text: &str) {
-        match self.warnings.fetch_add(1, Ordering::Relaxed) + 1 {
-            WARNINGS => log::warn!("{}: {text} (further warnings about this session are left out)", self.spec.name),
-            count if count < WARNINGS => log::warn!("{}: {text}", self.spec.name),
-            _ => {}
-        }
+        log::warn!("{}: {text}", self.spec.name);
     }
 
     /// A ring was started.
@@ -224,7 +215,7 @@ impl Drop for Session {
 /// See [`SessionError`].
 pub fn start<S: EventSink>(spec: SessionSpec, scratch_dir: &Path, sink: S) -> Result<(Session, OwnedFd), SessionError> {
     let name = format!("vu-{}", spec.name);
-    let port = Arc::new(Port { spec, sink, running: AtomicU64::new(0), warnings: AtomicU64::new(0) });
+    let port = Arc::new(Port { spec, sink, running: AtomicU64::new(0) });
     let memory = Memory::new(GuestMemoryMmap::new());
     let backend = Arc::new(backend::Backend::new(Arc::clone(&port)));
     // `Ring::new` gets no context: it finds its port here while the daemon is made.
