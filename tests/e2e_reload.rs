@@ -316,7 +316,7 @@ fn a_running_stream_is_exact_through_all_of_it() {
         around.reload(how);
         reloads += 1;
         // The log has 200 lines of a kind in ten seconds, and here they are waited for.
-        std::thread::sleep(Duration::from_millis(60));
+        std::thread::sleep(std::time::Duration::from_millis(60));
     }
     let done = job.wait(&mut e, seconds(60)).unwrap();
     assert_eq!(done.status, 0, "{}", done.stdout);
