@@ -269,16 +269,19 @@ fn a_reload_changes_a_networks_uplink() {
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
     wait_reaches(&mut a, 2, &hosts[0]).unwrap();
     let service = std::fs::read_to_string(bed.vonicd.config_dir().join("vonic.toml")).unwrap();
-    let with = |uplink: &str| {
-        bed.directory.write("etc/vonic.toml", service.replace("uplink = \"packet:nic0\"", uplink)).unwrap()
+    let write = |more: &str, uplink: &str| {
+        let text = service.replace("uplink = \"packet:nic0\"", uplink);
+        bed.directory.write("etc/vonic.toml", format!("{more}{text}")).unwrap()
     };
     // Another interface: the sockets are others, the VMMs notice nothing.
     lan::macvlan("passthru nopromisc").unwrap();
-    with(&format!("uplink = \"packet:{MACVLAN}\""));
+    write("", &format!("uplink = \"packet:{MACVLAN}\""));
     assert_eq!(reload(&bed), [json!([]), json!([]), json!([])]);
     wait_reaches(&mut a, 2, &hosts[1]).unwrap();
     assert_eq!(uplink(&bed, "a").unwrap()["interface"], MACVLAN);
-    // Other kinds of network, for which the VMMs connect anew.
+    // Other kinds of network, for which the VMMs connect anew. An engine without packet sockets on its list would ask for one, and be told of,
+    // before the next one goes on.
+    let with = |uplink: &str| write("seccomp = \"off\"\n", uplink);
     ip(&format!("link del {MACVLAN}")).unwrap();
     with("uplink = \"tap:br0\"");
     assert_eq!(reload(&bed), [json!([]), json!(["a", "b", "c"]), json!([])]);
