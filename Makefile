@@ -104,7 +104,10 @@ long-test: testbed build
 	VONIC_SIMULATION_SEEDS=$(or $(SEEDS),10000) cargo test -p vonic-tcp --test simulation
 	PROPTEST_CASES=20000 cargo test -p vonic-tcp --test mechanisms random
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
-		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps --test e2e_repair --test e2e_migrate --test e2e_launch --test e2e_package --test e2e_agent_package --test e2e_reload_traffic --test e2e_isolation --test e2e_network_side -- --test-threads=1 --nocapture --include-ignored
+		cargo test -p vonic-tests --test e2e_tcp --test e2e_scale --test e2e_loss --test e2e_names --test e2e_fragments --test e2e_apps --test e2e_repair --test e2e_migrate --test e2e_launch --test e2e_package --test e2e_agent_package --test e2e_reload_traffic -- --test-threads=1 --nocapture --include-ignored
+	# Those that hold vonic to figures are themselves as fast as they can be.
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sh $(CURDIR)/tests/support/root.sh" VONIC_LONG=1 \
+		cargo test --profile lab -p vonic-tests --test e2e_notify --test e2e_isolation --test e2e_network_side -- --test-threads=1 --nocapture
 
 # Engines die at random times (KILLS, 2000 in all) and at each labelled point (ENDS, 200), under every number of connections, with loss and
 # without. What is done is noted in $(TARGET)/crash/debug/progress; another run goes on from there. FOR=420 ends it after so many seconds.

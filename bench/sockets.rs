@@ -63,9 +63,10 @@ static LARGE: [(Case, Load); 3] = [
     ),
 ];
 
-static ALWAYS: [(Case, Load); 2] = [
+static ALWAYS: [(Case, Load); 3] = [
     (ratio("tcp-rr-always", "netperf TCP_RR, poll_us = \"always\"", "/s", 1.3, 2.0), Load::Transactions("TCP_RR")),
     (ratio("udp-rr-always", "netperf UDP_RR, poll_us = \"always\"", "/s", 1.3, 2.0), Load::Transactions("UDP_RR")),
+    (ratio("tcp-crr-always", "netperf TCP_CRR, poll_us = \"always\"", "/s", 2.0, 5.0), Load::Transactions("TCP_CRR")),
 ];
 
 /// Rows that need the same packets and the same polling share their guests.

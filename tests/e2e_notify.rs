@@ -1,4 +1,5 @@
-//! Is a guest told of each of its connections, once, in batches and in time, when thousands are established in a burst?
+//! Is a guest told of each of its connections, once, in batches and in time, when thousands are established in a burst? `VONIC_LONG=1`, with
+//! released builds on a machine that does nothing else, holds it to the stated delay.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "test code")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,9 @@ use vonic_tests::*;
 const BATCH: usize = 500;
 const DELAY: Duration = Duration::from_millis(200);
 /// What a slow machine may add to the stated delay: the engine's threads and the guest's share its processors.
-const SLACK: Duration = Duration::from_secs(3);
+fn slack() -> Duration {
+    if std::env::var_os("VONIC_LONG").is_some() { Duration::ZERO } else { Duration::from_secs(3) }
+}
 
 #[test]
 fn ten_thousand_connections_are_told_once_each_in_batches_and_in_time() {
@@ -88,8 +91,8 @@ fn check_established(burst: &Burst, opened: Duration) -> BTreeSet<String> {
     // Full ones, and one for each time that the bound has passed.
     let most = delays.len() / BATCH + opened.as_millis() as usize / DELAY.as_millis() as usize + 5;
     assert!(sizes.len() <= most, "{sizes:?}");
-    assert!(part(&delays, 100) <= DELAY + SLACK, "{:?}", part(&delays, 100));
-    assert!(part(&waits, 100) <= DELAY + SLACK, "{:?}", part(&waits, 100));
+    assert!(part(&delays, 100) <= DELAY + slack(), "{:?}", part(&delays, 100));
+    assert!(part(&waits, 100) <= DELAY + slack(), "{:?}", part(&waits, 100));
     told.into_values().map(|(_, id)| id).collect()
 }
 
