@@ -6,7 +6,7 @@ use super::succession::number;
 use crate::api::types::Happening;
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand, crash_point};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
@@ -62,12 +62,6 @@ impl SessionState {
     }
 }
 
-/// How much the log is to be bothered with a session's begin or end, the last such thing having been then: a VMM that comes and goes all the time
-/// is the master's to tell of.
-fn importance(last: Instant) -> log::Level {
-    if last.elapsed() < Duration::from_secs(1) { log::Level::Debug } else { log::Level::Info }
-}
-
 impl Registry {
     /// A VMM has connected to a VM's socket.
     pub(super) fn connected(&mut self, name: &str, id: u64) {
@@ -102,12 +96,10 @@ impl Registry {
             Ok((session, front_end)) => {
                 let state =
                     SessionState { id, session, features: None, stopped: None, arrival, rings: BTreeMap::new() };
-                let mut level = log::Level::Info;
                 if let Some(entry) = self.vms.get_mut(name) {
-                    level = importance(entry.session_since);
                     (entry.session, entry.session_since) = (Some(state), Instant::now());
                 }
-                log::log!(level, "{name}: VMM connected");
+                log::info!("{name}: VMM connected");
                 self.feed.tell(Happening::VmConnected { vm: name.into() });
                 self.order(Command::Session { port: entry_port, session: id });
                 // The descriptor table is shared: from here on the number is the master's.
@@ -127,7 +119,7 @@ impl Registry {
     pub(super) fn disconnected(&mut self, id: u64) {
         let of = |e: &Entry| e.session.as_ref().is_some_and(|s| s.id == id);
         let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| of(e)) else { return };
-        log::log!(importance(entry.session_since), "{name}: VMM disconnected");
+        log::info!("{name}: VMM disconnected");
         self.feed.tell(Happening::VmDisconnected { vm: name.clone() });
         let (port, name) = (entry.port, name.clone());
         self.left(&name);
