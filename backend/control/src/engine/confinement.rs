@@ -60,6 +60,18 @@ pub(super) fn confine(bounds: &Bounds) {
 }
 
 impl Registry {
+    /// Before the configuration is put in force: what it asks for and this engine may not is left to the next one.
+    pub(super) fn leave_what_is_refused(&mut self, old: &Config) {
+        if old.service.migration.is_empty() && !self.config.service.migration.is_empty() {
+            log::warn!(
+                "hooks have what vonicd has kept since it was started without any: restart it if they need other capabilities"
+            );
+        }
+        let may = self.bounds.packet || self.bounds.unlisted == Unlisted::Allow;
+        let wanted = bounds(&self.config_dir, &self.config);
+        self.cables.leaves_packets |= !may && wanted.packet && self.history.is_some();
+    }
+
     /// The configuration asks for more or for less than this engine may do: another one goes on.
     pub(super) fn confine_anew(&mut self) {
         let wanted = bounds(&self.config_dir, &self.config);
