@@ -70,3 +70,24 @@ fn a_vmm_whose_messages_engines_die_of_is_heard_no_more() {
     assert_eq!(bed.vonicd.log().matches("a VMM connected").count(), 2, "neither has noticed");
     bed.vonicd.stop().unwrap();
 }
+
+/// An engine that dies while it publishes what one guest's rings have completed dies of that guest.
+#[test]
+fn what_engines_die_of_while_they_publish_has_a_name() {
+    let bed = Bed::start(&TestConfig { crash_points: true, ..TestConfig::default() }.vm("a", 2, "").vm("b", 3, ""));
+    let bed = bed.unwrap();
+    let killer = Killer::new(&bed.directory).unwrap();
+    let mut a = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    let mut b = HandGuest::start(&bed, "b", 3, feature::ALL).unwrap();
+    for _ in 0..2 {
+        let old = bed.vonicd.engine().unwrap();
+        killer.arm("used-before-call", 1, Manner::Panic).unwrap();
+        std::thread::sleep(crash::LOOKS);
+        a.mock.gateway_answers(2).unwrap();
+        assert!(killer.has_fired());
+        killer.wait_successor(old).unwrap();
+    }
+    assert_eq!(status(&bed)["quarantined"], json!(["a"]), "{}", bed.vonicd.log());
+    b.mock.gateway_answers(3).unwrap();
+    bed.vonicd.stop().unwrap();
+}
