@@ -71,11 +71,6 @@ impl Registry {
         if let Some(old) = entry.session.take() {
             old.close();
         }
-        if entry.blame.unheard {
-            // The master forgave it, or would not speak of it.
-            self.forgive(name);
-        }
-        let Some(entry) = self.vms.get_mut(name) else { return };
         let entry_port = entry.port;
         let spec = SessionSpec {
             port: entry_port,
@@ -133,11 +128,6 @@ impl Registry {
             }
         }
         self.cables.set_offloads(&name, None);
-        // The master forgives it by itself.
-        if self.forgive(&name) {
-            log::info!("{name}: no longer in quarantine: its VMM has left");
-            self.feed.tell(Happening::VmReleased { vm: name.clone(), reason: "its VMM has left".into() });
-        }
         let (done, _) = handover();
         self.order(Command::Disconnect { port, done });
     }
