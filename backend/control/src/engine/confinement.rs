@@ -1,8 +1,9 @@
 //! What an engine may still ask of the kernel, by its configuration (`vonic_confinement`, ADR 0025).
 use super::registry::Registry;
 use crate::config::{Config, Seccomp, Uplink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use vonic_confinement::{Bounds, Files, Unlisted};
+use vonic_confinement::{Bounds, Capabilities, Files, Unlisted};
 
 /// What the host says of itself, and what the standard library looks at.
 const READ: &[&str] = &["/proc", "/sys", "/etc", "/run", "/dev/urandom", "/usr/lib"];
@@ -17,7 +18,23 @@ pub(super) fn bounds(dir: &Path, config: &Config) -> Bounds {
         Seccomp::Off => Unlisted::Allow,
     };
     let packet = config.networks.values().any(|network| matches!(network.uplink, Uplink::Packet(_)));
-    Bounds { unlisted, packet, files: config.service.landlock.then(|| files(dir, config)) }
+    let files = config.service.landlock.then(|| files(dir, config));
+    Bounds { unlisted, packet, files, capabilities: Some(capabilities(dir, config, packet)) }
+}
+
+/// What it takes to move guests' connections, and forwards on low ports, may be wanted at any time.
+fn capabilities(dir: &Path, config: &Config, packet: bool) -> Capabilities {
+    let mut kept = Capabilities::NET_ADMIN | Capabilities::NET_BIND_SERVICE;
+    if packet {
+        kept = kept | Capabilities::NET_RAW;
+    }
+    // Root without it is a user as others are: his files are his own.
+    let own = rustix::process::geteuid().as_raw();
+    let folders = [dir.to_path_buf(), dir.join("vms.d"), config.service.runtime_dir.clone()];
+    if folders.iter().any(|folder| folder.metadata().is_ok_and(|metadata| metadata.uid() != own)) {
+        kept = kept | Capabilities::DAC_OVERRIDE;
+    }
+    kept
 }
 
 fn files(dir: &Path, config: &Config) -> Files {
