@@ -347,6 +347,31 @@ fn who_is_let_in_by_the_socket_alone_may_look_and_change_nothing() {
     bed.vonicd.stop().unwrap();
 }
 
+/// They say nothing, which is noticed after five seconds only.
+#[test]
+fn who_may_only_look_takes_no_operators_place() {
+    let bed = start(TestConfig::default());
+    std::fs::set_permissions(socket(&bed), PermissionsExt::from_mode(0o666)).unwrap();
+    let silent: Vec<_> = (0..100).map(|_| vonic_tests::connect_as(OTHER, &socket(&bed)).unwrap()).collect();
+    let before = std::time::Instant::now();
+    assert_eq!(names(&bed), ["a"]);
+    bed.vonicd.vonic(&["reload", "--json"]).unwrap();
+    assert!(before.elapsed() < seconds(4), "an operator waits for others: {:?}", before.elapsed());
+    // Those that found no place have been told.
+    let told = |mut stream: std::os::unix::net::UnixStream| {
+        let mut text = String::new();
+        stream.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        let _ = std::io::Read::read_to_string(&mut stream, &mut text);
+        text.starts_with("HTTP/1.1 503") && text.contains("48 clients that may only look are here already")
+    };
+    assert_eq!(silent.into_iter().map(told).filter(|told| *told).count(), 52);
+    wait_until("a place", seconds(10), || {
+        bed.vonicd.vonic_as(OTHER, &["vm", "list"]).is_ok_and(|output| output.status.success())
+    })
+    .unwrap();
+    bed.vonicd.stop().unwrap();
+}
+
 #[test]
 fn health_tells_what_does_not_work() {
     let bed = start(TestConfig::default());

@@ -70,3 +70,79 @@ fn a_vmm_whose_messages_engines_die_of_is_heard_no_more() {
     assert_eq!(bed.vonicd.log().matches("a VMM connected").count(), 2, "neither has noticed");
     bed.vonicd.stop().unwrap();
 }
+
+/// An engine that dies while it publishes what one guest's rings have completed dies of that guest.
+#[test]
+fn what_engines_die_of_while_they_publish_has_a_name() {
+    let bed = Bed::start(&TestConfig { crash_points: true, ..TestConfig::default() }.vm("a", 2, "").vm("b", 3, ""));
+    let bed = bed.unwrap();
+    let killer = Killer::new(&bed.directory).unwrap();
+    let mut a = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    let mut b = HandGuest::start(&bed, "b", 3, feature::ALL).unwrap();
+    for _ in 0..2 {
+        let old = bed.vonicd.engine().unwrap();
+        killer.arm("used-before-call", 1, Manner::Panic).unwrap();
+        std::thread::sleep(crash::LOOKS);
+        a.mock.gateway_answers(2).unwrap();
+        assert!(killer.has_fired());
+        killer.wait_successor(old).unwrap();
+    }
+    assert_eq!(status(&bed)["quarantined"], json!(["a"]), "{}", bed.vonicd.log());
+    b.mock.gateway_answers(3).unwrap();
+    bed.vonicd.stop().unwrap();
+}
+
+/// A VMM that ends engines, leaves and comes: the first time it is let go at once, the second time it has to wait, and its neighbour has lost three
+/// engines and no byte.
+#[test]
+fn a_vmm_that_comes_again_is_let_go_ever_later() {
+    let bed = Bed::start(&TestConfig { crash_points: true, ..TestConfig::default() }.vm("a", 2, "").vm("b", 3, ""));
+    let bed = bed.unwrap();
+    let killer = Killer::new(&bed.directory).unwrap();
+    let mut a = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    let mut b = HandGuest::start(&bed, "b", 3, feature::ALL).unwrap();
+    let mut stays = Line::guest_opens(&mut b, 4000).unwrap();
+    let end = |a: &mut HandGuest| {
+        let old = bed.vonicd.engine().unwrap();
+        killer.arm("message-taken", 1, Manner::Abort).unwrap();
+        std::thread::sleep(crash::LOOKS);
+        speak(a);
+        wait_until("the engine's death", seconds(10), || killer.has_fired()).unwrap();
+        killer.wait_successor(old).unwrap();
+    };
+    end(&mut a);
+    is_answered(&mut a);
+    end(&mut a);
+    stays.exchange(&mut b).unwrap();
+    assert_eq!(status(&bed)["quarantined"], json!(["a"]));
+    drop(a);
+    let mut a = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    a.mock.gateway_answers(2).unwrap();
+    // Once more is enough now.
+    end(&mut a);
+    let ended = std::time::Instant::now();
+    let now = status(&bed);
+    assert_eq!((&now["quarantined"], &now["deaths"]), (&json!(["a"]), &json!(3)), "{now}");
+    let shown = bed.vonicd.vm("a").unwrap()["last_error"].as_str().unwrap().to_string();
+    assert!(shown.contains("restart its VMM, which ends it in 10 s at the earliest"), "{shown}");
+    drop(a);
+    // It comes again at once, and has to wait.
+    let stream = std::os::unix::net::UnixStream::connect(bed.socket("a")).unwrap();
+    wait_until("the log", seconds(5), || bed.vonicd.log().contains("engines have died of it again and again")).unwrap();
+    while ended.elapsed() < Duration::from_secs(8) {
+        stays.exchange(&mut b).unwrap();
+        assert_eq!(bed.vonicd.vm("a").unwrap()["connected"], json!(false));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // In time it is told of to the engine, without another connection.
+    wait_until("the end of the quarantine", seconds(10), || status(&bed)["quarantined"] == json!([])).unwrap();
+    assert!(ended.elapsed() > Duration::from_secs(9));
+    wait_until("its session", seconds(5), || bed.vonicd.vm("a").unwrap()["connected"] == json!(true)).unwrap();
+    drop(stream);
+    let mut a = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    a.mock.gateway_answers(2).unwrap();
+    stays.exchange(&mut b).unwrap();
+    assert_eq!(status(&bed)["deaths"], json!(3));
+    assert_eq!(bed.vonicd.log().matches("a: no longer in quarantine: its VMM has left").count(), 2);
+    bed.vonicd.stop().unwrap();
+}

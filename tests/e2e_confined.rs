@@ -21,6 +21,15 @@ fn status(pid: u32, name: &str) -> String {
     line.unwrap().trim().to_string()
 }
 
+/// A set of a process's capabilities, by the names of those that anybody keeps.
+fn capabilities(pid: u32, set: &str) -> Vec<&'static str> {
+    const NAMES: [(u32, &str); 4] = [(1, "dac_override"), (10, "net_bind_service"), (12, "net_admin"), (13, "net_raw")];
+    let bits = u64::from_str_radix(&status(pid, set), 16).unwrap();
+    let known = NAMES.map(|(number, _)| 1 << number).iter().sum::<u64>();
+    let more = (bits & !known != 0).then_some("more");
+    NAMES.into_iter().filter(|(number, _)| bits >> number & 1 == 1).map(|(_, name)| name).chain(more).collect()
+}
+
 fn start(service: &str) -> Bed {
     let config = TestConfig { crash_points: true, service: service.into(), ..TestConfig::default() };
     let mut bed = Bed::start(&config.vm("a", 2, "")).unwrap();
@@ -139,8 +148,73 @@ fn every_process_holds_no_more_than_it_says_whatever_the_uplink() {
                 "{uplink}: {pid}"
             );
         }
+        // Started as root, and of root's power there is left what a network card has a use for; with a packet socket the engine may open such.
+        let sets = |pid| ["CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb"].map(|set| capabilities(pid, set));
+        let all = vec!["dac_override", "net_bind_service", "net_admin", "net_raw"];
+        let raw = uplink.starts_with("packet");
+        let few: Vec<_> =
+            all.iter().copied().filter(|name| !name.starts_with("dac") && (raw || *name != "net_raw")).collect();
+        assert_eq!(sets(master), [all.clone(), all.clone(), all.clone(), vec![], vec![]], "{uplink}");
+        // It has none by which it could give up more of what programs get that it cannot run.
+        assert_eq!(sets(engine), [few.clone(), few, all, vec![], vec![]], "{uplink}");
         let lists = |pid| status(pid, "Seccomp_filters").parse::<u32>().unwrap();
         assert_eq!(lists(engine), lists(master) + 3, "{uplink}");
         bed.vonicd.stop().unwrap();
     }
+}
+
+/// Hooks are programs of which nobody knows what they need: with them vonicd keeps what it was started with, its engine does not. What is given up does not
+/// come back by an upgrade. Where folders are another user's, root needs its power over files.
+#[test]
+fn capabilities_over_reloads_hooks_upgrades_and_folders_of_others() {
+    isolate().unwrap();
+    let hooks = "[migration]\narrive = [\"/bin/true\"]\n";
+    let mac = [("a".to_string(), "mac = \"52:54:00:00:00:02\"\n".to_string())];
+    let config = |service: &str| TestConfig {
+        service: service.into(),
+        network: "uplink = \"none\"\n".into(),
+        vms: mac.clone().into(),
+        ..TestConfig::default()
+    };
+    let bed = Bed::start_here(&config("")).unwrap();
+    let file = bed.vonicd.config_dir().join("vonic.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let before = capabilities(bed.vonicd.master(), "CapPrm");
+    let next = |bed: &Bed, change: &dyn Fn()| {
+        let engine = bed.vonicd.engine().unwrap();
+        change();
+        wait_until("another engine", seconds(10), || bed.vonicd.engine().is_ok_and(|now| now != engine)).unwrap();
+        wait_until("the API", seconds(10), || bed.vonicd.stats().is_ok()).unwrap();
+    };
+    let few = vec!["net_bind_service", "net_admin"];
+    assert_eq!(capabilities(bed.vonicd.engine().unwrap(), "CapEff"), few);
+    // The first packet socket comes by a reload: with an engine that may.
+    next(&bed, &|| {
+        fs::write(&file, text.replace("uplink = \"none\"", "uplink = \"packet:lo\"")).unwrap();
+        bed.vonicd.vonic(&["reload", "--json"]).unwrap();
+    });
+    assert_eq!(capabilities(bed.vonicd.engine().unwrap(), "CapEff"), ["net_bind_service", "net_admin", "net_raw"]);
+    assert!(!bed.vonicd.log().contains("may open no packet socket"), "{}", bed.vonicd.log());
+    // Hooks that come by a reload get nothing back, and the log says so.
+    fs::write(&file, format!("{text}\n{hooks}")).unwrap();
+    next(&bed, &|| drop(bed.vonicd.vonic(&["reload", "--json"]).unwrap()));
+    assert!(bed.vonicd.log().contains("restart it if they need other capabilities"), "{}", bed.vonicd.log());
+    let program = Vonicd::copy(&bed.directory).unwrap();
+    let mut bed = bed;
+    bed.vonicd.upgrade(&program).unwrap();
+    assert_eq!(capabilities(bed.vonicd.master(), "CapPrm"), before);
+    bed.vonicd.stop().unwrap();
+    // Those that are there at the start have everything.
+    let bed = Bed::start_here(&config(hooks)).unwrap();
+    assert!(capabilities(bed.vonicd.master(), "CapPrm").contains(&"more"));
+    assert_eq!(capabilities(bed.vonicd.engine().unwrap(), "CapEff"), few);
+    // Folders of somebody else's.
+    next(&bed, &|| {
+        std::os::unix::fs::chown(bed.vonicd.config_dir().join("vms.d"), Some(65_532), Some(65_532)).unwrap();
+        bed.vonicd.vonic(&["reload", "--json"]).unwrap();
+    });
+    let added = bed.directory.write("new/b.toml", "mac = \"52:54:00:00:00:03\"\n").unwrap();
+    bed.vonicd.vonic_text(&["vm", "add", &added.display().to_string()]).unwrap();
+    assert!(capabilities(bed.vonicd.engine().unwrap(), "CapEff").contains(&"dac_override"));
+    bed.vonicd.stop().unwrap();
 }

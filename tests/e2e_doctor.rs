@@ -49,6 +49,7 @@ fn a_vm_that_drops_one_that_waits_and_files_that_nobody_has_read() {
     assert_eq!(found(&findings, "vonicd", " runs, 1 of 2 VMs are connected"), ["ok"], "{findings:#?}");
     assert_eq!(found(&findings, "vonicd", "is good: 1 networks, 2 VMs"), ["ok"], "{findings:#?}");
     assert_eq!(found(&findings, "host", "names no resolver"), ["warning"], "{findings:#?}");
+    assert_eq!(found(&findings, "host", "vonicd runs as root"), ["warning"], "{findings:#?}");
     assert_eq!(found(&findings, "vm a", "as spoofed address"), ["warning"], "{findings:#?}");
     assert_eq!(found(&findings, "vm a", "event_idx was not taken"), ["note"], "{findings:#?}");
     assert_eq!(found(&findings, "vm a", "no agent has spoken"), ["note"]);

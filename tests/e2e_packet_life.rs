@@ -279,16 +279,19 @@ fn a_reload_changes_a_networks_uplink() {
     assert_eq!(reload(&bed), [json!([]), json!([]), json!([])]);
     wait_reaches(&mut a, 2, &hosts[1]).unwrap();
     assert_eq!(uplink(&bed, "a").unwrap()["interface"], MACVLAN);
-    // Other kinds of network, for which the VMMs connect anew. An engine without packet sockets on its list would ask for one, and be told of,
-    // before the next one goes on.
-    let with = |uplink: &str| write("seccomp = \"off\"\n", uplink);
+    // Other kinds of network, for which the VMMs connect anew. With the first and without the last packet socket another engine goes on.
+    let with = |uplink: &str| write("", uplink);
     ip(&format!("link del {MACVLAN}")).unwrap();
+    let engine = bed.vonicd.engine().unwrap();
     with("uplink = \"tap:br0\"");
     assert_eq!(reload(&bed), [json!([]), json!(["a", "b", "c"]), json!([])]);
+    wait_engine(&bed, engine);
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
     wait_reaches(&mut a, 2, &hosts[1]).unwrap();
+    let engine = bed.vonicd.engine().unwrap();
     with("uplink = \"packet:nic0\"");
     assert_eq!(reload(&bed), [json!([]), json!(["a", "b", "c"]), json!([])]);
+    wait_engine(&bed, engine);
     let mut a = bed.mock("a", MockConfig::default()).unwrap();
     wait_reaches(&mut a, 2, &hosts[0]).unwrap();
     // A guest that has come from another host: its VMM has vonic tell the switches.
@@ -299,4 +302,8 @@ fn a_reload_changes_a_networks_uplink() {
     let rarp =
         std::iter::from_fn(|| wire.receive(seconds(2)).unwrap()).find(|frame| frame[12..14] == [0x80, 0x35]).unwrap();
     assert_eq!((&rarp[..6], &rarp[6..12]), (&BROADCAST[..], &mac(2)[..]));
+    // No engine has asked for a socket that it may not have.
+    let log = bed.vonicd.log();
+    assert!(!log.contains("not on its list") && !log.contains("may open no packet socket"), "{log}");
+    bed.vonicd.stop().unwrap();
 }

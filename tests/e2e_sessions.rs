@@ -283,3 +283,21 @@ fn restart_ring_with_work(steady: &mut Steady, index: usize, round: usize) {
         y.mock.expect_frame("frame from a restarted ring", seconds(5), |got| got == frame).unwrap();
     }
 }
+
+/// However fast a VMM comes and goes, the log tells each time, as long as its limit lasts.
+#[test]
+fn who_comes_and_goes_at_once_is_told_of() {
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
+    for round in 1..=5 {
+        let mock = bed.mock("a", MockConfig::default()).unwrap();
+        drop(mock);
+        wait_until("the end of the session", seconds(5), || {
+            !bed.vonicd.vm("a").unwrap()["connected"].as_bool().unwrap()
+        })
+        .unwrap();
+        for what in ["a: VMM connected", "a: VMM disconnected"] {
+            assert_eq!(bed.vonicd.log().matches(what).count(), round, "{what}: {}", bed.vonicd.log());
+        }
+    }
+    bed.vonicd.stop().unwrap();
+}

@@ -91,6 +91,57 @@ fn no_service_amplifies_and_answers_go_to_who_asked() {
     bed.vonicd.stop().unwrap();
 }
 
+/// Bytes of IP that a guest has sent, and that it was given, by what vonic counts.
+fn counted(bed: &Bed) -> [u64; 2] {
+    let vm = bed.vonicd.stats().unwrap()["vms"]["a"].clone();
+    ["guest_to_host", "host_to_guest"].map(|way| {
+        let of = |what: &str| vm[way][what].as_u64().unwrap();
+        of("bytes") - 14 * of("frames")
+    })
+}
+
+/// The service address: an answer is larger than its request, but only who has shown to hear answers by a handshake gets one, and it is about the asker alone.
+/// Counted are whole connections, with handshake, acknowledgments and end.
+#[test]
+fn the_service_answers_with_no_more_than_it_has_to_say() {
+    const SERVICE: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+    let bed = Bed::start(&TestConfig::both_families().vm("a", 2, "")).unwrap();
+    let mut guest = HandGuest::start(&bed, "a", 2, vonic_tests::mock::feature::ALL).unwrap();
+    guest.mock.gateway_answers(2).unwrap();
+    heard(&mut guest.mock).unwrap();
+    let mut failures = Vec::new();
+    let mut judge = |what: &str, most: f64, before: [u64; 2]| {
+        let now = counted(&bed);
+        let [question, answer] = [now[0] - before[0], now[1] - before[1]];
+        let factor = answer as f64 / question as f64;
+        println!("{what}: {question} bytes, {answer} in answer: {factor:.2}");
+        if answer == 0 || factor > most {
+            failures.push(format!("{what}: {factor:.2} times as much, {most} is allowed"));
+        }
+    };
+    // Without a handshake there is the SYN-ACK, again and again; eight in all, should nobody ever answer.
+    let before = counted(&bed);
+    let silent = Conn::new(SERVICE, (4000, 80));
+    guest.send(SERVICE, &silent.syn(Tcp::SYN)).unwrap();
+    let until = Instant::now() + seconds(8);
+    while Instant::now() < until {
+        heard(&mut guest.mock).unwrap();
+    }
+    judge("a SYN that nothing follows, in eight seconds", 4.0, before);
+    for (port, (path, most)) in (4001..).zip([("/v1/", 3.0), ("/v1/nic", 12.0), ("/v1/connections", 2.0), ("/", 3.0)]) {
+        let before = counted(&bed);
+        let mut conn = Conn::new(SERVICE, (port, 80)).open(&mut guest).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        conn.send(&mut guest, Tcp::PSH, request.as_bytes()).unwrap();
+        assert!(conn.receive(&mut guest, 1 << 20).unwrap().1, "{path}: it does not end");
+        conn.send(&mut guest, Tcp::FIN, &[]).unwrap();
+        conn.expect_ack(&mut guest).unwrap();
+        judge(&format!("GET {path}"), most, before);
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    bed.vonicd.stop().unwrap();
+}
+
 /// A question that names another as its sender gets no answer anywhere: reflection needs one.
 #[test]
 fn nobody_is_answered_in_anothers_name() {

@@ -63,7 +63,7 @@ pub use process::Process;
 pub use qmp::Qmp;
 pub use server::{PeerServer, peer};
 pub use skip::skipped;
-pub use sys::{CountingAllocator, hang, make_blocking, wait_readable};
+pub use sys::{CountingAllocator, connect_as, hang, make_blocking, wait_readable};
 pub use verify::verify;
 pub use vonicd::{TestConfig, Vonicd};
 pub use wait::{wait_for, wait_until};

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -208,6 +209,22 @@ pub fn wait_readable(fd: RawFd, limit: Duration) -> io::Result<bool> {
     let milliseconds = limit.as_millis().min(i32::MAX as u128) as libc::c_int;
     // SAFETY: one pollfd, live and writable.
     check(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
+}
+
+/// Connects to a unix socket as another user.
+///
+/// # Errors
+/// The system's; only root can.
+pub fn connect_as(user: u32, path: &Path) -> io::Result<UnixStream> {
+    let path = path.to_path_buf();
+    let connect = move || {
+        // SAFETY: takes numbers. The C library would change every thread's user, the kernel changes that of this one alone, which ends.
+        if unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        UnixStream::connect(path)
+    };
+    std::thread::spawn(connect).join().map_err(|_| io::Error::other("the thread has panicked"))?
 }
 
 /// Clears O_NONBLOCK of the open file behind `fd`, for everybody who has it.

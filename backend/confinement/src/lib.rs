@@ -5,15 +5,18 @@
 //!   file; it can run no program.
 //! * The **master** starts programs, a newer vonicd and hooks, and a list goes to them through exec for ever. So it has the opposite: a short list
 //!   of what no program of a network card's needs ([`refuse_dangerous`]).
+//! * Both give up the **capabilities** that a network card has no use for ([`keep_capabilities`]).
 //!
 //! Nothing here waits, and nothing can be taken back. Where the kernel lacks something, the rest holds, and [`Confined`] says what is missing.
 
 mod calls;
+mod capabilities;
 mod dangerous;
 mod files;
 mod filter;
 mod sys;
 
+pub use capabilities::{Capabilities, keep_capabilities};
 pub use dangerous::refuse_dangerous;
 pub use files::Files;
 #[cfg(feature = "crash-points")]
@@ -42,6 +45,8 @@ pub struct Bounds {
     pub packet: bool,
     /// What it sees of the file system; `None`: everything that its user may.
     pub files: Option<Files>,
+    /// Which capabilities it keeps, of those that it has; `None`: all.
+    pub capabilities: Option<Capabilities>,
 }
 
 /// What is in force.
@@ -72,6 +77,9 @@ impl std::error::Error for ConfinementError {}
 /// The kernel knows the list of system calls, and refuses this one.
 pub fn confine_engine(bounds: &Bounds) -> Result<Confined, ConfinementError> {
     let mut confined = Confined::default();
+    if let Some(kept) = bounds.capabilities {
+        keep_capabilities(kept).map_err(|e| ConfinementError(format!("capabilities: {e}")))?;
+    }
     if let Some(files) = &bounds.files {
         confined.files = files.restrict();
     }

@@ -6,7 +6,9 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use vonic_confinement::{Bounds, Confined, Files, Unlisted, confine_engine, has_landlock, refuse_dangerous};
+use vonic_confinement::{
+    Bounds, Capabilities, Confined, Files, Unlisted, confine_engine, has_landlock, keep_capabilities, refuse_dangerous,
+};
 
 const ROLE: &str = "VONIC_CONFINED_TEST";
 
@@ -21,7 +23,7 @@ fn role() -> Option<String> {
 }
 
 fn confine(unlisted: Unlisted, files: Option<Files>) -> Confined {
-    confine_engine(&Bounds { unlisted, packet: false, files }).unwrap()
+    confine_engine(&Bounds { unlisted, files, ..Bounds::default() }).unwrap()
 }
 
 fn run_something() -> io::Result<Output> {
@@ -117,5 +119,41 @@ fn what_nobody_needs_is_refused_to_programs_too_and_lists_do_not_add_up() {
         return;
     }
     let output = play("what_nobody_needs_is_refused_to_programs_too_and_lists_do_not_add_up", "first");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The sets of a thread, by their names in its status.
+fn sets(status: &str) -> Vec<(String, u64)> {
+    let of = |line: &str| {
+        let (name, bits) = line.strip_prefix("Cap")?.split_once(":\t")?;
+        Some((name.to_string(), u64::from_str_radix(bits, 16).unwrap()))
+    };
+    status.lines().filter_map(of).collect()
+}
+
+/// Who is root has none left but those that it keeps, and gets none back by running a program; who is not has none before.
+#[test]
+fn what_is_given_up_is_in_no_set() {
+    let kept = Capabilities::NET_ADMIN | Capabilities::NET_RAW;
+    let own = || fs::read_to_string("/proc/thread-self/status").unwrap();
+    if role().is_some() {
+        let before = sets(&own());
+        keep_capabilities(kept).unwrap();
+        let after = sets(&own());
+        assert_eq!(after.len(), 5);
+        let mask = 1 << 12 | 1 << 13;
+        for ((name, before), (_, after)) in before.iter().zip(&after) {
+            // The bounding set of whoever is not root stays as it was.
+            let may_change = name != "Bnd" || before & 1 << 8 == 0 || after & !mask == 0;
+            assert!(may_change && after & !before == 0, "{name}: {before:x} {after:x}");
+            assert!(name == "Bnd" || after & !mask == 0, "{name}: {after:x}");
+        }
+        assert!(keep_capabilities(kept).unwrap().is_empty(), "nothing more is there to be given up");
+        let next = Command::new("/bin/cat").arg("/proc/self/status").output().unwrap();
+        let effective = sets(&String::from_utf8(next.stdout).unwrap()).into_iter().find(|(name, _)| name == "Eff");
+        assert_eq!(effective.unwrap().1 & !mask, 0);
+        return;
+    }
+    let output = play("what_is_given_up_is_in_no_set", "process");
     assert!(output.status.success(), "{output:?}");
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use vonic_control::config::{self, Config, Service};
 use vonic_control::engine::{self, EngineConfig};
 use vonic_daemon::arguments::Arguments;
-use vonic_front::{EngineLink, Limited, MasterConfig, MasterError, Permitted, Start, Upgrade};
+use vonic_front::{Capabilities, EngineLink, Limited, MasterConfig, MasterError, Permitted, Start, Upgrade};
 
 /// The argument by which a newer vonicd is started.
 const TAKE_OVER: &str = "--take-over";
@@ -66,7 +66,15 @@ fn master(config: &Config, config_dir: &Path) -> MasterConfig {
         quarantine,
         upgrade,
         hooks: permitted(config, config_dir),
+        capabilities: capabilities(config),
     }
+}
+
+/// What an engine of any configuration may need, and what it takes to reach sockets of other users. Hooks run with what vonicd has, and nobody knows what
+/// they need: with hooks it keeps all.
+fn capabilities(config: &Config) -> Option<Capabilities> {
+    let network = Capabilities::NET_ADMIN | Capabilities::NET_RAW | Capabilities::NET_BIND_SERVICE;
+    config.service.migration.is_empty().then_some(network | Capabilities::DAC_OVERRIDE)
 }
 
 /// Hooks are what the configuration that runs says, or the file as it is when one is run: whatever else an engine may ask for is not run.

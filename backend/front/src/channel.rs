@@ -125,6 +125,11 @@ pub enum ToEngine {
         /// Why it failed, if it did.
         error: Option<String>,
     },
+    /// A VM is let go from quarantine: its VMM has left, and has waited as long as it had to.
+    Pardoned {
+        /// Its number.
+        vm: u64,
+    },
     /// A sign of life is wanted: of whoever takes this in by [`ToMaster::Pong`], of each worker in the checkpoint's header
     /// ([`vonic_record::Header::answer`]).
     Ping {

@@ -1,12 +1,17 @@
 //! What has become of engines: how often they died, of what, and how long it took the next one to take over.
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long the death of an engine is held against the VM at whose port it was.
 pub(crate) const BLAME_WINDOW: Duration = Duration::from_secs(600);
 /// So many deaths within that time are no accident.
 const ACCIDENTS: usize = 1;
+/// From the second quarantine on it lasts so long at least, and each time twice as long, whatever the VMM does.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
+const LAST_WAIT: Duration = Duration::from_secs(3600);
+/// After so long without a death a VM is as any other.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything since the master started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +69,9 @@ pub struct Blame {
     /// It was what its VMM said that they died of: that is not listened to either, and no session is asked for.
     #[serde(default)]
     pub unheard: bool,
+    /// So many seconds from now on it stays so, whatever its VMM does.
+    #[serde(default)]
+    pub wait: u64,
 }
 
 /// Seconds since 1970.
@@ -82,16 +90,51 @@ struct Blamed {
     lately: Vec<Instant>,
     quarantined: bool,
     unheard: bool,
+    /// How often it was let go because its VMM had left.
+    pardons: u32,
+    /// When the last of the deaths was.
+    last: Option<Instant>,
+    /// It stays in quarantine until then at least.
+    until: Option<Instant>,
+    /// Its VMM has left since it is in quarantine.
+    left: bool,
 }
 
-/// The same, as it is handed to another master.
+/// The same, as it is handed to another master. Times are in milliseconds: ago, or from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BlamedState {
     pub(crate) deaths: u64,
-    /// How long ago those within the window were, in milliseconds.
     pub(crate) lately: Vec<u64>,
     pub(crate) quarantined: bool,
     pub(crate) unheard: bool,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) pardons: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) left: bool,
+}
+
+/// What is not there is not written: who is not in quarantine is told of as ever.
+fn is_none(count: &u32) -> bool {
+    *count == 0
+}
+
+impl Blamed {
+    /// How long the next quarantine lasts at least. The first one ends with the VMM: that costs its neighbours one death more.
+    fn wait(&self) -> Duration {
+        match self.pardons.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(more) => FIRST_WAIT.saturating_mul(1 << more.min(16)).min(LAST_WAIT),
+        }
+    }
+
+    /// When it is let go, if its VMM has done its part.
+    fn due(&self) -> Option<Instant> {
+        self.until.filter(|_| self.quarantined && self.left)
+    }
 }
 
 impl Blames {
@@ -99,19 +142,58 @@ impl Blames {
     pub(crate) fn note(&mut self, vm: u64, said: bool, now: Instant) -> bool {
         let blamed = self.0.entry(vm).or_default();
         blamed.deaths += 1;
+        if blamed.last.is_none_or(|last| now.duration_since(last) >= FORGOTTEN) {
+            blamed.pardons = 0;
+        }
+        blamed.last = Some(now);
         blamed.lately.retain(|&then| now.duration_since(then) < BLAME_WINDOW);
         blamed.lately.push(now);
         let before = blamed.quarantined;
-        blamed.quarantined |= blamed.lately.len() > ACCIDENTS;
+        // Who was let go once has no accidents.
+        blamed.quarantined |= blamed.lately.len() > ACCIDENTS || blamed.pardons > 0;
         blamed.unheard |= blamed.quarantined && said;
-        blamed.quarantined && !before
+        if before || !blamed.quarantined {
+            return false;
+        }
+        (blamed.left, blamed.until) = (false, Some(now + blamed.wait()));
+        true
     }
 
-    /// Nothing more is held against this VM.
+    /// Its VMM has left: it is let go as soon as it may be. How long that is from now, if it is in quarantine.
+    pub(crate) fn leave(&mut self, vm: u64, now: Instant) -> Option<Duration> {
+        let blamed = self.0.get_mut(&vm).filter(|blamed| blamed.quarantined)?;
+        blamed.left = true;
+        blamed.due().map(|due| due.saturating_duration_since(now))
+    }
+
+    /// As is a VM whose VMM was gone before its engine's end was known.
+    pub(crate) fn leave_all_but(&mut self, present: &BTreeSet<u64>) {
+        let absent = self.0.iter_mut().filter(|(vm, blamed)| blamed.quarantined && !present.contains(vm));
+        absent.for_each(|(_, blamed)| blamed.left = true);
+    }
+
+    /// When the next one is let go.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.0.values().filter_map(Blamed::due).min()
+    }
+
+    /// Those that are let go now. The next death is held against them at once.
+    pub(crate) fn pardon(&mut self, now: Instant) -> Vec<u64> {
+        let is_due = |blamed: &Blamed| blamed.due().is_some_and(|due| due <= now);
+        let mut due = Vec::new();
+        for (&vm, blamed) in self.0.iter_mut().filter(|(_, blamed)| is_due(blamed)) {
+            blamed.lately.clear();
+            (blamed.quarantined, blamed.unheard, blamed.until, blamed.left) = (false, false, None, false);
+            blamed.pardons += 1;
+            due.push(vm);
+        }
+        due
+    }
+
+    /// The operator's word: nothing more is held against this VM.
     pub(crate) fn forgive(&mut self, vm: u64) {
         if let Some(blamed) = self.0.get_mut(&vm) {
-            blamed.lately.clear();
-            (blamed.quarantined, blamed.unheard) = (false, false);
+            *blamed = Blamed { deaths: blamed.deaths, ..Blamed::default() };
         }
     }
 
@@ -122,11 +204,13 @@ impl Blames {
 
     /// By VM, as another master goes on with it.
     pub(crate) fn save(&self, now: Instant) -> BTreeMap<u64, BlamedState> {
+        let ago = |then: &Instant| now.saturating_duration_since(*then).as_millis() as u64;
+        let to_come = |then: Instant| then.saturating_duration_since(now).as_millis() as u64;
         let save = |blamed: &Blamed| {
-            let Blamed { deaths, lately, quarantined, unheard } = blamed;
-            let ago = |then: &Instant| now.saturating_duration_since(*then).as_millis() as u64;
-            let lately = lately.iter().map(ago).collect();
-            BlamedState { deaths: *deaths, lately, quarantined: *quarantined, unheard: *unheard }
+            let &Blamed { deaths, ref lately, quarantined, unheard, pardons, last, until, left } = blamed;
+            let (lately, last) = (lately.iter().map(ago).collect(), last.as_ref().map(ago));
+            let until = until.map(to_come);
+            BlamedState { deaths, lately, quarantined, unheard, pardons, last, until, left }
         };
         self.0.iter().map(|(&vm, blamed)| (vm, save(blamed))).collect()
     }
@@ -134,10 +218,13 @@ impl Blames {
     /// What another master has saved.
     pub(crate) fn restore(state: BTreeMap<u64, BlamedState>, now: Instant) -> Blames {
         let restore = |state: BlamedState| {
-            let BlamedState { deaths, lately, quarantined, unheard } = state;
+            let BlamedState { deaths, lately, quarantined, unheard, pardons, last, until, left } = state;
             // What was before this host's clock began is beyond every window.
             let then = |ago: u64| now.checked_sub(Duration::from_millis(ago));
-            Blamed { deaths, lately: lately.into_iter().filter_map(then).collect(), quarantined, unheard }
+            let lately = lately.into_iter().filter_map(then).collect();
+            // An older master did not say when.
+            let until = until.or(quarantined.then_some(0)).map(|ms| now + Duration::from_millis(ms).min(LAST_WAIT));
+            Blamed { deaths, lately, quarantined, unheard, pardons, last: last.and_then(then), until, left }
         };
         Blames(state.into_iter().map(|(vm, state)| (vm, restore(state))).collect())
     }
@@ -148,72 +235,19 @@ impl Blames {
     }
 
     /// As the next engine is told.
-    pub(crate) fn all(&self) -> BTreeMap<u64, Blame> {
-        let blame = |b: &Blamed| Blame { deaths: b.deaths, quarantined: b.quarantined, unheard: b.unheard };
+    pub(crate) fn all(&self, now: Instant) -> BTreeMap<u64, Blame> {
+        let blame = |b: &Blamed| {
+            let wait = b.until.filter(|_| b.quarantined).map_or(Duration::ZERO, |u| u.saturating_duration_since(now));
+            Blame {
+                deaths: b.deaths,
+                quarantined: b.quarantined,
+                unheard: b.unheard,
+                wait: wait.as_millis().div_ceil(1000) as u64,
+            }
+        };
         self.0.iter().map(|(&vm, blamed)| (vm, blame(blamed))).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn a_second_death_within_ten_minutes_is_no_accident() {
-        let (mut blames, start) = (Blames::default(), Instant::now());
-        assert!(!blames.note(1, false, start));
-        assert!(!blames.note(2, false, start + SECOND), "another VM's");
-        assert!(!blames.note(1, false, start + BLAME_WINDOW), "the first is forgotten");
-        assert!(blames.note(1, false, start + BLAME_WINDOW + SECOND));
-        assert!(!blames.note(1, false, start + BLAME_WINDOW + 2 * SECOND), "it is in quarantine already");
-        let expected = [
-            (1, Blame { deaths: 4, quarantined: true, unheard: false }),
-            (2, Blame { deaths: 1, quarantined: false, unheard: false }),
-        ];
-        assert_eq!(blames.all(), BTreeMap::from(expected));
-    }
-
-    #[test]
-    fn what_engines_die_of_by_its_word_is_heard_no_more() {
-        let (mut blames, now) = (Blames::default(), Instant::now());
-        assert!(!blames.note(1, true, now) && !blames.is_unheard(1), "an accident");
-        assert!(blames.note(1, true, now) && blames.is_unheard(1));
-        assert!(
-            blames.note(2, true, now) | blames.note(2, false, now) && !blames.is_unheard(2),
-            "a frame was the second"
-        );
-        assert!(!blames.note(2, true, now) && blames.is_unheard(2));
-        blames.forgive_all();
-        assert!(!blames.is_unheard(1) && !blames.is_unheard(2) && !blames.is_unheard(3));
-    }
-
-    #[test]
-    fn what_is_held_against_a_vm_is_so_by_another_master() {
-        let (mut blames, start) = (Blames::default(), Instant::now());
-        assert_eq!([1, 2, 2].map(|vm| blames.note(vm, false, start)), [false, false, true]);
-        let later = start + 5 * SECOND;
-        let mut blames = Blames::restore(blames.save(later), later + SECOND);
-        // On its way it has aged no further: the second that nobody saw is the benefit of the doubt.
-        assert_eq!(
-            blames.save(later + SECOND)[&1],
-            BlamedState { deaths: 1, lately: vec![5000], quarantined: false, unheard: false }
-        );
-        assert!(blames.all()[&2].quarantined);
-        assert!(blames.note(1, false, later + 2 * SECOND), "the second within the window");
-        assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: true, unheard: false });
-    }
-
-    #[test]
-    fn who_is_forgiven_begins_anew() {
-        let (mut blames, now) = (Blames::default(), Instant::now());
-        assert_eq!([1, 1, 2, 2].map(|vm| blames.note(vm, false, now)), [false, true, false, true]);
-        blames.forgive(1);
-        assert_eq!(blames.all()[&1], Blame { deaths: 2, quarantined: false, unheard: false });
-        assert!(blames.all()[&2].quarantined);
-        assert_eq!([1, 1].map(|vm| blames.note(vm, false, now)), [false, true]);
-        blames.forgive_all();
-        assert!(blames.all().values().all(|blame| !blame.quarantined));
-    }
-}
+mod tests;

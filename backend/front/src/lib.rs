@@ -44,6 +44,7 @@ pub use runner::{Ending, Errand, Judge, Permitted, Runner};
 pub use sys::take_turns_of;
 pub use takeover::take_over;
 pub use upgrade::Upgrade;
+pub use vonic_confinement::Capabilities;
 
 #[cfg(test)]
 mod testing;

@@ -133,6 +133,7 @@ impl<'a> Master<'a> {
             self.start_engine(now, ops);
         }
         self.tick_standby(now, ops);
+        self.pardon(now);
         self.tick_heartbeat(now);
         let is_well = self.process.as_ref().is_none_or(|process| process.served && process.pidfd().is_some());
         self.service.tick(now, is_well || self.stopping);
@@ -294,8 +295,7 @@ impl<'a> Master<'a> {
             self.watch.forget(ops, fd);
         }
         drop(connection);
-        // Its next one is another machine, or another life of it.
-        self.forgive(vonic_record::vm_number(&name), Instant::now());
+        self.note_leaving(&name, Instant::now());
         self.note_replayed(session);
         if let Some(entrance) = self.entrances.get_mut(&name)
             && entrance.session == Some(session)

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
+use vonic_confinement::Capabilities;
 
 /// How long master and control side work at a stretch before others have their turn: what they do is short, and guests wait for it.
 pub(crate) const SHORT_TURN: Duration = Duration::from_micros(100);
@@ -37,6 +38,8 @@ pub struct MasterConfig {
     pub quarantine: bool,
     /// Which programs the engine may have run.
     pub hooks: Permitted,
+    /// Which capabilities this process and all that it starts keep, of those that it has; `None`: all.
+    pub capabilities: Option<Capabilities>,
 }
 
 /// Why the master ended.
@@ -99,7 +102,7 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MasterErro
 /// at the call.
 pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
     alone()?;
-    let runner = confine(&config.hooks, false)?;
+    let runner = confine(&config, false)?;
     sys::take_turns_of(Some(SHORT_TURN));
     sys::map_large_blocks();
     sys::raise_descriptor_limit().map_err(system("the limit of descriptors cannot be raised"))?;
@@ -113,13 +116,19 @@ pub fn run(config: MasterConfig, engine: impl Fn(EngineLink, Start) -> i32) -> R
 }
 
 /// Gives up what this process will never need, and makes the one that runs hooks. `inherited`: it was started by an older vonicd.
-pub(crate) fn confine(hooks: &Permitted, inherited: bool) -> Result<Runner, MasterError> {
+pub(crate) fn confine(config: &MasterConfig, inherited: bool) -> Result<Runner, MasterError> {
     sys::no_new_privileges().map_err(system(CONFINED))?;
     // Without the list everything works as well: nothing of it was ever asked for.
     if let Err(e) = vonic_confinement::refuse_dangerous(inherited) {
         log::warn!("dangerous system calls are not refused: {e}");
     }
-    Runner::start(hooks).map_err(system("there is no process for hooks"))
+    if let Some(kept) = config.capabilities {
+        let lost = vonic_confinement::keep_capabilities(kept).map_err(system(CONFINED))?;
+        if !lost.is_empty() {
+            log::info!("capabilities that a network card has no use for are given up");
+        }
+    }
+    Runner::start(&config.hooks).map_err(system("there is no process for hooks"))
 }
 
 /// Whether this process can be cloned: it has one thread.
@@ -133,7 +142,7 @@ pub(crate) fn alone() -> Result<(), MasterError> {
 /// # Errors
 /// As [`run`].
 pub fn run_standalone(config: MasterConfig, engine: impl FnOnce(EngineLink, Start) -> i32) -> Result<i32, MasterError> {
-    let runner = confine(&config.hooks, false)?;
+    let runner = confine(&config, false)?;
     let checkpoint = checkpoint().map_err(system("no checkpoint"))?;
     let (kept, blamed) = (BTreeMap::new(), BTreeMap::new());
     let start = Start { takes_over: false, checkpoint, kept, is_standalone: true, runner, blamed };

@@ -45,7 +45,7 @@ pub fn take_over(
     let limit = Instant::now() + PREPARE_LIMIT + SWITCH_LIMIT;
     let (state, channel) = receive_state(channel, limit).map_err(|why| MasterError::TakeOver(why.to_string()))?;
     // Behind the last descriptor that has its number from before: its socket is this master's own.
-    let runner = run::confine(&config.hooks, true)?;
+    let runner = run::confine(&config, true)?;
     let (signals, _) = Signals::new().map_err(system("signals cannot be received"))?;
     let manager = EventManager::new().map_err(MasterError::Events)?;
     let service = ServiceManager::find(true);

@@ -2,10 +2,10 @@
 use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::server::ask;
-use super::session::Session;
+use super::session::{Place, Session};
 use super::types::CaptureTerms;
 use super::{ANSWER_TIMEOUT, ApiError, Handed, Handler, Reply, Request, Response, body};
 use crate::capture::stream::{self, PARTS, Terms};
@@ -21,7 +21,7 @@ pub(super) async fn answer(
     vm: String,
     incoming: Incoming,
     (handler, session): (&Arc<dyn Handler>, &Arc<Session>),
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> Result<mpsc::Receiver<Bytes>, ApiError> {
     let body = body::read(incoming).await?;
     let terms = match body.is_empty() {

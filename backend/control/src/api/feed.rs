@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time;
 
 use super::ApiError;
 use super::events::{Event, Happening};
-use super::session::Session;
+use super::session::{Place, Session};
 
 /// The media type of a stream: one JSON text in each line.
 pub const LINES: &str = "application/x-ndjson";
@@ -107,7 +107,7 @@ impl Feed {
         &self,
         wanted: Wanted,
         session: &Arc<Session>,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<mpsc::Receiver<Bytes>, ApiError> {
         let (next, resumed) = self.begin(wanted.after.as_deref())?;
         let (sender, lines) = mpsc::channel(1);

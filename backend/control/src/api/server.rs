@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::thread::{self, JoinHandle};
@@ -20,11 +20,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::UCred;
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time;
 
 use super::body::Body;
-use super::session::Session;
+use super::session::{Place, Session};
 use super::types::Rates;
 use super::{ANSWER_TIMEOUT, ApiError, ErrorBody, Handler, OPENAPI, Reply, Request, Response};
 use super::{body, capture, feed, routes, transfer, upload};
@@ -32,10 +32,16 @@ use crate::metrics;
 
 /// How many connections are served at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 64;
+/// How many of them may be those of clients that may only look: an operator is to find a place, whatever they do.
+const OF_OTHERS: usize = 48;
 /// How long a client may take to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many of them may be streams, which stay: others are to find a place beside them.
 const STREAMS: usize = 16;
+/// How many of the streams may be those of clients that may only look.
+const STREAMS_OF_OTHERS: usize = 12;
+/// How long a client that finds no place may take to read that.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 /// The pause after an accept that failed, so that running out of descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -77,16 +83,33 @@ impl Door {
 struct Host {
     handler: Arc<dyn Handler>,
     face: Face,
-    streams: Arc<Semaphore>,
+    /// For all clients, and among these for those that may only look.
+    streams: [Arc<Semaphore>; 2],
+    connections: Arc<Semaphore>,
 }
 
 impl Host {
+    fn new(handler: Arc<dyn Handler>, face: Face) -> Host {
+        let others = match face {
+            Face::Api => OF_OTHERS,
+            // Nobody is known there, and nobody is an operator.
+            Face::Metrics => CONNECTIONS,
+        };
+        let streams = [STREAMS, STREAMS_OF_OTHERS].map(|places| Arc::new(Semaphore::new(places)));
+        Host { handler, face, streams, connections: Arc::new(Semaphore::new(others)) }
+    }
+
     /// Room for one stream more.
-    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            let error = ApiError::unavailable(format!("{STREAMS} clients read streams already"));
-            error.mend("end one of them")
-        })
+    fn place(&self, session: &Session) -> Result<Place, ApiError> {
+        let [all, others] = &self.streams;
+        let take = |places: &Arc<Semaphore>, count: usize| {
+            Arc::clone(places).try_acquire_owned().map_err(|_| {
+                let error = ApiError::unavailable(format!("{count} clients read streams already"));
+                error.mend("end one of them")
+            })
+        };
+        let of_others = (!session.is_operator()).then(|| take(others, STREAMS_OF_OTHERS)).transpose()?;
+        Ok((take(all, STREAMS)?, of_others))
     }
 }
 
@@ -145,18 +168,27 @@ fn runtime() -> io::Result<Runtime> {
 /// Accepts for ever.
 async fn accept(door: Door, handler: Arc<dyn Handler>, face: Face) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let host = Arc::new(Host { handler, face, streams: Arc::new(Semaphore::new(STREAMS)) });
+    let host = Arc::new(Host::new(handler, face));
     let mut failing = false;
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         match door.accept().await {
             Ok((stream, peer)) => {
                 failing = false;
-                let host = Arc::clone(&host);
+                let (host, session) = (Arc::clone(&host), Arc::new(Session::new(peer)));
+                // An operator has a place wherever there is one.
+                let of_others = match session.is_operator() {
+                    true => Ok(None),
+                    false => Arc::clone(&host.connections).try_acquire_owned().map(Some),
+                };
                 tokio::spawn(async move {
-                    let session = Arc::new(Session::new(peer));
-                    connection(stream, &host, &session).await;
-                    session.is_over();
+                    match of_others {
+                        Ok(_of_others) => {
+                            connection(stream, &host, &session).await;
+                            session.is_over();
+                        }
+                        Err(_) => refuse(stream).await,
+                    }
                     drop(place);
                 });
             }
@@ -169,6 +201,17 @@ async fn accept(door: Door, handler: Arc<dyn Handler>, face: Face) {
             }
         }
     }
+}
+
+/// Tells a client that may only look that there is no place for it. What it asks is not read.
+async fn refuse(mut stream: Box<dyn Stream>) {
+    let error = ApiError::unavailable(format!("{OF_OTHERS} clients that may only look are here already"));
+    let body = serde_json::to_string(&ErrorBody { error: error.mend("try again in a moment") }).unwrap_or_default();
+    let head = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let text = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    // A new socket has room for that; and the client may have left.
+    let written = poll_fn(|context| Pin::new(&mut stream).poll_write(context, text.as_bytes()));
+    drop(time::timeout(REFUSAL_LIMIT, written).await);
 }
 
 async fn connection(stream: Box<dyn Stream>, host: &Arc<Host>, session: &Arc<Session>) {
@@ -258,11 +301,11 @@ async fn answer(request: hyper::Request<Incoming>, host: &Host, session: &Arc<Se
             ask(handler, Request::PutVm { vm, text }, limit).await?
         }
         Request::Events(wanted) => {
-            let lines = handler.feed().answer(wanted, session, host.place()?)?;
+            let lines = handler.feed().answer(wanted, session, host.place(session)?)?;
             return Ok(Answer::Stream(body::parts(lines, feed::LINES)));
         }
         Request::Capture { vm, .. } => {
-            let place = host.place()?;
+            let place = host.place(session)?;
             let frames = capture::answer(vm, request.into_body(), (&host.handler, session), place).await?;
             return Ok(Answer::Stream(body::parts(frames, capture::PCAPNG)));
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use tokio::net::unix::UCred;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 
 use super::ApiError;
@@ -16,6 +16,9 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Of a path the log has so much: the longest is a VM's name in it.
 const PATH_MAX: usize = 100;
+
+/// A stream's place, until it is dropped; of clients that may only look, one of theirs, too.
+pub(super) type Place = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// A connection, while it lasts.
 #[derive(Debug)]
@@ -61,6 +64,11 @@ impl Session {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it is root, or the user that vonicd runs as.
+    pub fn is_operator(&self) -> bool {
+        self.peer.is_some_and(|peer| peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw())
+    }
+
     /// Whether this client may do that. The socket's permissions say who may ask at all; who is neither root nor the user that
     /// vonicd runs as may look, and change nothing. What changes something is noted with its author.
     ///
@@ -71,8 +79,7 @@ impl Session {
             return Ok(());
         }
         let Some(peer) = self.peer else { return Err(forbidden("whoever asks over a network")) };
-        let own = rustix::process::geteuid().as_raw();
-        if peer.uid() != 0 && peer.uid() != own {
+        if !self.is_operator() {
             return Err(forbidden(&format!("user {}", peer.uid())));
         }
         let by = peer.pid().map(|pid| format!(", process {pid}")).unwrap_or_default();

@@ -87,6 +87,13 @@ pub struct Hooks {
     pub limit: Duration,
 }
 
+impl Hooks {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.depart.is_empty() && self.arrive.is_empty()
+    }
+}
+
 impl Default for Hooks {
     fn default() -> Self {
         Hooks { depart: Vec::new(), arrive: Vec::new(), limit: Duration::from_secs(3) }

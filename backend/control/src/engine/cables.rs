@@ -52,6 +52,8 @@ pub(super) struct Cables {
     inherited: BTreeMap<u64, Left>,
     retry: Option<(Instant, Duration)>,
     watching: bool,
+    /// Packet sockets are left to the next engine, which is about to go on: this one may not open any (ADR 0025).
+    pub leaves_packets: bool,
 }
 
 impl Cables {
@@ -139,10 +141,11 @@ impl Left {
 impl VmUplink {
     /// Makes what is missing; true if there is another cable than before. A tap that could not be made is made anew only `in
     /// time`: each try is itself a change of the host's interfaces, and so the reason of the next look.
-    fn mend(&mut self, vm: &Vm, uplink: &Uplink, in_time: bool) -> bool {
+    fn mend(&mut self, vm: &Vm, uplink: &Uplink, in_time: bool, leaves_packets: bool) -> bool {
         let lost = self.cable.take_if(|cable| !leads_to(cable, uplink) || !cable.exists()).is_some();
         let mut made = false;
-        if self.cable.is_none() && (lost || in_time || matches!(uplink, Uplink::Packet(_))) {
+        let is_packet = matches!(uplink, Uplink::Packet(_));
+        if self.cable.is_none() && (lost || in_time || is_packet) && !(is_packet && leaves_packets) {
             match open(vm, uplink) {
                 Ok(cable) => self.cable = cable.map(Arc::new),
                 Err(error) => self.error = Some(error.to_string()),
@@ -204,7 +207,7 @@ impl Registry {
         let Some(to) = self.cable_uplink(vm) else { return };
         self.watch_links();
         let mut uplink = VmUplink { cable: self.cables.inherited(vm, &to), ..VmUplink::default() };
-        uplink.mend(vm, &to, true);
+        uplink.mend(vm, &to, true, self.cables.leaves_packets);
         let (error, warnings) = (uplink.error.clone(), uplink.warnings.iter().cloned().collect());
         self.cables.by_vm.insert(vm.name.clone(), uplink);
         self.cables.note_warnings(BTreeMap::from([(vm.network.clone(), warnings)]));
@@ -217,6 +220,7 @@ impl Registry {
     pub(super) fn mend_uplinks(&mut self) {
         let vms: Vec<Vm> = self.cables.by_vm.keys().filter_map(|name| Some(self.vms.get(name)?.vm.clone())).collect();
         let in_time = self.cables.retry_in().is_none_or(|time| time.is_zero());
+        let leaves_packets = self.cables.leaves_packets;
         let (mut errors, mut warnings) = (BTreeMap::new(), BTreeMap::<String, BTreeSet<String>>::new());
         for vm in vms {
             let Some(to) = self.cable_uplink(&vm) else { continue };
@@ -224,7 +228,7 @@ impl Registry {
             let Some(uplink) = self.cables.by_vm.get_mut(&vm.name) else { continue };
             // The worker may hold the old one until it has the new one: closed here, not there.
             let old = uplink.cable.clone();
-            let changed = uplink.mend(&vm, &to, in_time);
+            let changed = uplink.mend(&vm, &to, in_time, leaves_packets);
             if let Some(error) = &uplink.error {
                 errors.entry(vm.network.clone()).or_insert_with(|| error.clone());
             }

@@ -1,8 +1,9 @@
 //! What an engine may still ask of the kernel, by its configuration (`vonic_confinement`, ADR 0025).
 use super::registry::Registry;
 use crate::config::{Config, Seccomp, Uplink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use vonic_confinement::{Bounds, Files, Unlisted};
+use vonic_confinement::{Bounds, Capabilities, Files, Unlisted};
 
 /// What the host says of itself, and what the standard library looks at.
 const READ: &[&str] = &["/proc", "/sys", "/etc", "/run", "/dev/urandom", "/usr/lib"];
@@ -17,7 +18,23 @@ pub(super) fn bounds(dir: &Path, config: &Config) -> Bounds {
         Seccomp::Off => Unlisted::Allow,
     };
     let packet = config.networks.values().any(|network| matches!(network.uplink, Uplink::Packet(_)));
-    Bounds { unlisted, packet, files: config.service.landlock.then(|| files(dir, config)) }
+    let files = config.service.landlock.then(|| files(dir, config));
+    Bounds { unlisted, packet, files, capabilities: Some(capabilities(dir, config, packet)) }
+}
+
+/// What it takes to move guests' connections, and forwards on low ports, may be wanted at any time.
+fn capabilities(dir: &Path, config: &Config, packet: bool) -> Capabilities {
+    let mut kept = Capabilities::NET_ADMIN | Capabilities::NET_BIND_SERVICE;
+    if packet {
+        kept = kept | Capabilities::NET_RAW;
+    }
+    // Root without it is a user as others are: his files are his own.
+    let own = rustix::process::geteuid().as_raw();
+    let folders = [dir.to_path_buf(), dir.join("vms.d"), config.service.runtime_dir.clone()];
+    if folders.iter().any(|folder| folder.metadata().is_ok_and(|metadata| metadata.uid() != own)) {
+        kept = kept | Capabilities::DAC_OVERRIDE;
+    }
+    kept
 }
 
 fn files(dir: &Path, config: &Config) -> Files {
@@ -60,6 +77,18 @@ pub(super) fn confine(bounds: &Bounds) {
 }
 
 impl Registry {
+    /// Before the configuration is put in force: what it asks for and this engine may not is left to the next one.
+    pub(super) fn leave_what_is_refused(&mut self, old: &Config) {
+        if old.service.migration.is_empty() && !self.config.service.migration.is_empty() {
+            log::warn!(
+                "hooks have what vonicd has kept since it was started without any: restart it if they need other capabilities"
+            );
+        }
+        let may = self.bounds.packet || self.bounds.unlisted == Unlisted::Allow;
+        let wanted = bounds(&self.config_dir, &self.config);
+        self.cables.leaves_packets |= !may && wanted.packet && self.history.is_some();
+    }
+
     /// The configuration asks for more or for less than this engine may do: another one goes on.
     pub(super) fn confine_anew(&mut self) {
         let wanted = bounds(&self.config_dir, &self.config);

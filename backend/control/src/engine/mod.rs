@@ -311,6 +311,7 @@ fn from_master(registry: &mut Registry, message: ToEngine) {
         ToEngine::Marked { number } => registry.marked(number),
         ToEngine::Ping { number } => registry.tell(&ToMaster::Pong { number }),
         ToEngine::Rest => registry.rest(),
+        ToEngine::Pardoned { vm } => registry.pardoned(vm),
         ToEngine::History(history) => registry.history_told(*history),
         ToEngine::Stop => {}
     }

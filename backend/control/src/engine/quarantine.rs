@@ -16,8 +16,12 @@ pub(super) fn report(name: &str, blame: Blame) -> Option<String> {
         false => "engines have died of what its guest sends, so its rings are left alone",
         true => "engines have died of what its VMM says, so it gets no answers",
     };
+    let restart = match blame.wait {
+        0 => "restart its VMM".to_string(),
+        wait => format!("restart its VMM, which ends it in {wait} s at the earliest"),
+    };
     let message = format!(
-        "in quarantine: {what}; restart its VMM, or change its file and reload, or try again by vonic engine restart"
+        "in quarantine: {what}; {restart}, or change its file and reload, or try again by vonic engine restart"
     );
     log::error!("{name}: {message}");
     Some(message)
@@ -29,30 +33,35 @@ impl Registry {
         self.blamed.get(&number(name)).copied().unwrap_or_default()
     }
 
-    /// Ends a VM's quarantine, if it is in any: its rings start as its VMM has set them up.
+    /// The operator ends a VM's quarantine, if it is in any: its rings start as its VMM has set them up.
     pub(super) fn release(&mut self, name: &str, why: &str) {
-        if !self.forgive(name) {
-            return;
+        if self.forgive(name, why) {
+            self.tell(&ToMaster::Forgive { vm: number(name) });
         }
-        log::info!("{name}: no longer in quarantine: {why}");
-        self.feed.tell(Happening::VmReleased { vm: name.into(), reason: why.into() });
-        self.tell(&ToMaster::Forgive { vm: number(name) });
-        let Some(entry) = self.vms.get_mut(name) else { return };
-        let rings = entry.session.iter_mut().flat_map(|session| session.rings.values_mut());
-        let held: Vec<_> = rings.filter_map(|ring| ring.held.take()).collect();
-        for ring in held {
-            self.order(Command::Ring(ring));
+    }
+
+    /// The master has let a VM go.
+    pub(super) fn pardoned(&mut self, vm: u64) {
+        if let Some(name) = self.vms.keys().find(|name| number(name) == vm).cloned() {
+            self.forgive(&name, "its VMM has left");
+        } else if let Some(blame) = self.blamed.get_mut(&vm) {
+            (blame.quarantined, blame.unheard) = (false, false);
         }
     }
 
     /// Nothing more is held against a VM. False: nothing was.
-    pub(super) fn forgive(&mut self, name: &str) -> bool {
+    fn forgive(&mut self, name: &str, why: &str) -> bool {
         let Some(blame) = self.blamed.get_mut(&number(name)).filter(|blame| blame.quarantined) else { return false };
         (blame.quarantined, blame.unheard) = (false, false);
         let forgiven = *blame;
-        if let Some(entry) = self.vms.get_mut(name) {
-            entry.blame = forgiven;
-            entry.last_error = None;
+        log::info!("{name}: no longer in quarantine: {why}");
+        self.feed.tell(Happening::VmReleased { vm: name.into(), reason: why.into() });
+        let Some(entry) = self.vms.get_mut(name) else { return true };
+        (entry.blame, entry.last_error) = (forgiven, None);
+        let rings = entry.session.iter_mut().flat_map(|session| session.rings.values_mut());
+        let held: Vec<_> = rings.filter_map(|ring| ring.held.take()).collect();
+        for ring in held {
+            self.order(Command::Ring(ring));
         }
         true
     }

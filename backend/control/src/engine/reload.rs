@@ -87,6 +87,7 @@ impl Registry {
         let changes = config::diff(&self.config, &config);
         let held = self.release_listeners(&config);
         let old = std::mem::replace(&mut self.config, config);
+        self.leave_what_is_refused(&old);
         self.look_for_resolvers();
         self.listen_for_metrics();
         self.watch_files();

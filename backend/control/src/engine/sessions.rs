@@ -6,7 +6,7 @@ use super::succession::number;
 use crate::api::types::Happening;
 use std::collections::BTreeMap;
 use std::os::fd::IntoRawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vonic_datapath::{Command, GuestLog, QUEUE_PAIRS_MAX, RingCommand, crash_point};
 use vonic_front::ToMaster;
 use vonic_queue::handover;
@@ -62,12 +62,6 @@ impl SessionState {
     }
 }
 
-/// How much the log is to be bothered with a session's begin or end, the last such thing having been then: a VMM that comes and goes all the time
-/// is the master's to tell of.
-fn importance(last: Instant) -> log::Level {
-    if last.elapsed() < Duration::from_secs(1) { log::Level::Debug } else { log::Level::Info }
-}
-
 impl Registry {
     /// A VMM has connected to a VM's socket.
     pub(super) fn connected(&mut self, name: &str, id: u64) {
@@ -77,11 +71,6 @@ impl Registry {
         if let Some(old) = entry.session.take() {
             old.close();
         }
-        if entry.blame.unheard {
-            // The master forgave it, or would not speak of it.
-            self.forgive(name);
-        }
-        let Some(entry) = self.vms.get_mut(name) else { return };
         let entry_port = entry.port;
         let spec = SessionSpec {
             port: entry_port,
@@ -102,12 +91,10 @@ impl Registry {
             Ok((session, front_end)) => {
                 let state =
                     SessionState { id, session, features: None, stopped: None, arrival, rings: BTreeMap::new() };
-                let mut level = log::Level::Info;
                 if let Some(entry) = self.vms.get_mut(name) {
-                    level = importance(entry.session_since);
                     (entry.session, entry.session_since) = (Some(state), Instant::now());
                 }
-                log::log!(level, "{name}: VMM connected");
+                log::info!("{name}: VMM connected");
                 self.feed.tell(Happening::VmConnected { vm: name.into() });
                 self.order(Command::Session { port: entry_port, session: id });
                 // The descriptor table is shared: from here on the number is the master's.
@@ -127,7 +114,7 @@ impl Registry {
     pub(super) fn disconnected(&mut self, id: u64) {
         let of = |e: &Entry| e.session.as_ref().is_some_and(|s| s.id == id);
         let Some((name, entry)) = self.vms.iter_mut().find(|(_, e)| of(e)) else { return };
-        log::log!(importance(entry.session_since), "{name}: VMM disconnected");
+        log::info!("{name}: VMM disconnected");
         self.feed.tell(Happening::VmDisconnected { vm: name.clone() });
         let (port, name) = (entry.port, name.clone());
         self.left(&name);
@@ -141,11 +128,6 @@ impl Registry {
             }
         }
         self.cables.set_offloads(&name, None);
-        // The master forgives it by itself.
-        if self.forgive(&name) {
-            log::info!("{name}: no longer in quarantine: its VMM has left");
-            self.feed.tell(Happening::VmReleased { vm: name.clone(), reason: "its VMM has left".into() });
-        }
         let (done, _) = handover();
         self.order(Command::Disconnect { port, done });
     }

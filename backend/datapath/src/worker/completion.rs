@@ -10,7 +10,12 @@ const DELAY: Duration = Duration::from_micros(50);
 impl Worker {
     /// Publishes what every transmit queue has completed, and calls drivers that have waited long enough.
     pub(crate) fn flush_from_guests(&mut self) {
-        let owes = self.ports.iter_mut().flatten().fold(false, |owes, port| port.queues.flush_from_guest() | owes);
+        let mut owes = false;
+        for port in self.ports.iter_mut().flatten() {
+            self.signs.at(port.spec.vm);
+            owes |= port.queues.flush_from_guest();
+        }
+        self.signs.at_none();
         if !owes {
             self.calls_owed = None;
         } else if *self.calls_owed.get_or_insert(self.now) + DELAY <= self.now {
@@ -21,7 +26,11 @@ impl Worker {
     /// Calls every driver that still wants a call for what it has sent.
     pub(crate) fn call_senders(&mut self) {
         if self.calls_owed.take().is_some() {
-            self.ports.iter_mut().flatten().for_each(|port| port.queues.call_from_guest());
+            for port in self.ports.iter_mut().flatten() {
+                self.signs.at(port.spec.vm);
+                port.queues.call_from_guest();
+            }
+            self.signs.at_none();
         }
     }
 }

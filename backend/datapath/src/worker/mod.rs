@@ -436,7 +436,11 @@ impl Worker {
         self.record_claims();
         let now = self.now;
         self.tell_news();
-        self.ports.iter_mut().flatten().for_each(|port| port.queues.flush_to_guest(port.spec.calls, now));
+        for port in self.ports.iter_mut().flatten() {
+            self.signs.at(port.spec.vm);
+            port.queues.flush_to_guest(port.spec.calls, now);
+        }
+        self.signs.at_none();
         self.exchange.give_back();
         crash_point!("published-to-guest");
         self.close_retired();

@@ -30,6 +30,11 @@ impl Connection {
         self.due = None;
     }
 
+    /// Whether no engine is asked for a session.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.session.is_none() && self.due.is_none()
+    }
+
     /// The engine is asked for a session.
     pub(crate) fn wait_for_session(&mut self, now: Instant) {
         self.due = Some(now + self.patience);

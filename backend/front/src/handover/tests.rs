@@ -55,7 +55,13 @@ fn sample() -> MasterState {
         history: History::default(),
         blames: BTreeMap::from([(
             7,
-            BlamedState { deaths: 3, lately: vec![1000, 20], quarantined: true, unheard: true },
+            BlamedState {
+                deaths: 3,
+                lately: vec![1000, 20],
+                quarantined: true,
+                unheard: true,
+                ..BlamedState::default()
+            },
         )]),
     }
 }

@@ -278,10 +278,13 @@ impl Master<'_> {
         let session = self.last_session;
         entrance.session = Some(session);
         entrance.log.info(&format!("a VMM connected (session {session})"));
-        let connection = Connection::new(vmm, entrance.log.clone(), PATIENCE, now);
+        let mut connection = Connection::new(vmm, entrance.log.clone(), PATIENCE, now);
         self.watch.set(ops, connection.vmm().as_raw_fd(), Source::Vmm(session), EventSet::empty());
+        match self.is_unheard(name) {
+            true => connection.wait_unheard(),
+            false => self.link.send(&ToEngine::Connected { name: name.into(), session }),
+        }
         self.connections.insert(session, connection);
-        self.link.send(&ToEngine::Connected { name: name.into(), session });
         true
     }
 }

@@ -106,7 +106,7 @@ impl<'a> Process<'a> {
             return None;
         }
         let beat = self.engine.as_ref().filter(|_| self.verdict.is_none()).and_then(|_| self.vigil.due());
-        self.next.into_iter().chain(self.standby.due()).chain(beat).min()
+        self.next.into_iter().chain(self.standby.due()).chain(beat).chain(self.blames.due()).min()
     }
 
     /// Notes that a reload is wanted. False: there is an engine to be told.
@@ -213,6 +213,7 @@ impl Master<'_> {
         process.takeover = Some(Underway { since: now, planned, behind, serves: false });
         let delay = if planned { process.note_replacement() } else { process.note_death(ended, verdict, now) };
         process.next = Some(now + delay);
+        process.blames.leave_all_but(&self.connections.values().map(|c| vm_number(c.log().name())).collect());
         self.part_from_unheard();
         if self.upgrades.awaits_rest() {
             return self.switch(now, ops);
@@ -279,7 +280,7 @@ impl Master<'_> {
     pub(super) fn start_engine(&mut self, now: Instant, ops: &mut EventOps) {
         let Some(process) = &mut self.process else { return };
         let kept = self.kept.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect();
-        let begin = Begin { takes_over: true, kept, blamed: process.blames.all(), left: process.left.clone() };
+        let begin = Begin { takes_over: true, kept, blamed: process.blames.all(now), left: process.left.clone() };
         let standby = process.standby.take(&mut self.watch, ops);
         let Engine { pid, pidfd, link } = match process.maker.start(standby, &begin) {
             Ok(engine) => engine,
@@ -363,16 +364,50 @@ impl Master<'_> {
         }
     }
 
-    /// Nothing more is held against a VM. What its VMM has said meanwhile is heard now.
+    /// The operator holds nothing more against a VM. What its VMM has said meanwhile is heard now.
     pub(super) fn forgive(&mut self, vm: u64, now: Instant) {
         let Some(process) = &mut self.process else { return };
         let was_unheard = process.blames.is_unheard(vm);
         process.blames.forgive(vm);
+        if was_unheard {
+            self.hear(vm, now);
+        }
+    }
+
+    /// A VM's VMM has left. Its next one is another machine, or another life of it, and so a VM in quarantine is let go: the later, the more often
+    /// that has ended engines.
+    pub(super) fn note_leaving(&mut self, name: &str, now: Instant) {
+        let wait = self.process.as_mut().and_then(|process| process.blames.leave(vm_number(name), now));
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            let seconds = wait.as_secs_f32().ceil();
+            log::warn!(
+                "{name}: its VMM has left, but engines have died of it again and again: in quarantine for {seconds} s more"
+            );
+        }
+        self.pardon(now);
+    }
+
+    /// Lets go whom time has come for.
+    pub(super) fn pardon(&mut self, now: Instant) {
+        let Some(process) = &mut self.process else { return };
+        for vm in process.blames.pardon(now) {
+            self.link.send(&ToEngine::Pardoned { vm });
+            self.hear(vm, now);
+        }
+    }
+
+    /// No engine was told of this VM's VMM: this one is.
+    fn hear(&mut self, vm: u64, now: Instant) {
         let of_vm = |connection: &Connection| vm_number(connection.log().name()) == vm;
-        for (&session, connection) in self.connections.iter_mut().filter(|(_, c)| was_unheard && of_vm(c)) {
+        for (&session, connection) in self.connections.iter_mut().filter(|(_, c)| c.is_unheard() && of_vm(c)) {
             connection.wait_for_session(now);
             self.link.send(&ToEngine::Connected { name: connection.log().name().into(), session });
         }
+    }
+
+    /// Whether engines have died of what this VM's VMM says.
+    pub(super) fn is_unheard(&self, name: &str) -> bool {
+        self.process.as_ref().is_some_and(|process| process.blames.is_unheard(vm_number(name)))
     }
 
     /// A descriptor that the engine leaves for its successor.

@@ -144,7 +144,10 @@ impl Engine {
                 ToEngine::Present | ToEngine::Reload | ToEngine::Rest | ToEngine::Marked { .. } | ToEngine::Stop => {
                     continue;
                 }
-                ToEngine::Ping { .. } | ToEngine::History(_) | ToEngine::Upgraded { .. } => continue,
+                ToEngine::Ping { .. }
+                | ToEngine::History(_)
+                | ToEngine::Pardoned { .. }
+                | ToEngine::Upgraded { .. } => continue,
             };
             let _ = sink.0.lock().unwrap().send(seen);
         }

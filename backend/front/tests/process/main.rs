@@ -144,8 +144,11 @@ fn engine(manner: &str, dir: &Path, link: &EngineLink, start: &Start) -> i32 {
                     link.send(&ToMaster::Pong { number }).unwrap();
                 }
             }
-            ToEngine::Present | ToEngine::Disconnected { .. } | ToEngine::Upgraded { .. } | ToEngine::Marked { .. } => {
-            }
+            ToEngine::Present
+            | ToEngine::Disconnected { .. }
+            | ToEngine::Upgraded { .. }
+            | ToEngine::Pardoned { .. }
+            | ToEngine::Marked { .. } => {}
         }
     }
     99 // The master cannot have gone: this process would have been killed.

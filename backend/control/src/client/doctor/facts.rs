@@ -142,7 +142,7 @@ fn config_dir_in(line: &str) -> Option<PathBuf> {
 }
 
 fn host(config_dir: &Path, config: Option<&Config>, pid: Option<u32>) -> Host {
-    let theirs = pid.and_then(|pid| process(Path::new(&format!("/proc/{pid}"))));
+    let theirs = pid.and_then(vonicd);
     let of_vonicd = theirs.is_some();
     let (resolvers, resolv_conf) = config.map(names).unwrap_or_default();
     Host {
@@ -170,6 +170,21 @@ fn read(path: &str) -> Option<String> {
 fn sealing() -> rustix::io::Result<()> {
     let memory = rustix::fs::memfd_create("vonic-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW)
+}
+
+/// What is known of vonicd by its engine's process. The engine has given up capabilities that its configuration has no use for, and that another one's may
+/// have: what vonicd has, the master has.
+fn vonicd(engine: u32) -> Option<Process> {
+    let dir = PathBuf::from(format!("/proc/{engine}"));
+    let mut found = process(&dir)?;
+    let status = fs::read_to_string(dir.join("status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim)?;
+    let master = Path::new("/proc").join(parent);
+    let program = |dir: &Path| fs::read_link(dir.join("exe")).ok();
+    if program(&master).is_some_and(|own| program(&dir) == Some(own)) {
+        found.capabilities = process(&master).map_or(found.capabilities, |master| master.capabilities);
+    }
+    Some(found)
 }
 
 /// What `/proc/PID` says of a process, if it may be looked at.

@@ -104,6 +104,10 @@ fn privileges(facts: &Facts) -> Vec<Finding> {
     if let (true, Some(error)) = (tap, no_tun) {
         found.push(Finding::problem(CHECK, format!("uplink = \"tap:\" needs /dev/net/tun: {error}"), "modprobe tun"));
     }
+    if *of_vonicd && process.user == Some(0) {
+        let mend = "run it as a user of its own with what it needs alone, as the package's vonic.service does (confinement.md)";
+        found.push(Finding::warning(CHECK, "vonicd runs as root: its files, sockets and programs are root's", mend));
+    }
     if tap && !has(NET_ADMIN) {
         let message = format!("uplink = \"tap:\" needs CAP_NET_ADMIN, which {who} has not");
         found.push(Finding::problem(CHECK, message, give("CAP_NET_ADMIN")));

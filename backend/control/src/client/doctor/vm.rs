@@ -40,7 +40,7 @@ fn connection(vm: &VmDetail, found: &mut Vec<Finding>) {
     let since = vm.session_seconds.map(|seconds| format!(" for {} at least", duration(seconds))).unwrap_or_default();
     if vm.row.quarantined {
         let message = "in quarantine: engines died of what this guest sends, so its rings are left alone";
-        let mend = "look at the guest: it is broken or hostile; its VMM's next connection ends the quarantine (quarantine = false: none)";
+        let mend = "look at the guest: it is broken or hostile; vonic vm show says what ends the quarantine (quarantine = false: none)";
         found.push(Finding::problem("quarantine", message, mend));
     } else if !vm.row.connected {
         let mend = format!("start the VM with its NIC at {} (vonic vm command {} --vmm …)", vm.socket, vm.row.name);
