@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use vonic_queue::{
-    Burst, ControlChain, Direction, DirtyLog, Front, MemoryMap, QueueError, SplitRing, call, drain, pass_payload,
+    Burst, ControlChain, Direction, DirtyLog, Front, MemoryMap, Passed, QueueError, SplitRing, Terms, call, drain,
+    pass_payload, pass_posted,
 };
 use vonic_tcp::Instant;
 
@@ -197,18 +198,38 @@ impl Ring {
         }
     }
 
+    /// Copies the first bytes of the next chain of a transmit queue that is live; see [`SplitRing::front`].
+    pub fn front(&self, out: &mut Front) -> bool {
+        self.split.as_ref().filter(|_| self.enabled).is_some_and(|split| split.front(out))
+    }
+
     /// Copies chains of another guest into this receive ring's buffers, if it may be touched; see [`pass_payload`].
     #[inline(always)]
     pub fn pass(
         &mut self,
-        src: &Burst,
-        first: usize,
-        header: [u64; 2],
+        (src, first): (&Burst, usize),
+        terms: &Terms,
         takes: impl FnMut(&Front, u32) -> bool,
-    ) -> (usize, u64) {
-        let Some(split) = self.split.as_mut().filter(|_| self.enabled) else { return (0, 0) };
-        let passed = pass_payload(src, first, split, header, takes);
-        self.unpublished |= passed.0 > 0;
+    ) -> Passed {
+        let Some(split) = self.split.as_mut().filter(|_| self.enabled) else { return Passed::default() };
+        let passed = pass_payload(src, first, split, terms, takes);
+        self.unpublished |= passed.chains > 0;
+        passed
+    }
+
+    /// As [`Ring::pass`], of what is posted in another guest's transmit ring, if that may be touched, too; see [`pass_posted`].
+    #[inline(always)]
+    pub fn pass_posted(
+        &mut self,
+        (src, max): (&mut Ring, u16),
+        terms: &Terms,
+        takes: impl FnMut(&Front, u32) -> bool,
+    ) -> Passed {
+        let (from, to) = (src.split.as_mut().filter(|_| src.enabled), self.split.as_mut().filter(|_| self.enabled));
+        let (Some(from), Some(to)) = (from, to) else { return Passed::default() };
+        let passed = pass_posted(from, max, to, terms, takes);
+        src.unpublished |= passed.chains > 0;
+        self.unpublished |= passed.chains > 0;
         passed
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vonic_frame::DropReason;
 
 use crate::iovec::IoVecs;
-use crate::slots::Slots;
+use crate::slots::{Slot, Slots};
 use crate::sys::{Appender, Buffer, Buffers, Front, IoVecBuffer, MAX_IOVECS, MemoryMap, Refusal, Segments};
 
 /// One descriptor chain of a [`Burst`].
@@ -227,13 +227,16 @@ struct Posted<'a> {
     end: u16,
     /// The place of the next one's segment.
     segment: u32,
+    device_writes: bool,
 }
 
 impl<'a> Buffers<'a, Chain> for Posted<'a> {
     #[inline(always)]
     fn next(&mut self, place: &mut Chain) -> Option<Buffer<'a>> {
-        let (head, buffer) = if self.next == self.end { None } else { self.slots.at(self.next) }?;
-        self.slots.prefetch(buffer);
+        let Slot { head, buffer } = if self.next == self.end { None } else { self.slots.at(self.next.into()) }?;
+        if !self.device_writes {
+            buffer.prefetch();
+        }
         *place = Chain { head, len: buffer.len(), fault: None, first: self.segment, count: 1 };
         (self.next, self.segment) = (self.next.wrapping_add(1), self.segment + 1);
         Some(buffer)
@@ -278,10 +281,10 @@ impl<'a> Filler<'a> {
 
     /// Appends the chains from position `first` to `end` as far as they are simple; returns how many.
     #[inline(always)]
-    pub(crate) fn add_simple(&mut self, slots: Slots<'a>, first: u16, end: u16) -> u16 {
+    pub(crate) fn add_simple(&mut self, slots: Slots<'a>, device_writes: bool, first: u16, end: u16) -> u16 {
         let places = self.chains.get_mut(*self.len..).unwrap_or(&mut []);
         let segment = self.segments.len() as u32;
-        let taken = self.segments.append_each(places, &mut Posted { slots, next: first, end, segment });
+        let taken = self.segments.append_each(places, &mut Posted { slots, next: first, end, segment, device_writes });
         *self.len += taken;
         taken as u16
     }

@@ -7,7 +7,7 @@ use vonic_frame::DropReason;
 use crate::chain::ChainReader;
 use crate::dirty::Dirty;
 use crate::slots::Slots;
-use crate::sys::{Appender, DirtyLog, MemoryMap, Refusal, RingMemory};
+use crate::sys::{Appender, DirtyLog, Front, MemoryMap, Refusal, RingMemory};
 use crate::{Burst, QueueError};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.3 §2.7.6).
@@ -178,12 +178,12 @@ impl SplitRing {
             if self.direction != Direction::Control {
                 let device_writes = self.direction == Direction::HostToGuest;
                 let slots = Slots::new(&self.memory, filler.hint(), device_writes);
-                next = next.wrapping_add(filler.add_simple(slots, next, end));
+                next = next.wrapping_add(filler.add_simple(slots, device_writes, next, end));
                 if next == end {
                     break;
                 }
             }
-            let head = self.memory.available_head(next);
+            let head = self.memory.available_head(next.into());
             if head >= size {
                 self.broken = Some(QueueError::BadHead { head, size });
                 break;
@@ -208,15 +208,25 @@ impl SplitRing {
         }
     }
 
-    /// What is posted in a receive ring, and from which position to which; `None` while chains are in flight, or with a log.
-    /// An index that lies is left for the next fetch to find.
+    /// What is posted in a ring of frames, and from which position to which; `None` while chains are in flight, or with a log. An
+    /// index that lies is left for the next fetch to find.
     #[inline]
     pub(crate) fn slots(&self) -> Option<(Slots<'_>, u16, u16)> {
         let simple = self.broken.is_none() && self.dirty.is_none() && self.in_flight() == 0;
         let end = self.memory.available_index();
-        let sound = simple && self.direction == Direction::HostToGuest;
+        let sound = simple && self.direction != Direction::Control;
         let few = end.wrapping_sub(self.next_avail) <= self.setup.size;
-        (sound && few).then(|| (Slots::new(&self.memory, self.hint, true), self.next_avail, end))
+        let slots = || Slots::new(&self.memory, self.hint, self.direction == Direction::HostToGuest);
+        (sound && few).then(|| (slots(), self.next_avail, end))
+    }
+
+    /// Copies the first bytes of the chain that is next in a transmit ring; false where there is none, or it is not one piece of at least
+    /// so many. Nothing is fetched. As for [`Burst::read`]: decide by the copy only.
+    pub fn front(&self, out: &mut Front) -> bool {
+        let Some((mut slots, next, end)) = self.slots().filter(|_| self.direction == Direction::GuestToHost) else {
+            return false;
+        };
+        next != end && slots.at(next.into()).is_some_and(|slot| slot.buffer.front(out))
     }
 
     /// Every chain in front of `next` has been fetched, and has its used entry.
@@ -257,7 +267,7 @@ impl SplitRing {
     /// until [`publish`](SplitRing::publish).
     #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
-        self.memory.set_used(self.next_used, head, len);
+        self.memory.set_used(self.next_used.into(), head, len);
         if let Some(dirty) = &mut self.dirty {
             dirty.used(self.next_used.wrapping_sub(self.published), len);
         }
@@ -272,7 +282,7 @@ impl SplitRing {
         }
         let mut next = self.next_used;
         for chain in burst.chains() {
-            self.memory.set_used(next, chain.head, 0);
+            self.memory.set_read(next.into(), chain.head);
             next = next.wrapping_add(1);
         }
         self.next_used = next;

@@ -57,16 +57,13 @@ impl Worker {
         }
         self.signs.at(port.spec.vm);
         let Some(mut bursts) = self.bursts.take() else { return false };
-        let mut busy = 0;
-        for (pair, burst) in bursts.iter_mut().enumerate().take(port.queues.pairs()) {
-            let tx = port.queues.tx(pair);
-            tx.disarm();
-            busy += usize::from(tx.fetch(burst, BURST) > 0);
-        }
-        port.begun = self.heard.unwrap_or(now);
-        port.under_way = bursts.iter().map(|burst| burst.len() as u32).sum();
-        if port.is_captured() {
-            bursts.iter().enumerate().for_each(|(pair, burst)| port.capture_burst(pair, burst));
+        let (passed, busy) = self.fetch_bursts(id, &mut bursts);
+        if let Some(port) = Worker::port_mut(&mut self.ports, id) {
+            port.begun = self.heard.unwrap_or(now);
+            port.under_way = (passed + bursts.iter().map(Burst::len).sum::<usize>()) as u32;
+            if port.is_captured() {
+                bursts.iter().enumerate().for_each(|(pair, burst)| port.capture_burst(pair, burst));
+            }
         }
         self.late.open = busy > 1;
         for (pair, burst) in bursts.iter_mut().enumerate() {
@@ -97,7 +94,26 @@ impl Worker {
             self.complete_bursts(id, &mut bursts);
             self.bursts = Some(bursts);
         }
-        busy > 0
+        busy + passed > 0
+    }
+
+    /// Fetches a burst of each of a port's queues, behind what goes the short way at once. How many frames did, and how many bursts there are.
+    fn fetch_bursts(&mut self, id: PortId, bursts: &mut [Burst; PAIRS]) -> (usize, usize) {
+        let (mut passed, mut busy) = (0, 0);
+        for (pair, burst) in bursts.iter_mut().enumerate() {
+            let Some(port) = Worker::port_mut(&mut self.ports, id).filter(|port| pair < port.queues.pairs()) else {
+                break;
+            };
+            port.queues.tx(pair).disarm();
+            // Whoever watches sees a burst before anything is done with it, and another queue's burst comes first.
+            let short = busy == 0 && !port.is_captured();
+            let (taken, all) = if short { self.take_posted(id, pair, BURST) } else { (0, false) };
+            passed += taken;
+            if let Some(port) = Worker::port_mut(&mut self.ports, id).filter(|_| !all) {
+                busy += usize::from(port.queues.tx(pair).fetch(burst, BURST - taken) > 0);
+            }
+        }
+        (passed, busy)
     }
 
     /// Returns every chain, in the order in which its queue gave them. The used index moves only behind the last effect of

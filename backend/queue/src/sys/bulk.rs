@@ -34,55 +34,24 @@ pub(super) unsafe fn copy_block<const N: usize>(from: *const u8, to: *mut u8) {
     compiler_fence(Ordering::SeqCst);
 }
 
-/// Copies `len` bytes as [`copy`] does, without a call where they are few.
+/// Copies what lies behind the first N bytes of `len`, and up to N of the bytes in front of that, in a few moves where it is little. Who has
+/// read the first N bytes already writes them afterwards.
 ///
 /// # Safety
 ///
-/// As for [`copy`].
+/// As for [`copy`]; `len` is at least N, and N at least 64.
 #[inline(always)]
-pub(super) unsafe fn copy_short(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: the caller's promise; each pair of blocks lies within `len`.
+pub(super) unsafe fn copy_behind<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
+    const { assert!(N >= 64) };
+    // SAFETY: the caller's promise; what is copied ends with `len`, and is no longer.
     unsafe {
-        match len {
-            0..8 => copy_bytes(from, to, len),
-            8..=16 => copy_ends::<8>(from, to, len),
-            17..=32 => copy_ends::<16>(from, to, len),
-            33..=64 => copy_ends::<32>(from, to, len),
-            _ => copy(from, to, len),
+        match len - N {
+            0..=16 => copy_block::<16>(from.add(len - 16), to.add(len - 16)),
+            17..=32 => copy_block::<32>(from.add(len - 32), to.add(len - 32)),
+            33..=64 => copy_block::<64>(from.add(len - 64), to.add(len - 64)),
+            rest => copy(from.add(N), to.add(N), rest),
         }
     }
-}
-
-/// Copies between N and 2·N bytes: the first N and the last N, which may overlap.
-///
-/// # Safety
-///
-/// As for [`copy`]; `len` is at least N and at most 2·N.
-#[inline(always)]
-unsafe fn copy_ends<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
-    compiler_fence(Ordering::SeqCst);
-    // SAFETY: both blocks lie within `len`. Everything is read before anything is written, since places may overlap.
-    unsafe {
-        let (first, last) = (from.cast::<[u8; N]>().read(), from.add(len - N).cast::<[u8; N]>().read());
-        to.cast::<[u8; N]>().write(first);
-        to.add(len - N).cast::<[u8; N]>().write(last);
-    }
-    compiler_fence(Ordering::SeqCst);
-}
-
-/// Copies up to 7 bytes.
-///
-/// # Safety
-///
-/// As for [`copy`].
-#[inline]
-unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
-    compiler_fence(Ordering::SeqCst);
-    for i in 0..len {
-        // SAFETY: the byte is within `len`.
-        unsafe { to.add(i).write(from.add(i).read()) };
-    }
-    compiler_fence(Ordering::SeqCst);
 }
 
 /// Has the processor bring two lines of memory near, for a read soon. Any address may be asked for.
@@ -94,6 +63,18 @@ pub(super) fn prefetch(at: *const u8) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
         _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// As [`prefetch`], for a write soon: the lines are taken from whichever processor wrote to them last.
+#[inline(always)]
+pub(super) fn prefetch_to_write(at: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which neither reads nor faults, whatever the address; processors that do not know it pass over it.
+    unsafe {
+        std::arch::asm!("prefetchw [{at}]", "prefetchw [{at} + 64]", at = in(reg) at, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;

@@ -5,8 +5,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
 
+use super::buffer::Buffer;
 use super::dumps::leave_out;
-use super::segments::Buffer;
 use super::truncation::Watch;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -76,7 +76,7 @@ impl MemoryMap {
     /// The region by its number, for buffers that lie in it.
     #[inline]
     pub(crate) fn window(&self, number: usize) -> Window<'_> {
-        Window { region: self.region(number), map: PhantomData }
+        Window { map: self, region: self.region(number), len: 0, room: 0 }
     }
 
     /// The number of the region in which the address lies.
@@ -122,19 +122,39 @@ impl fmt::Debug for MemoryMap {
     }
 }
 
-/// One region of a map, which is borrowed for as long as buffers in it are used.
+/// One region of a map, which is borrowed for as long as buffers in it are used; of these all are of one length, until another is asked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Window<'a> {
+    map: &'a MemoryMap,
     region: Region,
-    map: PhantomData<&'a MemoryMap>,
+    len: u32,
+    /// Invariant: at so many first bytes of the region a buffer of this length, which is not 0, may begin.
+    room: u64,
 }
 
 impl<'a> Window<'a> {
-    /// The buffer at a guest-physical range, if it is not empty and lies within the region.
+    /// From now on for buffers of `len` bytes; none are found if that is 0.
     #[inline(always)]
-    pub(crate) fn buffer(&self, address: u64, len: u32) -> Option<Buffer<'a>> {
-        let (host, rest) = self.region.at(address)?;
-        (len != 0 && rest >= u64::from(len)).then(|| Buffer::new(host, len))
+    pub(crate) fn resize(&mut self, len: u32) {
+        self.len = len;
+        let behind = self.region.len.checked_sub(u64::from(len));
+        self.room = behind.filter(|_| len != 0).map_or(0, |last| last + 1);
+    }
+
+    /// The buffer at a guest-physical address, if it lies within the region.
+    #[inline(always)]
+    pub(crate) fn buffer(&self, address: u64) -> Option<Buffer<'a>> {
+        let offset = address.wrapping_sub(self.region.start);
+        (offset < self.room).then(|| Buffer::new(self.region.host.wrapping_add(offset as usize), self.len))
+    }
+
+    /// The same around the address.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn around(self, address: u64) -> Option<Window<'a>> {
+        let mut window = Window { region: self.map.region(self.map.search(address)?), ..self };
+        window.resize(self.len);
+        Some(window)
     }
 }
 

@@ -8,6 +8,7 @@
 //!   copies go through raw pointers, and no reference to guest bytes is made.
 #![allow(unsafe_code)]
 
+mod buffer;
 mod bulk;
 mod call;
 mod dumps;
@@ -17,12 +18,13 @@ mod ring;
 mod segments;
 mod truncation;
 
+pub(crate) use buffer::Buffer;
+pub use buffer::{FRONT, Front, Pattern};
 pub use call::{Held, call, drain};
 pub use dumps::Undumped;
 pub use map::MemoryMap;
 pub(crate) use map::{Descriptor, Table, Window};
 pub use pages::DirtyLog;
-pub(crate) use ring::{Areas, RingMemory};
-pub(crate) use segments::{Appender, Buffer, Buffers, IoVecBuffer, MAX_IOVECS, Refusal, Segments};
-pub use segments::{FRONT, Front};
+pub(crate) use ring::{Areas, ROW, RingMemory};
+pub(crate) use segments::{Appender, Buffers, IoVecBuffer, MAX_IOVECS, Refusal, Segments};
 pub use truncation::survive_truncation;

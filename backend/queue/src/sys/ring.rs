@@ -4,9 +4,9 @@
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::map::{Descriptor, MemoryMap, Table};
+use super::map::{MemoryMap, Table};
 use crate::{QueueError, RingSetup};
 
 /// The areas, and the map that keeps them valid.
@@ -25,8 +25,44 @@ pub(crate) struct Areas<'a> {
     available: *mut u8,
     used: *mut u8,
     /// The size less one.
-    mask: u16,
+    mask: u32,
     map: PhantomData<&'a MemoryMap>,
+}
+
+/// Chains whose descriptors and used entries lie in a row.
+pub(crate) struct Row<'a> {
+    descriptors: *const u64,
+    used: *mut u64,
+    first: u16,
+    map: PhantomData<&'a MemoryMap>,
+}
+
+/// How many chains those are.
+pub(crate) const ROW: usize = 8;
+
+impl Row<'_> {
+    /// As [`Areas::descriptor`], of the chain with this number in the row.
+    #[inline(always)]
+    pub(crate) fn descriptor(&self, i: usize) -> [u64; 2] {
+        assert!(i < ROW);
+        // SAFETY: `Areas::row` found so many descriptors to be inside the mapped table, which is aligned to 16.
+        unsafe { [self.descriptors.add(2 * i).read_volatile(), self.descriptors.add(2 * i + 1).read_volatile()] }
+            .map(u64::from_le)
+    }
+
+    /// The head of that chain.
+    #[inline(always)]
+    pub(crate) fn head(&self, i: usize) -> u16 {
+        self.first + i as u16
+    }
+
+    /// As [`Areas::set_read`], of that chain.
+    #[inline(always)]
+    pub(crate) fn set_read(&self, i: usize) {
+        assert!(i < ROW);
+        // SAFETY: `Areas::row` found so many entries to be inside the mapped used area; as for `Areas::set_used`.
+        unsafe { self.used.add(i).write_unaligned(u64::from(self.head(i)).to_le()) };
+    }
 }
 
 impl RingMemory {
@@ -67,7 +103,7 @@ impl RingMemory {
             descriptors: area("descriptors", setup.descriptors, count * Table::ENTRY, 16)?,
             available: area("available", setup.available, RingMemory::HEADER + count * 2 + RingMemory::EVENT, 2)?,
             used: area("used", setup.used, Self::used_len(size), 4)?,
-            mask: size - 1,
+            mask: u32::from(size) - 1,
             map: PhantomData,
         };
         Ok(RingMemory { areas, map: Arc::clone(map) })
@@ -89,7 +125,7 @@ impl RingMemory {
     #[inline(always)]
     pub(crate) fn table(&self) -> Table<'_> {
         // SAFETY: `new` checked that `size` descriptors are mapped there, and `map` keeps them so for the borrow of self.
-        unsafe { Table::from_raw(self.areas.descriptors, self.areas.mask + 1) }
+        unsafe { Table::from_raw(self.areas.descriptors, (self.areas.mask + 1) as u16) }
     }
 }
 
@@ -104,20 +140,58 @@ impl Deref for RingMemory {
 }
 
 impl Areas<'_> {
-    /// Reads descriptor `index`, each byte of it once; None past the table's end.
+    /// Reads the two words of descriptor `index`, each byte of it once; None past the table's end.
     #[inline(always)]
-    pub(crate) fn descriptor(&self, index: u16) -> Option<Descriptor> {
+    pub(crate) fn descriptor(&self, index: u16) -> Option<[u64; 2]> {
+        let index = u32::from(index);
         if index > self.mask {
             return None;
         }
-        let entry = self.descriptors.wrapping_add(usize::from(index) * Table::ENTRY as usize).cast::<u64>();
+        let entry = self.descriptors.wrapping_add(index as usize * Table::ENTRY as usize).cast::<u64>();
         // SAFETY: `new` found the table mapped and aligned to 16, and the index is below its size.
-        Some(Descriptor::new(unsafe { [entry.read_volatile(), entry.add(1).read_volatile()] }))
+        Some(unsafe { [entry.read_volatile(), entry.add(1).read_volatile()] }.map(u64::from_le))
     }
 
     #[inline(always)]
-    fn slot(&self, position: u16) -> usize {
-        usize::from(position & self.mask)
+    fn slot(&self, position: u32) -> usize {
+        (position & self.mask) as usize
+    }
+
+    /// The chains at this position and the seven behind it, if their heads are descriptors in a row: so a driver posts whose buffers come back
+    /// in order. Each head is read once.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn row(&self, position: u32) -> Option<Row<'_>> {
+        use std::arch::x86_64::{
+            _mm_add_epi16, _mm_cmpeq_epi16, _mm_cvtsi128_si32, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi16,
+            _mm_setr_epi16,
+        };
+        let slot = self.slot(position);
+        if slot + ROW > self.mask as usize + 1 {
+            return None;
+        }
+        // SAFETY: every x86-64 has SSE2; the slots are below size, so that the heads lie in the mapped area. The empty assembly makes the copy the
+        // only one.
+        let (first, in_a_row) = unsafe {
+            let mut heads = _mm_loadu_si128(self.available.add(RingMemory::HEADER as usize + 2 * slot).cast());
+            std::arch::asm!("/* {0} */", inout(xmm_reg) heads, options(nomem, nostack, preserves_flags));
+            let first = _mm_cvtsi128_si32(heads) as u16;
+            let wanted = _mm_add_epi16(_mm_set1_epi16(first as i16), _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7));
+            (first, _mm_movemask_epi8(_mm_cmpeq_epi16(heads, wanted)) == 0xffff)
+        };
+        if !in_a_row || usize::from(first) + ROW > self.mask as usize + 1 {
+            return None;
+        }
+        let descriptors = self.descriptors.wrapping_add(usize::from(first) * Table::ENTRY as usize).cast();
+        let used = self.used.wrapping_add(RingMemory::HEADER as usize + 8 * slot).cast();
+        Some(Row { descriptors, used, first, map: PhantomData })
+    }
+
+    /// As above; nobody looks for rows.
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
+    pub(crate) fn row(&self, _: u32) -> Option<Row<'_>> {
+        None
     }
 
     /// A 16-bit field of the available area.
@@ -144,7 +218,7 @@ impl Areas<'_> {
 
     /// The head that the driver put at `position`, unchecked.
     #[inline(always)]
-    pub(crate) fn available_head(&self, position: u16) -> u16 {
+    pub(crate) fn available_head(&self, position: u32) -> u16 {
         u16::from_le(self.available(RingMemory::HEADER as usize + 2 * self.slot(position)).load(Ordering::Relaxed))
     }
 
@@ -157,9 +231,7 @@ impl Areas<'_> {
     /// The used position after which the driver wants an interrupt, with EVENT_IDX.
     #[inline(always)]
     pub(crate) fn used_event(&self) -> u16 {
-        u16::from_le(
-            self.available(RingMemory::HEADER as usize + 2 * (usize::from(self.mask) + 1)).load(Ordering::Relaxed),
-        )
+        u16::from_le(self.available(RingMemory::HEADER as usize + 2 * (self.mask as usize + 1)).load(Ordering::Relaxed))
     }
 
     /// The device's own index, as it stands in guest memory.
@@ -169,13 +241,22 @@ impl Areas<'_> {
 
     /// Writes the used entry at `position`.
     #[inline(always)]
-    pub(crate) fn set_used(&self, position: u16, head: u16, len: u32) {
+    pub(crate) fn set_used(&self, position: u32, head: u16, len: u32) {
         let entry = self.used.wrapping_add(RingMemory::HEADER as usize + 8 * self.slot(position));
-        // SAFETY: the slot is below size, so that the entry's 8 bytes are inside the mapped used area, 4-aligned since the
-        // area is; atomics allow for the driver's loads of the same place.
-        let (id, length) = unsafe { (AtomicU32::from_ptr(entry.cast()), AtomicU32::from_ptr(entry.add(4).cast())) };
-        id.store(u32::from(head).to_le(), Ordering::Relaxed);
-        length.store(len.to_le(), Ordering::Relaxed);
+        // SAFETY: the slot is below size, so that the entry's 8 bytes are inside the mapped used area. They may be written in any way: the driver
+        // looks at them only behind the index, which is stored with release.
+        unsafe {
+            entry.cast::<u32>().write_unaligned(u32::from(head).to_le());
+            entry.cast::<u32>().add(1).write_unaligned(len.to_le());
+        }
+    }
+
+    /// As [`set_used`](Areas::set_used), for a chain that was only read, by one store.
+    #[inline(always)]
+    pub(crate) fn set_read(&self, position: u32, head: u16) {
+        let entry = self.used.wrapping_add(RingMemory::HEADER as usize + 8 * self.slot(position));
+        // SAFETY: as for `set_used`.
+        unsafe { entry.cast::<u64>().write_unaligned(u64::from(head).to_le()) };
     }
 
     /// Publishes every entry written before.
@@ -191,7 +272,7 @@ impl Areas<'_> {
 
     /// Sets the available position after which the device wants a kick, with EVENT_IDX.
     pub(crate) fn set_available_event(&self, position: u16) {
-        self.used(RingMemory::HEADER as usize + 8 * (usize::from(self.mask) + 1))
+        self.used(RingMemory::HEADER as usize + 8 * (self.mask as usize + 1))
             .store(position.to_le(), Ordering::Relaxed);
     }
 }

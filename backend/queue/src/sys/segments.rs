@@ -1,12 +1,12 @@
 //! Checked pieces of guest memory, and what can be done with them.
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
 use vonic_frame::DropReason;
 
+use super::buffer::Buffer;
 use super::bulk;
 use super::map::{MemoryMap, Region, Table};
 
@@ -18,72 +18,6 @@ pub(crate) const MAX_IOVECS: usize = 1024;
 struct Segment {
     host: *mut u8,
     len: u32,
-}
-
-/// The first bytes of a chain, as words in memory order. Aligned, so that each word lies in what was stored at once: the processor
-/// forwards that.
-#[derive(Clone, Copy, Default)]
-#[repr(align(16))]
-pub struct Front(pub [u64; FRONT / 8]);
-/// How many those are.
-pub const FRONT: usize = 64;
-
-/// How many of these are given anew.
-const HEADER: usize = 16;
-
-/// A buffer in one piece, of a map that is kept for `'a`. Never empty.
-#[derive(Clone, Copy)]
-pub(crate) struct Buffer<'a> {
-    segment: Segment,
-    map: PhantomData<&'a MemoryMap>,
-}
-
-impl Buffer<'_> {
-    /// The `len` bytes at `host`, which its maker has found in a mapping that is kept for as long as the buffer says.
-    #[inline(always)]
-    pub(super) fn new(host: *mut u8, len: u32) -> Self {
-        Buffer { segment: Segment { host, len }, map: PhantomData }
-    }
-
-    /// Its bytes.
-    #[inline(always)]
-    pub(crate) fn len(self) -> u32 {
-        self.segment.len
-    }
-
-    /// It is about to be read.
-    #[inline(always)]
-    pub(crate) fn prefetch(self) {
-        bulk::prefetch(self.segment.host);
-    }
-
-    /// Copies its first bytes, each of them once; false if there are not so many.
-    #[inline(always)]
-    pub(crate) fn front(self, out: &mut Front) -> bool {
-        let whole = self.segment.len as usize >= FRONT;
-        if whole {
-            // SAFETY: the segment has so many bytes and lies in a mapping that is kept.
-            unsafe { bulk::copy_block::<FRONT>(self.segment.host, out.0.as_mut_ptr().cast()) };
-        }
-        whole
-    }
-
-    /// Writes `header` and the rest of `front` to its start, and behind it what stands in `from` behind as many bytes. False, and nothing is written, if
-    /// it has not the room that `from` has, or `from` is shorter than `front`.
-    #[inline(always)]
-    pub(crate) fn fill(self, header: [u64; 2], front: &Front, from: Buffer<'_>) -> bool {
-        let (to, from) = (self.segment, from.segment);
-        if to.len < from.len || (from.len as usize) < FRONT {
-            return false;
-        }
-        // SAFETY: both have at least `from.len` bytes, which is at least FRONT, and lie in mappings that are kept.
-        unsafe {
-            bulk::copy_block::<HEADER>(header.as_ptr().cast(), to.host);
-            bulk::copy_block::<{ FRONT - HEADER }>(front.0.as_ptr().cast::<u8>().add(HEADER), to.host.add(HEADER));
-            bulk::copy_short(from.host.add(FRONT), to.host.add(FRONT), from.len as usize - FRONT);
-        }
-        true
-    }
 }
 
 /// Why a buffer was not appended.
@@ -146,7 +80,7 @@ impl Segments {
     /// The segment at `index`.
     #[inline(always)]
     pub(crate) fn buffer(&self, index: usize) -> Option<Buffer<'_>> {
-        self.list().get(index).map(|segment| Buffer { segment: *segment, map: PhantomData })
+        self.list().get(index).map(|segment| Buffer::new(segment.host, segment.len))
     }
 
     /// The pieces of [offset, offset + len) of the concatenated segments `range`, cut where they end.
@@ -387,7 +321,7 @@ impl<'a> Appender<'a> {
         let mut taken = 0;
         for (segment, place) in free.iter_mut().zip(places) {
             let Some(buffer) = slots.next(place) else { break };
-            *segment = buffer.segment;
+            *segment = Segment { host: buffer.host(), len: buffer.len() };
             taken += 1;
         }
         *self.len += taken;

@@ -11,6 +11,7 @@ mod exhaustive;
 mod guest;
 mod handover;
 mod malformed;
+mod passing;
 mod payload;
 mod setup;
 mod truncation;
