@@ -49,7 +49,7 @@ install:
 uninstall:
 	sh packaging/install.sh uninstall
 
-# The pages of the manual that are made: commands, metrics, the list of decisions.
+# The pages of the manual that are made: commands, metrics, the table of drop reasons, the list of decisions.
 docs-reference:
 	cargo run --quiet -p vonic-packaging -- manual
 

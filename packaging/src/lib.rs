@@ -2,7 +2,7 @@
 //!
 //! * [`man`]: man pages of every command, and vonic.toml(5) of the manual's page of the configuration.
 //! * [`completions`]: what shells complete the commands by.
-//! * [`commands`], [`api`], [`metrics`], [`decisions`]: pages of the manual; tests hold those in `backend/docs` against them.
+//! * [`commands`], [`api`], [`metrics`], [`reasons`], [`decisions`]: pages of the manual; tests hold those in `backend/docs` against them.
 //! * [`bill`]: what the programs are made of, for whoever has to know.
 //! * [`outside`]: what the manual leads to that is no page of it.
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod man;
 pub mod metrics;
 pub mod outside;
 mod page;
+pub mod reasons;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub fn reference() -> io::Result<Vec<(&'static str, String)>> {
         ("reference/commands.md", commands::markdown()),
         ("reference/api.md", api::markdown()?),
         ("reference/metrics.md", metrics::markdown()),
+        ("troubleshooting.md", reasons::page()?),
         ("adr/README.md", decisions),
         ("SUMMARY.md", contents),
     ])

@@ -19,27 +19,6 @@ fn made_pages_are_as_they_would_be_made() {
     }
 }
 
-/// The first cells of a page's tables that are code.
-fn tagged(text: &str) -> Vec<&str> {
-    text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(cell, _)| cell)).collect()
-}
-
-#[test]
-fn every_drop_reason_has_its_row_and_no_other() {
-    let page = read("backend/docs/troubleshooting.md");
-    let (_, list) = page.split_once("## Every drop reason").unwrap();
-    let rows = tagged(list);
-    let reasons: Vec<&str> = vonic_frame::DropReason::ALL.iter().map(|reason| reason.name()).collect();
-    assert_eq!(
-        rows, reasons,
-        "rows of troubleshooting.md and the reasons of backend/frame/src/reason.rs, in this order"
-    );
-    let empty = list.lines().filter(|line| {
-        line.starts_with("| `") && line.split('|').any(|cell| cell.trim().is_empty() && !cell.is_empty())
-    });
-    assert_eq!(empty.count(), 0, "each says what it means and what to do");
-}
-
 /// What stands before a command in an example, if anything does.
 const BEFORE: &[&str] = &["sudo", "$(", "|", "&&", "here$", "other$", "ssh other", "watch -d"];
 

@@ -6,6 +6,8 @@
 set -eu
 cd "$(dirname "$0")/libfuzzer"
 work=$1
+# Once: to some shells SECONDS is a clock.
+seconds=${SECONDS:-600}
 export RUSTC_BOOTSTRAP=1 CARGO_INCREMENTAL=0
 
 fail() { printf 'fuzz: %s\n' "$*" >&2; exit 1; }
@@ -23,8 +25,8 @@ for target in ${TARGETS:-$all}; do
     mkdir -p "$new" "$work/artifacts" "../regressions/$target"
     set -- -max_len=4096 -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 "-artifact_prefix=$work/artifacts/$target-"
     [ ! -e "../dictionaries/$target.dict" ] || set -- "$@" "-dict=../dictionaries/$target.dict"
-    printf 'fuzz: %s for %s s\n' "$target" "${SECONDS:-600}"
-    "$programs/$target" "$@" "-max_total_time=${SECONDS:-600}" "$new" "../corpus/$target" "../regressions/$target" 2>"$work/$target.log" ||
+    printf 'fuzz: %s for %s s\n' "$target" "$seconds"
+    "$programs/$target" "$@" "-max_total_time=$seconds" "$new" "../corpus/$target" "../regressions/$target" 2>"$work/$target.log" ||
         failed="$failed $target"
     grep -a ' cov: ' "$work/$target.log" | tail -n 1
     if [ -n "${MERGE:-}" ]; then

@@ -28,6 +28,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use command::Failure;
+pub use doctor::{MEANINGS as DROP_MEANINGS, Meaning as DropMeaning};
 
 /// What cannot stand in a query (RFC 3986 §3.4), and what parts its pairs.
 const QUERY: &AsciiSet =

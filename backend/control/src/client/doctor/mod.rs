@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use super::command::{Failure, decode};
 use super::connection;
 use crate::api::types::{VmDetail, VmRow};
+pub use drops::{MEANINGS, Meaning};
 use facts::{Facts, Running};
 use finding::{Finding, Report};
 

@@ -347,7 +347,7 @@ fn drops_and_limits_that_rise() {
     finds(
         &rising,
         Level::Warning,
-        "3 frames dropped just now, host to guest, as no room: the guest posts no receive buffers",
+        "3 frames dropped just now, host to guest, as no room: the receiving guest posts no receive buffers",
     );
     finds(&rising, Level::Note, "as new reason: a reason of a later version");
     let standing = of_vm(set(5), |_| {});

@@ -1,5 +1,5 @@
 //! Checks of one VM.
-use super::drops::{self, Meaning};
+use super::drops::Meaning;
 use super::finding::{Finding, Level};
 use crate::api::types::{GuestReport, VmDetail};
 use crate::client::layout::duration;
@@ -118,12 +118,12 @@ fn rising(before: &VmDetail, now: &VmDetail, found: &mut Vec<Finding>) {
             if more == 0 {
                 continue;
             }
-            let unknown =
-                Meaning { level: Level::Note, what: "a reason of a later version", mend: "see its documentation" };
-            let Meaning { level, what, mend } = drops::reason(name).map_or(unknown, drops::meaning);
+            let Meaning { level, what, mend, .. } = Meaning::of(name);
             let [name, way] = [name, way].map(|text| text.replace('_', " "));
+            // The manual shows code as such; here are words alone.
+            let [what, mend] = [what, mend].map(|text| text.replace('`', ""));
             let message = format!("{more} frames dropped just now, {way}, as {name}: {what}");
-            found.push(Finding { level, ..Finding::note("drops", message, mend) });
+            found.push(Finding { level: *level, ..Finding::note("drops", message, mend) });
         }
     }
     for limit in &now.limits {
