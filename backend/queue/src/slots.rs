@@ -96,21 +96,7 @@ impl<'a> Slots<'a> {
             // Now it knows what one of them is like.
             let _ = slots.at(position);
         }
-        'rows: for places in places.as_chunks_mut::<ROW>().0 {
-            let Some(row) = slots.areas.row(position) else { break };
-            for (i, place) in places.iter_mut().enumerate() {
-                let Some(buffer) = slots.like_the_last(row.descriptor(i)) else { break 'rows };
-                place.buffer = buffer;
-                if WRITES {
-                    place.head = row.head(i);
-                    buffer.prefetch_to_write();
-                } else {
-                    row.set_read(i);
-                    buffer.prefetch();
-                }
-            }
-            position += ROW as u32;
-        }
+        position += slots.rows::<WRITES>(position, places) as u32;
         for place in places.iter_mut().skip((position - first) as usize) {
             let Some(slot) = slots.at(position) else { break };
             *place = slot;
@@ -124,6 +110,28 @@ impl<'a> Slots<'a> {
         }
         *self = slots;
         (position - first) as usize
+    }
+
+    /// The same for chains whose heads are in a row, as long as they are like the last one. Registers suffice if it knows nothing else.
+    #[inline(never)]
+    fn rows<const WRITES: bool>(&self, position: u32, places: &mut [Slot<'a>]) -> usize {
+        let mut seen = 0;
+        for places in places.as_chunks_mut::<ROW>().0 {
+            let Some(row) = self.areas.row(position + seen as u32) else { break };
+            for (i, place) in places.iter_mut().enumerate() {
+                let Some(buffer) = self.like_the_last(row.descriptor(i)) else { return seen };
+                place.buffer = buffer;
+                if WRITES {
+                    place.head = row.head(i);
+                    buffer.prefetch_to_write();
+                } else {
+                    row.set_read(i);
+                    buffer.prefetch();
+                }
+            }
+            seen += ROW;
+        }
+        seen
     }
 
     /// The device has written so many bytes to the chain at this position.

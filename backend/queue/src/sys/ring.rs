@@ -33,7 +33,7 @@ pub(crate) struct Areas<'a> {
 pub(crate) struct Row<'a> {
     descriptors: *const u64,
     used: *mut u64,
-    first: u16,
+    first: u64,
     map: PhantomData<&'a MemoryMap>,
 }
 
@@ -53,7 +53,7 @@ impl Row<'_> {
     /// The head of that chain.
     #[inline(always)]
     pub(crate) fn head(&self, i: usize) -> u16 {
-        self.first + i as u16
+        (self.first + i as u64) as u16
     }
 
     /// As [`Areas::set_read`], of that chain.
@@ -61,7 +61,7 @@ impl Row<'_> {
     pub(crate) fn set_read(&self, i: usize) {
         assert!(i < ROW);
         // SAFETY: `Areas::row` found so many entries to be inside the mapped used area; as for `Areas::set_used`.
-        unsafe { self.used.add(i).write_unaligned(u64::from(self.head(i)).to_le()) };
+        unsafe { self.used.add(i).write_unaligned((self.first + i as u64).to_le()) };
     }
 }
 
@@ -184,7 +184,7 @@ impl Areas<'_> {
         }
         let descriptors = self.descriptors.wrapping_add(usize::from(first) * Table::ENTRY as usize).cast();
         let used = self.used.wrapping_add(RingMemory::HEADER as usize + 8 * slot).cast();
-        Some(Row { descriptors, used, first, map: PhantomData })
+        Some(Row { descriptors, used, first: first.into(), map: PhantomData })
     }
 
     /// As above; nobody looks for rows.
