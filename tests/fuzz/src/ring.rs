@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use vonic_queue::{
-    Burst, Direction, Front, Gather, Part, RingSetup, SplitRing, copy_payload, keep_payload, move_payload, pass_payload,
+    Burst, Direction, Front, Gather, Part, Passed, RingSetup, SplitRing, Terms, copy_payload, keep_payload,
+    move_payload, pass_payload, pass_posted,
 };
 
 use crate::bytes::Bytes;
@@ -181,13 +182,17 @@ impl Device {
         let [burst, other, _] = &mut self.bursts;
         burst.clear();
         other.clear();
-        let Ok(fetched) = from.fetch(burst, 32) else { return };
         let most = bytes.number() as u32;
-        let first = bytes.below(fetched + 1);
-        let before = to.next_used();
-        let (passed, moved) = pass_payload(burst, first, to, [1, 2], |_, len| len <= most);
-        assert!(passed <= fetched - first && moved <= u64::from(most) * passed as u64);
-        assert_eq!(to.next_used().wrapping_sub(before), passed as u16);
+        let terms = Terms { lens: 0..=most, header: [1, 2] };
+        let held = |passed: Passed, max: usize, before: u16, to: &SplitRing| {
+            assert!(passed.chains <= max && passed.bytes <= u64::from(most) * passed.chains as u64);
+            assert_eq!(to.next_used().wrapping_sub(before), passed.chains as u16);
+        };
+        let (before, max) = (to.next_used(), bytes.below(32));
+        held(pass_posted(from, max as u16, to, &terms, |_, len| len <= most), max, before, to);
+        let Ok(fetched) = from.fetch(burst, 32) else { return };
+        let (before, first) = (to.next_used(), bytes.below(fetched + 1));
+        held(pass_payload(burst, first, to, &terms, |_, len| len <= most), fetched - first, before, to);
         if let Ok(places @ 1..) = to.fetch(other, 32) {
             let chain = bytes.below(fetched.max(1));
             let (offset, at, len) = (bytes.number() as u32, bytes.number() as u32, bytes.number() as u32);
