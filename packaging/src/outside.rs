@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use pulldown_cmark::{Options, Parser, html};
+use pulldown_cmark::{Event, Options, Parser, Tag, html};
 
 /// Files and folders, from the project's.
 pub const PATHS: &[&str] = &[
@@ -52,6 +52,18 @@ fn html_page(markdown: &str) -> String {
     let mut page = "<!DOCTYPE html><meta charset=\"utf-8\"><meta name=\"color-scheme\" content=\"light dark\">\
         <style>body{max-width:60em;margin:2em auto;font-family:sans-serif}td,th{padding:.1em .6em;text-align:left}</style>\n"
         .to_string();
-    html::push_html(&mut page, Parser::new_ext(markdown, Options::ENABLE_TABLES));
+    html::push_html(&mut page, Parser::new_ext(markdown, Options::ENABLE_TABLES).map(to_html));
     page
+}
+
+/// Links of this project to pages of Markdown lead to those of HTML, as mdBook's own do.
+fn to_html(event: Event<'_>) -> Event<'_> {
+    let Event::Start(Tag::Link { link_type, dest_url, title, id }) = event else { return event };
+    let (page, fragment) = dest_url.split_once('#').unwrap_or((&dest_url, ""));
+    let dest_url = match page.strip_suffix(".md").filter(|page| !page.contains("://")) {
+        Some(page) if fragment.is_empty() => format!("{page}.html").into(),
+        Some(page) => format!("{page}.html#{fragment}").into(),
+        None => dest_url,
+    };
+    Event::Start(Tag::Link { link_type, dest_url, title, id })
 }

@@ -137,6 +137,12 @@ fn what_the_manual_leads_to_goes_along() {
     outside::write(folder.path()).unwrap();
     let page = fs::read_to_string(folder.path().join("RESULTS.html")).unwrap();
     assert!(page.contains("<table>") && folder.path().join("qemu-configs/vonic.service").exists(), "{page}");
+    // Its links lead to the book's pages.
+    let page = fs::read_to_string(folder.path().join("README.html")).unwrap();
+    assert!(
+        page.contains("href=\"backend/docs/config.html#what-the-host-may-refuse\"") && !page.contains(".md\""),
+        "{page}"
+    );
 }
 
 #[test]

@@ -173,8 +173,25 @@ fn cut(vnet: Option<VnetHeader>, frame: &[u8]) -> Vec<Vec<u8>> {
     segments.map(whole).collect()
 }
 
-/// The same, but for the number of an atomic packet, which anybody may change (RFC 6864 §4.1), and the checksum over it.
+/// The same, but for the number of an atomic packet, which anybody may change (RFC 6864 §4.1), and the checksum over it; and a TCP checksum's two
+/// values that mean the same sum, 0 and 0xffff.
 fn same(one: &[u8], other: &[u8]) -> bool {
     let loose = |at: &usize| one.get(12..14) == Some(&[8, 0]) && [18, 19, 24, 25].contains(at);
+    let (one, other) = (with_one_zero(one), with_one_zero(other));
     one.len() == other.len() && (0..one.len()).all(|at| one[at] == other[at] || loose(&at))
+}
+
+/// A TCP checksum of 0xffff as 0.
+fn with_one_zero(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if let Ok(parsed) = Frame::parse(&frame[..frame.len().min(HEADER_MAX)], frame.len() as u32)
+        && let vonic_frame::Content::Ip(ip) = parsed.content
+        && let vonic_frame::Transport::Tcp(_) = ip.transport
+    {
+        let at = usize::from(ip.transport_offset) + 16;
+        if frame[at..at + 2] == [0xff; 2] {
+            frame[at..at + 2].fill(0);
+        }
+    }
+    frame
 }
