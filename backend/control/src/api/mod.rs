@@ -33,6 +33,7 @@ pub use handler::{Handler, Reply, Request, Response};
 pub use parameters::{Form, PARAMETERS, Parameter};
 pub use routes::{ROUTES, Route};
 pub use server::{MetricsListener, serve};
+pub use session::wait_for_answers;
 
 /// How long a handler has to answer; later, the client gets status 503.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
 //! One client's connection: who it is, how long it may last, and what goes on beside its answer.
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,19 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Of a path the log has so much: the longest is a VM's name in it.
 const PATH_MAX: usize = 100;
 
+/// How many clients have asked for a change, and have not got the whole answer.
+static CHANGING: AtomicUsize = AtomicUsize::new(0);
+/// Between two looks at that.
+const LOOK: Duration = Duration::from_micros(500);
+
+/// Waits until whoever has asked for a change has the answer, but no longer than this.
+pub fn wait_for_answers(limit: Duration) {
+    let end = Instant::now() + limit;
+    while CHANGING.load(Ordering::Acquire) > 0 && Instant::now() < end {
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// A stream's place, until it is dropped; of clients that may only look, one of theirs, too.
 pub(super) type Place = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
@@ -27,11 +41,26 @@ pub(super) struct Session {
     peer: Option<UCred>,
     until: watch::Sender<Instant>,
     tasks: Mutex<JoinSet<()>>,
+    /// It is one of [`CHANGING`].
+    changing: AtomicBool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if *self.changing.get_mut() {
+            CHANGING.fetch_sub(1, Ordering::Release);
+        }
+    }
 }
 
 impl Session {
     pub fn new(peer: Option<UCred>) -> Session {
-        Session { peer, until: watch::Sender::new(Instant::now() + LIMIT), tasks: Mutex::default() }
+        Session {
+            peer,
+            until: watch::Sender::new(Instant::now() + LIMIT),
+            tasks: Mutex::default(),
+            changing: AtomicBool::new(false),
+        }
     }
 
     /// When it ends, if it has not by itself; the moment may be moved meanwhile.
@@ -81,6 +110,9 @@ impl Session {
         let Some(peer) = self.peer else { return Err(forbidden("whoever asks over a network")) };
         if !self.is_operator() {
             return Err(forbidden(&format!("user {}", peer.uid())));
+        }
+        if !self.changing.swap(true, Ordering::Relaxed) {
+            CHANGING.fetch_add(1, Ordering::Relaxed);
         }
         let by = peer.pid().map(|pid| format!(", process {pid}")).unwrap_or_default();
         let path: String = path.chars().take(PATH_MAX).collect();

@@ -1,8 +1,12 @@
 //! An engine in the place of this one, as the operator wants it, and what became of those before.
 use super::registry::{ROUND_LIMIT, Registry};
 use crate::api::types::{CheckpointRow, DeathRow, EngineStatus, TakeoverRow};
-use crate::api::{ApiError, Reply, Response};
+use crate::api::{ApiError, Reply, Response, wait_for_answers};
+use std::time::Duration;
 use vonic_front::ToMaster;
+
+/// So long an engine that is to end waits at most until its clients have what they were answered; guests notice nothing of it.
+const ANSWERS_LIMIT: Duration = Duration::from_millis(100);
 
 impl Registry {
     /// How the engine is, and what became of those before it.
@@ -62,6 +66,7 @@ impl Registry {
             self.upgrades.waits_for_reload = true;
             return;
         }
+        wait_for_answers(ANSWERS_LIMIT);
         self.rests = true;
         if !self.workers.rest(ROUND_LIMIT) {
             log::warn!("the workers have not come to rest within {ROUND_LIMIT:?}: they are ended where they are");
