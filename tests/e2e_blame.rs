@@ -79,11 +79,13 @@ fn what_engines_die_of_while_they_publish_has_a_name() {
     let killer = Killer::new(&bed.directory).unwrap();
     let mut a = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
     let mut b = HandGuest::start(&bed, "b", 3, feature::ALL).unwrap();
-    for _ in 0..2 {
+    for death in 1..=2 {
         let old = bed.vonicd.engine().unwrap();
         killer.arm("used-before-call", 1, Manner::Panic).unwrap();
         std::thread::sleep(crash::LOOKS);
-        a.mock.gateway_answers(2).unwrap();
+        // The first time the next engine completes what this one has begun.
+        let answered = a.mock.gateway_answers(2);
+        assert!(answered.is_ok() || death == 2, "{answered:?}");
         assert!(killer.has_fired());
         killer.wait_successor(old).unwrap();
     }

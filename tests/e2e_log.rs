@@ -85,7 +85,7 @@ fn frames() -> Vec<Vec<u8>> {
 
 /// The guest tells its story to the service: paths, heads, bodies, good and bad.
 fn ask_the_service(guest: &mut HandGuest) {
-    let report = format!("{{\"version\":2,\"hostname\":\"{SECRET}\"}}");
+    let report = format!("{{\"version\":2,\"agent\":\"{SECRET}\",\"hostname\":\"{SECRET}\"}}");
     let unknown = format!("{{\"version\":2,\"{SECRET}\":1,\"interfaces\":\"{SECRET}\"}}");
     let post = |body: &str| {
         format!(
@@ -101,13 +101,13 @@ fn ask_the_service(guest: &mut HandGuest) {
             "GET /v1/labels/{SECRET}?{SECRET}={SECRET} HTTP/1.1\r\nHost: a\r\n{SECRET}: {SECRET}\r\nConnection: close\r\n\r\n"
         ),
         format!("GET /v1/events?after={SECRET} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
-        format!("{SECRET} / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("{SECRET} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
         format!("{SECRET}\r\n\r\n"),
     ];
     for (port, request) in (5000..).zip(requests) {
         let mut conn = Conn::new(SERVICE, (port, 80)).open(guest).unwrap();
         conn.send(guest, 0, request.as_bytes()).unwrap();
-        let (answer, ended) = conn.receive(guest, 1 << 20).unwrap();
+        let (answer, ended) = conn.receive(guest, 1 << 20).context(request.clone()).unwrap();
         assert!(ended && answer.starts_with(b"HTTP/1.1 "), "{request}: {}", String::from_utf8_lossy(&answer));
     }
 }

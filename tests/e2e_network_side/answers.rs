@@ -128,7 +128,7 @@ fn the_service_answers_with_no_more_than_it_has_to_say() {
         heard(&mut guest.mock).unwrap();
     }
     judge("a SYN that nothing follows, in eight seconds", 4.0, before);
-    for (port, (path, most)) in (4001..).zip([("/v1/", 3.0), ("/v1/nic", 12.0), ("/v1/connections", 2.0), ("/", 3.0)]) {
+    for (port, (path, most)) in (4001..).zip([("/v1/", 3.0), ("/v1/nic", 8.0), ("/v1/connections", 2.0), ("/", 3.0)]) {
         let before = counted(&bed);
         let mut conn = Conn::new(SERVICE, (port, 80)).open(&mut guest).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");

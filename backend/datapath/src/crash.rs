@@ -73,16 +73,18 @@ mod armed {
     #[cold]
     pub fn reach(name: &str) {
         if LEFT.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // What is looked at when the file is gone says nothing of the manner any more.
+            let manner = MANNER.load(Ordering::Relaxed);
             if let Some(folder) = FOLDER.get() {
                 let _ = fs::remove_file(folder.join("point"));
             }
-            die(name);
+            die(name, manner);
         }
     }
 
     #[allow(clippy::panic, reason = "this is what was asked for")]
-    fn die(name: &str) {
-        match MANNER.load(Ordering::Relaxed) {
+    fn die(name: &str, manner: u8) {
+        match manner {
             b'p' => panic!("crash point {name}"),
             b'a' => std::process::abort(),
             _ => {
