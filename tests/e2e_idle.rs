@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vonic_tests::fleet::Fleet;
 use vonic_tests::mock::{GUEST_TO_HOST, HOST_TO_GUEST, MockConfig, MockFrontend, feature};
@@ -47,7 +47,7 @@ fn burst(fleet: &mut Fleet) {
 /// On a busy machine some wakes may be late: the third of nine, the first of them after seconds of sleep.
 fn wakes(fleet: &mut Fleet) {
     let wake = |round: u8| {
-        let took = fleet.send(0, PORTS - 1, &[round; 100]).unwrap();
+        let took = fleet.send(0, fleet.ports() - 1, &[round; 100]).unwrap();
         thread::sleep(Duration::from_millis(100));
         took
     };
@@ -133,4 +133,30 @@ fn a_ring_without_a_kick_descriptor_is_polled_and_stops_when_it_is_stopped() {
     mock.gateway_answers(2).unwrap();
     assert!(spent() < IDLE);
     bed.vonicd.stop().unwrap();
+}
+
+/// A driver that kicks without end and posts nothing is heard now and then; who kicks for something is served at once, and so is this one again.
+#[test]
+fn kicks_for_nothing_wake_nobody() {
+    let mut fleet = Fleet::start(2, [feature::ALL; 2]).unwrap();
+    let window = seconds(1);
+    let (before, began) = (fleet.taken().unwrap(), Instant::now());
+    let mut kicks = 0_u64;
+    while began.elapsed() < window {
+        for ring in [HOST_TO_GUEST, GUEST_TO_HOST] {
+            fleet.mocks[0].ring(ring).kick.write(1).unwrap();
+        }
+        kicks += 2;
+    }
+    let spent = fleet.taken().unwrap() - before;
+    assert!(kicks > 50_000, "{kicks} kicks are no flood");
+    assert!(spent < window / 4, "{spent:?} of {window:?} were spent on {kicks} kicks");
+    let limits = |fleet: &Fleet, vm: &str| fleet.bed.vonicd.stats().unwrap()["vms"][vm]["limits"]["kicks"].as_u64();
+    let reached = limits(&fleet, "vm0").unwrap();
+    assert!((100..=2200).contains(&reached), "{reached} times");
+    wakes(&mut fleet);
+    idles(&fleet, "when the kicks have ended");
+    assert_eq!(limits(&fleet, "vm0"), Some(reached));
+    assert_eq!(limits(&fleet, "vm1"), Some(0));
+    fleet.bed.vonicd.stop().unwrap();
 }

@@ -20,6 +20,7 @@ mod express;
 mod flow;
 mod histogram;
 mod keyed;
+mod kicks;
 mod limit;
 mod notification;
 mod offload;

@@ -31,6 +31,8 @@ limits! {
     NewPerSecond = "new_per_second",
     /// Frames to groups in a second.
     GroupsPerSecond = "groups_per_second",
+    /// Kicks of a ring in a row to which nothing was posted: the next are heard a millisecond later.
+    Kicks = "kicks",
     /// Connections to vonic's own service.
     Service = "service",
     /// Sockets that the host lets vonic have, for all guests together.
@@ -44,7 +46,7 @@ impl Limit {
         match self {
             Limit::Connections | Limit::Service | Limit::Host => true,
             Limit::Pending | Limit::PendingPerDestination | Limit::UdpFlows => false,
-            Limit::NewPerSecond | Limit::GroupsPerSecond => false,
+            Limit::NewPerSecond | Limit::GroupsPerSecond | Limit::Kicks => false,
         }
     }
 }

@@ -2,6 +2,7 @@
 use crate::calls::{CallPolicy, Calls};
 use crate::command::RingCommand;
 use crate::crash::crash_point;
+use crate::kicks::{Kicked, Kicks};
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
@@ -19,6 +20,7 @@ pub struct Ring {
     kick: Option<File>,
     /// The kick is a socket, as UML has it, and fills up if nobody reads; an eventfd's every write is news by itself.
     kick_is_socket: bool,
+    kicks: Kicks,
     call: Option<File>,
     enabled: bool,
     /// Disabled, but emptied nevertheless: a transmit queue of a driver that runs.
@@ -51,6 +53,7 @@ impl Ring {
         self.flush();
         self.kick = command.kick.map(File::from);
         let kind = self.kick.as_ref().and_then(|kick| kick.metadata().ok());
+        self.kicks = Kicks::default();
         self.kick_is_socket = kind.is_some_and(|kind| kind.file_type().is_socket());
         self.call = command.call.map(File::from);
         let resumes = command.enabled && !self.enabled;
@@ -167,6 +170,17 @@ impl Ring {
         if let Some(kick) = self.kick.as_ref().filter(|_| self.kick_is_socket) {
             drain(kick);
         }
+    }
+
+    /// Counts a kick.
+    pub fn kicked(&mut self) -> Kicked {
+        let posted = self.touchable().map_or(0, |split| split.posted());
+        self.kicks.heard(posted)
+    }
+
+    /// Its kicks are heard again; true if they were not.
+    pub fn hear_kicks(&mut self) -> bool {
+        self.kicks.hear()
     }
 
     /// Fetches up to `max` chains.

@@ -366,6 +366,11 @@ impl SplitRing {
         self.memory.available_index().wrapping_sub(self.next_avail).min(self.setup.size)
     }
 
+    /// The driver's available index, as it stands now.
+    pub fn posted(&self) -> u16 {
+        self.memory.available_index()
+    }
+
     /// The position of the next used entry, counting those pushed but not yet published.
     pub fn next_used(&self) -> u16 {
         self.next_used

@@ -14,6 +14,7 @@ pub(crate) mod events;
 mod faults;
 mod feed;
 pub(crate) mod ingress;
+mod kicks;
 mod latency;
 mod listing;
 mod polling;
@@ -45,6 +46,7 @@ use clock::Clock;
 use events::{Poller, Token};
 pub(crate) use ingress::BURST;
 use ingress::Late;
+use kicks::Unheard;
 use latency::Served;
 use listing::Asked;
 pub use polling::Poll;
@@ -52,6 +54,7 @@ use polling::Polling;
 use rtrb::{Consumer, Producer, RingBuffer};
 use signs::Signs;
 pub use signs::Waker;
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -173,6 +176,8 @@ pub struct Worker {
     pub(crate) exchange: Exchange,
     /// Ports that somebody watches.
     captured: Vec<PortId>,
+    /// Rings that are kicked for nothing.
+    unheard: VecDeque<Unheard>,
     /// When a driver was seen to signal, whose burst the next round takes.
     pub(crate) heard: Option<Instant>,
     /// Bursts of guests' that were completed since the clock was last read.
@@ -279,6 +284,7 @@ impl Worker {
             signs: Signs::new(Arc::clone(&config.checkpoint), own),
             exchange,
             captured: Vec::new(),
+            unheard: VecDeque::new(),
             heard: None,
             served: Served::default(),
             pauses: None,
@@ -322,12 +328,15 @@ impl Worker {
                 if timeout != 0 && self.exchange.has_peers() { self.sleep(timeout) } else { self.poller.wait(timeout) };
             if events > 0 {
                 self.tell_time();
-                self.polling.worked(self.now);
             }
+            let mut news = false;
             for i in 0..events {
                 if let Some((token, set)) = self.poller.event(i) {
-                    self.handle_event(token, set);
+                    news |= self.handle_event(token, set);
                 }
+            }
+            if news {
+                self.polling.worked(self.now);
             }
         }
     }
@@ -362,17 +371,11 @@ impl Worker {
         ports.get_mut(id as usize)?.as_deref_mut()
     }
 
-    fn handle_event(&mut self, token: Token, set: vmm_sys_util::epoll::EventSet) {
+    /// True if it is worth looking for more of it.
+    fn handle_event(&mut self, token: Token, set: vmm_sys_util::epoll::EventSet) -> bool {
         match token {
             Token::Wake => drop(self.wake.read()),
-            Token::Kick { port, index } => {
-                if let Some(ring) = Worker::port_mut(&mut self.ports, port).and_then(|p| p.queues.ring(index)) {
-                    ring.drain_kick();
-                }
-                self.heard.get_or_insert(self.now);
-                self.feed(port);
-                self.woken = true;
-            }
+            Token::Kick { port, index } => return self.kicked(port, index),
             Token::Flow { id, generation } => {
                 if self.flows.generation(id) == generation {
                     self.socket_event(id, set);
@@ -387,6 +390,7 @@ impl Worker {
             Token::Draining { record } => self.draining_event(record, set),
             Token::Tap { port } => self.tap_event(port),
         }
+        true
     }
 
     /// One turn for everybody; true if there was work.
@@ -394,6 +398,7 @@ impl Worker {
         let mut worked = std::mem::take(&mut self.woken) | self.receive() | self.resume_some();
         // What was taken over last may be all that somebody waits for, and no command comes for it.
         self.answer_lists();
+        self.hear_again();
         let fetches = self.pauses.is_none();
         for id in 0..self.ports.len() as PortId {
             worked |= fetches && self.guest_burst(id);
@@ -472,7 +477,7 @@ impl Worker {
             return 0;
         }
         let due = due.chain(soon);
-        let due = due.chain(self.exchange_due());
+        let due = due.chain(self.exchange_due()).chain(self.hear_at());
         let next = due.chain(self.accept_later.iter().map(|later| later.at)).chain(self.advertise_at).min();
         let due = next.map(|at| {
             let ms = at.0.saturating_sub(self.now.0).div_ceil(1000);
