@@ -46,7 +46,7 @@ impl Ovs {
             vsctl(&format!("--no-wait set Open_vSwitch . other_config:{setting}"))?;
         }
         // Not split at its blanks.
-        let extra = "other_config:dpdk-extra=\"--no-huge -m 1024 --no-pci --in-memory --no-telemetry\"";
+        let extra = "other_config:dpdk-extra=\"--no-huge -m 2048 --no-pci --in-memory --no-telemetry\"";
         run("ovs-vsctl", "ovs-vsctl", &["--db", DATABASE, "--no-wait", "set", "Open_vSwitch", ".", extra])?;
         let mut command = ovs(SWITCH);
         command.args([DATABASE, "--unixctl=/tmp/ovs.ctl"]);
