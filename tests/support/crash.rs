@@ -1,5 +1,6 @@
 //! Ends of engines: at random times, and at the labelled points of a build that has them; and what may not be left behind.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -240,12 +241,14 @@ impl Random {
 }
 
 /// What vonic holds for connections.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+#[derive(Debug, PartialEq, Eq, Clone)]
 pub struct Holdings {
     /// Descriptors of the table that master and engine share.
     pub descriptors: usize,
     /// Records in the checkpoint.
     pub records: usize,
+    /// How many descriptors of each kind: what they lead to without its numbers.
+    pub kinds: BTreeMap<String, usize>,
 }
 
 impl Vonicd {
@@ -255,17 +258,18 @@ impl Vonicd {
     /// If its descriptors cannot be read.
     pub fn holdings(&mut self) -> Result<Holdings> {
         let folder = format!("/proc/{}/fd", self.master());
-        let (mut descriptors, mut records) = (0, None);
+        let (mut kinds, mut records) = (BTreeMap::new(), None);
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             // One may go between the listing and the look.
             let Ok(target) = fs::read_link(&path) else { continue };
-            descriptors += 1;
-            if target.to_string_lossy().contains("memfd:vonic-checkpoint") {
+            let target = target.to_string_lossy();
+            *kinds.entry(target.replace(|c: char| c.is_ascii_digit(), "")).or_default() += 1;
+            if target.contains("memfd:vonic-checkpoint") {
                 records = Some(live_records(&path)?);
             }
         }
-        Ok(Holdings { descriptors, records: records.context("no checkpoint")? })
+        Ok(Holdings { descriptors: kinds.values().sum(), records: records.context("no checkpoint")?, kinds })
     }
 
     /// Waits until it holds no more than `before`.
@@ -273,7 +277,7 @@ impl Vonicd {
     /// # Errors
     /// If it does not come to that, with what it holds.
     pub fn holds_again(&mut self, before: Holdings, limit: Duration) -> Result<()> {
-        let mut now = before;
+        let mut now = before.clone();
         let waited = wait_for("what vonic held before", limit, || {
             now = self.holdings()?;
             Ok((now.descriptors <= before.descriptors && now.records <= before.records).then_some(()))

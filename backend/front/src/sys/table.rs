@@ -80,7 +80,9 @@ fn open_but(keep: &BTreeSet<RawFd>) -> io::Result<Vec<RawFd>> {
     let mut polls: Vec<_> = others.map(|fd| libc::pollfd { fd, events: 0, revents: 0 }).collect();
     // SAFETY: the entries are live and as many as said; no waiting.
     check(unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) })?;
-    Ok(polls.iter().filter(|poll| poll.revents & libc::POLLNVAL == 0).map(|poll| poll.fd).collect())
+    // What was opened only to name a path (O_PATH), as for Landlock's rules, cannot be polled either.
+    let is_open = |poll: &&libc::pollfd| poll.revents & libc::POLLNVAL == 0 || is_open(poll.fd);
+    Ok(polls.iter().filter(is_open).map(|poll| poll.fd).collect())
 }
 
 /// No descriptor is as large (proc_pid_status(5), FDSize).
@@ -187,4 +189,23 @@ fn is_device(fd: RawFd) -> bool {
 fn close(fd: RawFd) -> io::Result<()> {
     // SAFETY: by the word of the callers' callers the descriptor belongs to nobody: its owner was another process, which is dead.
     check(unsafe { libc::close(fd) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    /// An engine may end while it has any of them.
+    #[test]
+    fn every_kind_of_descriptor_is_seen() {
+        let (file, pair) = (memory_file(b"").unwrap(), io::pipe().unwrap());
+        let path = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/proc").unwrap();
+        let kept = BTreeSet::from([pair.1.as_raw_fd()]);
+        let open = open_but(&kept).unwrap();
+        for fd in [file.as_raw_fd(), pair.0.as_raw_fd(), path.as_raw_fd()] {
+            assert!(open.contains(&fd), "{fd} of {open:?}");
+        }
+        assert!(!open.contains(&pair.1.as_raw_fd()));
+    }
 }
