@@ -25,6 +25,8 @@ for target in ${TARGETS:-$all}; do
     mkdir -p "$new" "$work/artifacts" "../regressions/$target"
     set -- -max_len=4096 -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 "-artifact_prefix=$work/artifacts/$target-"
     [ ! -e "../dictionaries/$target.dict" ] || set -- "$@" "-dict=../dictionaries/$target.dict"
+    # It ends while its other thread still has glibc's list of destructors, which the leak check cannot follow.
+    [ "$target" != ring ] || set -- "$@" -detect_leaks=0
     printf 'fuzz: %s for %s s\n' "$target" "$seconds"
     "$programs/$target" "$@" "-max_total_time=$seconds" "$new" "../corpus/$target" "../regressions/$target" 2>"$work/$target.log" ||
         failed="$failed $target"
