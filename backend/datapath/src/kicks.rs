@@ -30,7 +30,7 @@ impl Kicks {
             self.vain = 0;
             return Kicked::News;
         }
-        self.vain += 1;
+        self.vain = self.vain.saturating_add(1);
         if self.vain < IN_VAIN {
             return Kicked::Vain;
         }
