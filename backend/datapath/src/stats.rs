@@ -406,7 +406,8 @@ impl Counters for Copied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::any::Any;
+    use std::sync::{Arc, OnceLock};
     use vonic_record::{Checkpoint, Ledger};
 
     #[test]
@@ -447,7 +448,8 @@ mod tests {
         first.tcp.reset.add(3);
         first.tcp.open.add(2);
         // An engine that is killed gives nothing up.
-        std::mem::forget(first);
+        static KILLED: OnceLock<Box<dyn Any + Send + Sync>> = OnceLock::new();
+        assert!(KILLED.set(Box::new(first)).is_ok());
         let second = ledger().open::<PortStats>(7, 1);
         assert_eq!((second.traffic(Way::HostToGuest), second.tcp.reset.get(), second.tcp.open.get()), ((1, 60), 3, 0));
         assert_eq!(ledger().open::<PortStats>(8, 1).traffic(Way::HostToGuest), (0, 0));
