@@ -44,7 +44,7 @@ fn burst(fleet: &mut Fleet) {
     assert!(fleet.taken().unwrap() > before, "2,048 frames cost nothing?");
 }
 
-/// On a busy machine some wakes may be late: the third of nine, the first of them after seconds of sleep.
+/// On a busy machine some wakes may be late: the median of nine, the first of them after seconds of sleep.
 fn wakes(fleet: &mut Fleet) {
     let wake = |round: u8| {
         let took = fleet.send(0, fleet.ports() - 1, &[round; 100]).unwrap();
@@ -53,7 +53,7 @@ fn wakes(fleet: &mut Fleet) {
     };
     let mut times: Vec<Duration> = (0..9).map(wake).collect();
     times.sort();
-    assert!(times[2] < WAKE, "{times:?}");
+    assert!(times[4] < WAKE, "{times:?}");
 }
 
 fn idle(features: [u64; 2]) {

@@ -18,8 +18,8 @@ const GROWTH: u64 = 96 << 20;
 const KEPT: u64 = 24 << 20;
 /// Descriptors that an attack may take: its connections have a limit.
 const DESCRIPTORS: usize = 17_000;
-/// Lines that the log may have more after one run of an attack, however often it was repeated meanwhile: 20 about one VM from each place in
-/// the program, of which a VMM that comes, does harm and goes passes eight.
+/// Lines that the log may have more after one run of an attack, however often it was repeated meanwhile: the 20 that the log
+/// takes about one VM from each place in the program, of which a VMM that comes and goes passes six, and two for what is wrong with it.
 const LINES: usize = 160;
 
 /// What somebody does to everybody.

@@ -57,13 +57,13 @@ run cargo test -p vonic-tests --no-run
 run cargo test -p vonic-tests --lib --bins
 sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml | xargs -P "${VONIC_TEST_LANES:-$([ "$(nproc)" -ge 6 ] && echo 3 || echo 2)}" -n 1 sh "$PWD/tests/support/run.sh" --one
 
-# What failed, a line each: binary and test. More than a dozen are no accident.
+# What failed, a line each: binary and test. Many failures are no accident.
 again() {
     for log in "$VONIC_LOGS"/e2e_*; do
         sed -n "s/^test \(.*\) \.\.\. FAILED\$/$(basename "$log") \1/p" "$log"
     done
 }
-if [ "${VONIC_TEST_TRIES:-2}" -gt 1 ] && [ "$(again | wc -l)" -le 12 ]; then
+if [ "${VONIC_TEST_TRIES:-2}" -gt 1 ] && [ "$(again | wc -l)" -le 6 ]; then
     mkdir "$VONIC_LOGS/second"
     again | while read -r binary name; do
         echo "     a second try: $binary $name"
