@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vonic_tests::fleet::Fleet;
 use vonic_tests::flood::{Load, Neighbours};
 use vonic_tests::frames::Tcp;
 use vonic_tests::mock::{MockConfig, feature};
@@ -132,4 +133,32 @@ fn a_flood_leaves_nine_tenths_to_its_neighbours() {
     assert!(best >= 0.9, "{ratios:?} of what they have without the flood");
     let dropped = neighbours.bed().vonicd.drops("flooder", "unknown_destination").unwrap();
     assert!(dropped > 0, "the flood was not for nobody");
+}
+
+/// Frames that go nowhere, as fast as the ring takes them, get a part of the worker's time, though nobody else has work; the neighbour is answered
+/// meanwhile, and who stops flooding is heard again at once.
+#[test]
+fn frames_for_nobody_leave_the_processor_to_others() {
+    let mut fleet = Fleet::start(3, [feature::ALL; 2]).unwrap();
+    let window = seconds(1);
+    let (before, began) = (fleet.taken().unwrap(), Instant::now());
+    let (mut sent, mut asked) = (0_u64, 0);
+    let mut worst = Duration::ZERO;
+    while began.elapsed() < window {
+        sent += fleet.flood(0).unwrap();
+        if began.elapsed() > window * asked / 20 {
+            asked += 1;
+            worst = worst.max(fleet.send(1, 2, b"meanwhile").unwrap());
+        }
+    }
+    let spent = fleet.taken().unwrap() - before;
+    assert!(sent > 20_000, "{sent} frames are no flood");
+    assert!(spent < window / 4, "{spent:?} of {window:?} were spent on {sent} frames for nobody");
+    assert!(asked >= 20 && worst < Duration::from_millis(200), "{asked} times, at worst {worst:?}");
+    let stats = fleet.bed.vonicd.stats().unwrap();
+    let rests = |vm: &str| stats["vms"][vm]["limits"]["unforwarded"].as_u64().unwrap();
+    assert!((1..=1000).contains(&rests("vm0")), "{} rests", rests("vm0"));
+    assert_eq!([rests("vm1"), rests("vm2")], [0, 0]);
+    fleet.send(0, 1, b"and now something else").unwrap();
+    fleet.bed.vonicd.stop().unwrap();
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bed::Bed;
 use crate::frames::{self, Mac};
-use crate::mock::{MockConfig, MockFrontend, VnetHeader};
+use crate::mock::{GUEST_TO_HOST, MockConfig, MockFrontend, VnetHeader};
 use crate::vonicd::TestConfig;
 use crate::{seconds, usage};
 
@@ -113,6 +113,23 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// As many frames from port `from` to nobody as its ring takes at once; how many.
+    ///
+    /// # Errors
+    /// If the ring cannot be written.
+    pub fn flood(&mut self, from: usize) -> Result<u64> {
+        let frame = frames::ping((mac(from), mac(0xffff)), address(from), address(0xfffe), 1, b"nobody");
+        let mock = &mut self.mocks[from];
+        while mock.take_used(GUEST_TO_HOST)?.is_some() {}
+        let ring = mock.ring(GUEST_TO_HOST);
+        let room = ring.size - ring.outstanding();
+        for _ in 0..room {
+            mock.queue_frame_on(0, &VnetHeader::default(), &frame)?;
+        }
+        mock.notify_on(0)?;
+        Ok(room.into())
     }
 
     /// A frame from port `from` to port `to`; the time until it is there.

@@ -34,8 +34,12 @@ impl Kicks {
         if self.vain < IN_VAIN {
             return Kicked::Vain;
         }
-        self.deaf = true;
         Kicked::TooMany
+    }
+
+    /// Nobody hears them; false if that is so already.
+    pub fn ignore(&mut self) -> bool {
+        !std::mem::replace(&mut self.deaf, true)
     }
 
     /// They are heard again; true if they were not. The event that a descriptor has when it is watched anew counts as one, and the next one in vain
@@ -70,10 +74,9 @@ mod tests {
             assert_eq!(kicks.heard(7), Kicked::Vain);
         }
         assert_eq!(kicks.heard(7), Kicked::TooMany);
-        assert!(kicks.hear());
+        assert!(kicks.ignore() && !kicks.ignore() && kicks.hear());
         assert_eq!([kicks.heard(7), kicks.heard(7)], [Kicked::Vain, Kicked::TooMany]);
-        assert!(kicks.hear());
-        assert!(!kicks.hear());
+        assert!(kicks.ignore() && kicks.hear() && !kicks.hear());
         assert_eq!([kicks.heard(7), kicks.heard(8), kicks.heard(8)], [Kicked::Vain, Kicked::News, Kicked::Vain]);
     }
 }

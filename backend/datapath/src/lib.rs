@@ -29,6 +29,7 @@ mod queues;
 mod receive_filter;
 mod ring;
 mod service;
+mod shares;
 mod spec;
 mod stats;
 mod steering;

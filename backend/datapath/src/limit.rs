@@ -33,6 +33,8 @@ limits! {
     GroupsPerSecond = "groups_per_second",
     /// Kicks of a ring in a row to which nothing was posted: the next are heard a millisecond later.
     Kicks = "kicks",
+    /// Time for frames of which nothing was forwarded: the transmit queues rest.
+    Unforwarded = "unforwarded",
     /// Connections to vonic's own service.
     Service = "service",
     /// Sockets that the host lets vonic have, for all guests together.
@@ -46,7 +48,8 @@ impl Limit {
         match self {
             Limit::Connections | Limit::Service | Limit::Host => true,
             Limit::Pending | Limit::PendingPerDestination | Limit::UdpFlows => false,
-            Limit::NewPerSecond | Limit::GroupsPerSecond | Limit::Kicks => false,
+            Limit::NewPerSecond | Limit::GroupsPerSecond => false,
+            Limit::Kicks | Limit::Unforwarded => false,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::queues::Queues;
 use crate::receive_filter::ReceiveFilter;
 use crate::ring::Ring;
 use crate::service::resolver::Resolver;
+use crate::shares::Share;
 use crate::spec::PortSpec;
 use crate::stats::{Counter, Way};
 use std::ops::Range;
@@ -175,6 +176,8 @@ pub struct Port {
     pub(crate) inspects: bool,
     /// Since when the worker has the burst at hand, and how many chains that has.
     pub(crate) begun: Instant,
+    /// Its share of the worker's time.
+    pub(crate) share: Share,
     pub(crate) under_way: u32,
 }
 
@@ -208,6 +211,7 @@ impl Port {
             sent: None,
             captures: Captures::default(),
             begun: Instant(0),
+            share: Share::default(),
             under_way: 0,
         }
     }

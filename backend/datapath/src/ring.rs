@@ -178,6 +178,11 @@ impl Ring {
         self.kicks.heard(posted)
     }
 
+    /// Nobody hears its kicks; false if that is so already.
+    pub fn ignore_kicks(&mut self) -> bool {
+        self.kicks.ignore()
+    }
+
     /// Its kicks are heard again; true if they were not.
     pub fn hear_kicks(&mut self) -> bool {
         self.kicks.hear()

@@ -3,6 +3,7 @@ use crate::carrier;
 use crate::journal::Journal;
 use crate::limit::VmLog;
 use crate::message::{Message, ReadError, Reader, Request};
+use crate::pace::Pace;
 use crate::request::{Front, Verdict};
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -78,6 +79,9 @@ pub(crate) struct Connection {
     log: VmLog,
     vmm: UnixStream,
     reader: Reader,
+    /// How often the VMM may be read, and until when it is not if that was too often.
+    pace: Pace,
+    rests_until: Option<Instant>,
     session: Option<SessionEnd>,
     front: Front,
     journal: Journal,
@@ -100,6 +104,8 @@ impl Connection {
             log,
             vmm,
             reader: Reader::default(),
+            pace: Pace::of_messages(now),
+            rests_until: None,
             session: None,
             front: Front::default(),
             journal: Journal::default(),
@@ -137,20 +143,35 @@ impl Connection {
         self.session.as_ref().map(|session| session.socket.as_raw_fd())
     }
 
-    /// Is the VMM to be read now? Not before there is a session, nor while the engine owes an answer.
+    /// Is the VMM to be read now? Not before there is a session, nor while the engine owes an answer, or the VMM has said too much.
     pub(crate) fn reads_vmm(&self) -> bool {
-        self.session.is_some() && self.in_flight.is_none()
+        self.session.is_some() && self.in_flight.is_none() && self.rests_until.is_none()
     }
 
-    /// When the engine's answer is due.
+    /// When it is to be looked at without an event.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.rests_until).min()
+    }
+
+    /// Whether the engine's answer is overdue.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    /// A VMM that had said too much may be read again, if it is time.
+    pub(crate) fn end_rest(&mut self, now: Instant) {
+        self.rests_until.take_if(|until| *until <= now);
     }
 
     /// Handles what the VMM has sent, up to a turn's worth.
     pub(crate) fn vmm_ready(&mut self, now: Instant) -> Result<(), End> {
         for _ in 0..TURN {
             if !self.reads_vmm() {
+                break;
+            }
+            if let Err(until) = self.pace.take(now) {
+                self.log.warn("its VMM says too much: its next messages are read later");
+                self.rests_until = Some(until);
                 break;
             }
             match self.reader.read(&self.vmm) {

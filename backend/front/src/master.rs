@@ -119,11 +119,13 @@ impl<'a> Master<'a> {
 
     /// Does what is due by now.
     pub(crate) fn tick(&mut self, now: Instant, ops: &mut EventOps) {
-        let overdue = |c: &&Connection| c.due().is_some_and(|due| due <= now);
-        let ends: Vec<(u64, End)> =
-            self.connections.iter().filter(|(_, c)| overdue(c)).map(|(&session, c)| (session, c.overdue())).collect();
-        for (session, end) in ends {
-            self.end(session, &end, ops);
+        let is_due = |c: &Connection| c.due().is_some_and(|due| due <= now);
+        let due: Vec<u64> = self.connections.iter().filter(|(_, c)| is_due(c)).map(|(&session, _)| session).collect();
+        for session in due {
+            let Some(connection) = self.connections.get_mut(&session) else { continue };
+            let result = if connection.is_overdue(now) { Err(connection.overdue()) } else { Ok(()) };
+            connection.end_rest(now);
+            self.after(session, result, ops);
         }
         if !self.upgrades.is_provisional() {
             self.tick_entrances(now, ops);

@@ -1,21 +1,27 @@
-//! Keeps a VMM from taking up everybody with its coming and going.
+//! Keeps a VMM from taking up everybody with its coming and going, or with what it says.
 use std::time::{Duration, Instant};
 
-/// So many connections of one VM may come at once, and so many more in each second.
-const AT_ONCE: u32 = 100;
-const A_SECOND: u32 = 10;
-
-/// How many connections of one VM may come now. Each costs the master, the control side, the worker and the log something.
+/// How many of a VMM's doings may come now. Each costs the master, the control side, the worker and the log something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
+    /// So many may come at once, and one more in each such time.
+    at_once: u32,
+    each: Duration,
     left: u32,
     /// Since when there were so many left.
     since: Instant,
 }
 
 impl Pace {
-    pub(crate) fn new(now: Instant) -> Pace {
-        Pace { left: AT_ONCE, since: now }
+    /// Of one VM's connections: a hundred at once, then ten a second.
+    pub(crate) fn of_connections(now: Instant) -> Pace {
+        Pace { at_once: 100, each: Duration::from_millis(100), left: 100, since: now }
+    }
+
+    /// Of looks at what one VMM says, of which a message takes one or two: four thousand at once, then 500 a second. A start takes two
+    /// hundred, a migration as many.
+    pub(crate) fn of_messages(now: Instant) -> Pace {
+        Pace { at_once: 4000, each: Duration::from_millis(2), left: 4000, since: now }
     }
 
     /// Takes one in.
@@ -23,11 +29,11 @@ impl Pace {
     /// # Errors
     /// When there will be room for it.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        let each = Duration::from_secs(1) / A_SECOND;
+        let Pace { at_once, each, .. } = *self;
         let more = now.saturating_duration_since(self.since).as_millis() / each.as_millis();
         let more = u32::try_from(more).unwrap_or(u32::MAX);
-        self.since = if more >= AT_ONCE - self.left { now } else { self.since + each * more };
-        self.left = AT_ONCE.min(self.left.saturating_add(more));
+        self.since = if more >= at_once - self.left { now } else { self.since + each * more };
+        self.left = at_once.min(self.left.saturating_add(more));
         match self.left.checked_sub(1) {
             Some(left) => self.left = left,
             None => return Err(self.since + each),
@@ -37,12 +43,12 @@ impl Pace {
 
     /// Whether many have come of late.
     pub(crate) fn is_short(&self) -> bool {
-        self.left < AT_ONCE / 2
+        self.left < self.at_once / 2
     }
 
     /// Nobody was there.
     pub(crate) fn give_back(&mut self) {
-        self.left = AT_ONCE.min(self.left + 1);
+        self.left = self.at_once.min(self.left + 1);
     }
 }
 
@@ -53,7 +59,7 @@ mod tests {
     #[test]
     fn who_comes_too_often_waits() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = Pace::of_connections(start);
         assert!((0..100).all(|_| pace.take(start).is_ok()));
         let later = start + Duration::from_millis(100);
         assert_eq!(pace.take(start), Err(later));

@@ -6,7 +6,7 @@ use core::{
 };
 
 /// Microseconds since a start of the caller's choice. It never goes back.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Instant(pub u64);
 
 impl Add<Duration> for Instant {

@@ -293,7 +293,7 @@ pub(super) fn limits(entry: &Entry) -> Vec<LimitRow> {
         Limit::UdpFlows => Some(udp_flows),
         Limit::NewPerSecond => Some(new_per_second),
         Limit::GroupsPerSecond => Some(groups_per_second),
-        Limit::Kicks | Limit::Service | Limit::Host => None,
+        Limit::Kicks | Limit::Unforwarded | Limit::Service | Limit::Host => None,
     };
     let row =
         |limit: Limit| LimitRow { name: limit.name().into(), most: most(limit), reached: entry.stats.reached(limit) };

@@ -16,7 +16,7 @@ use crate::worker::Worker;
 use vonic_frame::{Content, DropReason, ETHERNET_LEN, Frame, HEADER_MAX, Ip, Transport, VNET_HEADER_LEN, VnetHeader};
 use vonic_queue::Burst;
 
-/// Frames taken of one queue in one round; then it is the next port's turn.
+/// Frames taken of one queue in one round, at most; then it is the next port's turn.
 pub(crate) const BURST: usize = 64;
 
 /// Segments that came before their predecessors, since a guest has moved their connection from one queue to another: what
@@ -48,19 +48,16 @@ impl Late {
 }
 
 impl Worker {
-    /// Takes one burst of each of a port's queues; true if there was one.
-    pub(crate) fn guest_burst(&mut self, id: PortId) -> bool {
-        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return false };
-        let now = self.now;
-        if port.sent.is_some() || (!port.queues.has_frames() && port.kept.due().is_none_or(|due| due > now)) {
-            return false;
-        }
+    /// Takes one burst of each of a port's queues; how many chains there were.
+    pub(crate) fn guest_burst(&mut self, id: PortId) -> usize {
+        let Some(port) = Worker::port_mut(&mut self.ports, id) else { return 0 };
         self.signs.at(port.spec.vm);
-        let Some(mut bursts) = self.bursts.take() else { return false };
+        let Some(mut bursts) = self.bursts.take() else { return 0 };
         let (passed, busy) = self.fetch_bursts(id, &mut bursts);
+        let chains = passed + bursts.iter().map(Burst::len).sum::<usize>();
         if let Some(port) = Worker::port_mut(&mut self.ports, id) {
-            port.begun = self.heard.unwrap_or(now);
-            port.under_way = (passed + bursts.iter().map(Burst::len).sum::<usize>()) as u32;
+            port.begun = self.heard.unwrap_or(self.now);
+            port.under_way = chains as u32;
             if port.is_captured() {
                 bursts.iter().enumerate().for_each(|(pair, burst)| port.capture_burst(pair, burst));
             }
@@ -94,7 +91,7 @@ impl Worker {
             self.complete_bursts(id, &mut bursts);
             self.bursts = Some(bursts);
         }
-        busy + passed > 0
+        chains
     }
 
     /// Fetches a burst of each of a port's queues, behind what goes the short way at once. How many frames did, and how many bursts there are.
@@ -107,10 +104,11 @@ impl Worker {
             port.queues.tx(pair).disarm();
             // Whoever watches sees a burst before anything is done with it, and another queue's burst comes first.
             let short = busy == 0 && !port.is_captured();
-            let (taken, all) = if short { self.take_posted(id, pair, BURST) } else { (0, false) };
+            let most = if port.share.rests(self.now).is_some() { 0 } else { port.share.turn() };
+            let (taken, all) = if short { self.take_posted(id, pair, most) } else { (0, false) };
             passed += taken;
             if let Some(port) = Worker::port_mut(&mut self.ports, id).filter(|_| !all) {
-                busy += usize::from(port.queues.tx(pair).fetch(burst, BURST - taken) > 0);
+                busy += usize::from(port.queues.tx(pair).fetch(burst, most - taken) > 0);
             }
         }
         (passed, busy)
@@ -128,6 +126,9 @@ impl Worker {
     /// Takes one frame of a queue, or drops it if the queue is not `live`.
     fn take_frame(&mut self, id: PortId, live: bool, burst: &mut Burst, i: usize) {
         let result = if live { self.guest_frame(id, burst, i) } else { Err(DropReason::QueueDisabled) };
+        if result.is_err() {
+            self.turns.forwarded_nothing();
+        }
         if let Err(reason) = result
             && let Some(port) = Worker::port_mut(&mut self.ports, id)
         {
@@ -166,6 +167,7 @@ impl Worker {
             Destination::Group => {
                 let bridged = network.spec.uplink == Uplink::Tap;
                 if !bridged && serve(network, port, &inbound)? && is_for_gateway(&inbound.frame) {
+                    self.turns.forwarded_nothing();
                     return Ok(());
                 }
                 // Each costs as many copies as there are members, and each of them a look.
@@ -192,6 +194,7 @@ impl Worker {
             }
             Destination::Gateway => {
                 if serve(network, port, &inbound)? {
+                    self.turns.forwarded_nothing();
                     return Ok(());
                 }
                 let Some(ip) = terminated(&inbound.frame)? else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! The worker: one thread that owns its ports, their rings, connections and sockets. Nothing here locks, and nothing
 //! allocates or logs per frame.
 //!
-//! A round: commands, events, then a burst of each port's frames, then the ready connections, then one flush of every ring.
+//! A round: commands, events, then each port's turn, a burst of its frames, then the ready connections, then one flush of every ring.
 //! While there is work the rings ask for no notification; before it sleeps the worker asks for them and looks once more.
 mod advertise;
 mod announce;
@@ -21,6 +21,7 @@ mod polling;
 mod signs;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use crate::command::{Command, Notice};
 use crate::crash::crash_point;
@@ -54,10 +55,10 @@ use polling::Polling;
 use rtrb::{Consumer, Producer, RingBuffer};
 use signs::Signs;
 pub use signs::Waker;
-use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use turns::Turns;
 use vmm_sys_util::eventfd::EventFd;
 use vonic_queue::{Done, Gather};
 use vonic_record::{Checkpoint, FreeNumbers, Secrets};
@@ -177,7 +178,9 @@ pub struct Worker {
     /// Ports that somebody watches.
     captured: Vec<PortId>,
     /// Rings that are kicked for nothing.
-    unheard: VecDeque<Unheard>,
+    unheard: Vec<Unheard>,
+    /// Whose turn it is.
+    pub(crate) turns: Turns,
     /// When a driver was seen to signal, whose burst the next round takes.
     pub(crate) heard: Option<Instant>,
     /// Bursts of guests' that were completed since the clock was last read.
@@ -284,7 +287,8 @@ impl Worker {
             signs: Signs::new(Arc::clone(&config.checkpoint), own),
             exchange,
             captured: Vec::new(),
-            unheard: VecDeque::new(),
+            unheard: Vec::new(),
+            turns: Turns::default(),
             heard: None,
             served: Served::default(),
             pauses: None,
@@ -400,14 +404,19 @@ impl Worker {
         self.answer_lists();
         self.hear_again();
         let fetches = self.pauses.is_none();
+        self.begin_turns(worked);
         for id in 0..self.ports.len() as PortId {
-            worked |= fetches && self.guest_burst(id);
+            worked |= fetches && self.take_turn(id);
             worked |= self.answer_control(id);
-            worked |= self.uplink_burst(id);
+            if self.uplink_burst(id) {
+                self.skip_to_now();
+                worked = true;
+            }
             self.check_memory(id);
             self.report_broken(id);
             self.feed(id);
         }
+        self.make_up_for_turns();
         self.run_timers();
         self.ask_peers();
         self.end_patience(false);
@@ -494,8 +503,11 @@ impl Worker {
 
     /// Asks every driver for notifications; true if one has work already.
     fn arm(&mut self) -> bool {
-        // Who waits for a burst that others have fetches nothing until it is back, whatever its driver has posted.
-        let arm = |port: &mut Port| port.queues.arm(port.tap.starved()) && port.sent.is_none();
+        // Who waits for a burst that others have fetches nothing until it is back, and who rests nothing until then, whatever its driver
+        // has posted.
+        let now = self.now;
+        let fetches = |port: &Port| port.sent.is_none() && port.share.rests(now).is_none();
+        let arm = |port: &mut Port| port.queues.arm(port.tap.starved()) && fetches(port);
         self.ports.iter_mut().flatten().fold(false, |work, port| arm(port) | work)
     }
 }

@@ -312,6 +312,7 @@ fn run(scenario: &Scenario, how: How) -> Left {
     let checkpoint = Arc::new(Checkpoint::create(16).unwrap());
     let config = WorkerConfig { checkpoint, takes_over: false, poll: Poll::For(0), peek_mode: None };
     let (mut worker, mut handle) = Worker::new(config, Box::new(|_| {})).unwrap();
+    worker.clock = Clock::still();
     worker.short_way = if how == How::General { None } else { Some(0) };
     let mut guests = [(); 3].map(|()| Guest::new());
     scenario.frames.iter().for_each(|sent| sent.post(&mut guests[0]));

@@ -79,6 +79,8 @@ impl Connection {
             log,
             vmm,
             reader,
+            pace: _,
+            rests_until: _,
             session: _,
             front,
             journal,

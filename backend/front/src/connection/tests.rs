@@ -217,3 +217,32 @@ fn a_vmm_that_does_not_read_its_answers_is_not_waited_for() {
     });
     assert!(end.unwrap().to_string().contains("does not take its answers"));
 }
+
+#[test]
+fn a_vmm_that_says_too_much_is_read_later() {
+    let mut bench = Bench::new();
+    let mut answered = 0;
+    while bench.connection.reads_vmm() {
+        // The engine does not hear of it.
+        bench.vmm_says(Message::new(GetFeatures, Vec::new()), false).unwrap();
+        answered += u32::from(bench.at_vmm().is_some());
+    }
+    assert!((1900..=2000).contains(&answered), "{answered}");
+    let until = bench.connection.due().unwrap();
+    assert!(!bench.connection.is_overdue(until));
+    bench.connection.end_rest(until - Duration::from_micros(1));
+    assert!(!bench.connection.reads_vmm());
+    // Then one look every two milliseconds.
+    for more in 0..10 {
+        bench.now = until + more * Duration::from_millis(2);
+        bench.connection.end_rest(bench.now);
+        assert!(bench.connection.reads_vmm());
+        bench.connection.vmm_ready(bench.now).unwrap();
+        assert!(bench.connection.due().is_none() || !bench.connection.reads_vmm());
+    }
+    // What it said meanwhile is there.
+    bench.now += Duration::from_secs(60);
+    bench.connection.end_rest(bench.now);
+    bench.vmm_says(Message::new(GetFeatures, Vec::new()), false).unwrap();
+    assert!(bench.at_vmm().is_some());
+}

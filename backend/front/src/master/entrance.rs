@@ -19,6 +19,8 @@ use vmm_sys_util::epoll::EventSet;
 
 /// How long a listener rests when the system has no room for another connection.
 const REST: Duration = Duration::from_secs(1);
+/// And how long when all whom it has let in of late have gone while they waited.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// One VM's way in, and the connection that came through it.
 pub(super) struct Entrance {
@@ -81,7 +83,7 @@ impl Entrance {
                 Door::Connector(Connector::restore(path, connected, delay_ms, now))
             }
         };
-        Ok(Entrance { door, log: VmLog::new(name), pace: Pace::new(now), session })
+        Ok(Entrance { door, log: VmLog::new(name), pace: Pace::of_connections(now), session })
     }
 
     pub(super) fn log(&self) -> VmLog {
@@ -162,7 +164,7 @@ impl Master<'_> {
         }
         log::info!("{name}: listening at {}", path.display());
         let door = Door::Listener { listener, resting: None };
-        let pace = Pace::new(Instant::now());
+        let pace = Pace::of_connections(Instant::now());
         self.entrances.insert(name.into(), Entrance { door, log: VmLog::new(name), pace, session: None });
         Ok(fd)
     }
@@ -176,8 +178,10 @@ impl Master<'_> {
         }
         log::info!("{name}: connecting to {}", path.display());
         let door = Door::Connector(Connector::new(path, now));
-        self.entrances
-            .insert(name.into(), Entrance { door, log: VmLog::new(name), pace: Pace::new(now), session: None });
+        self.entrances.insert(
+            name.into(),
+            Entrance { door, log: VmLog::new(name), pace: Pace::of_connections(now), session: None },
+        );
         if !self.upgrades.is_provisional() {
             self.attempt(name, now, ops);
         }
@@ -227,6 +231,7 @@ impl Master<'_> {
     }
 
     pub(super) fn on_listener(&mut self, name: &str, now: Instant, ops: &mut EventOps) {
+        let mut gone = 0;
         for _ in 0..TURN {
             let Some(entrance) = self.entrances.get_mut(name) else { return };
             let Door::Listener { listener, resting } = &mut entrance.door else { return };
@@ -237,8 +242,16 @@ impl Master<'_> {
                 return self.watch.set(ops, listener.as_raw_fd(), source, EventSet::empty());
             }
             match listener.accept() {
-                // Whoever has gone while he waited costs nobody a turn.
-                Ok(Some(vmm)) if entrance.pace.is_short() && sys::hung_up(vmm.as_fd()) => entrance.pace.give_back(),
+                // Whoever has gone while he waited costs nobody a turn, but some time.
+                Ok(Some(vmm)) if entrance.pace.is_short() && sys::hung_up(vmm.as_fd()) => {
+                    entrance.pace.give_back();
+                    gone += 1;
+                    if gone == TURN {
+                        *resting = Some(now + BREATH);
+                        let source = Source::Listener(name.into());
+                        return self.watch.set(ops, listener.as_raw_fd(), source, EventSet::empty());
+                    }
+                }
                 Ok(Some(vmm)) => self.admit(name, vmm, now, ops),
                 Ok(None) => return entrance.pace.give_back(),
                 Err(e) => {
