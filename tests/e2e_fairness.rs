@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use vonic_tests::fleet::Fleet;
 use vonic_tests::flood::{Load, Neighbours};
 use vonic_tests::frames::Tcp;
-use vonic_tests::mock::{MockConfig, feature};
+use vonic_tests::mock::{GUEST_TO_HOST, MockConfig, feature};
 use vonic_tests::wire::{Conn, HOST, HandGuest, accept, listen, ramp};
 use vonic_tests::*;
 
@@ -135,10 +135,10 @@ fn a_flood_leaves_nine_tenths_to_its_neighbours() {
     assert!(dropped > 0, "the flood was not for nobody");
 }
 
-/// Frames that go nowhere, as fast as the ring takes them, get a part of the worker's time, though nobody else has work; the neighbour is answered
+/// Chains of which nothing can come, as fast as the ring takes them, get a part of the worker's time, though nobody else has work; the neighbour is answered
 /// meanwhile, and who stops flooding is heard again at once.
 #[test]
-fn frames_for_nobody_leave_the_processor_to_others() {
+fn what_is_dropped_leaves_the_processor_to_others() {
     let mut fleet = Fleet::start(3, [feature::ALL; 2]).unwrap();
     let window = seconds(1);
     let (before, began) = (fleet.taken().unwrap(), Instant::now());
@@ -152,13 +152,18 @@ fn frames_for_nobody_leave_the_processor_to_others() {
         }
     }
     let spent = fleet.taken().unwrap() - before;
-    assert!(sent > 20_000, "{sent} frames are no flood");
-    assert!(spent < window / 4, "{spent:?} of {window:?} were spent on {sent} frames for nobody");
+    assert!(sent > 5_000, "{sent} chains are no flood");
+    assert!(spent < window / 4, "{spent:?} of {window:?} were spent on {sent} chains for nothing");
     assert!(asked >= 20 && worst < Duration::from_millis(200), "{asked} times, at worst {worst:?}");
     let stats = fleet.bed.vonicd.stats().unwrap();
     let rests = |vm: &str| stats["vms"][vm]["limits"]["unforwarded"].as_u64().unwrap();
-    assert!((1..=1000).contains(&rests("vm0")), "{} rests", rests("vm0"));
+    assert!((10..=1000).contains(&rests("vm0")), "{} rests", rests("vm0"));
     assert_eq!([rests("vm1"), rests("vm2")], [0, 0]);
+    wait_until("the end of the flood", seconds(2), || {
+        while fleet.mocks[0].take_used(GUEST_TO_HOST).unwrap().is_some() {}
+        fleet.mocks[0].ring(GUEST_TO_HOST).outstanding() == 0
+    })
+    .unwrap();
     fleet.send(0, 1, b"and now something else").unwrap();
     fleet.bed.vonicd.stop().unwrap();
 }

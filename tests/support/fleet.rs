@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bed::Bed;
 use crate::frames::{self, Mac};
-use crate::mock::{GUEST_TO_HOST, MockConfig, MockFrontend, VnetHeader};
+use crate::mock::{BUFFERS, Descriptor, GUEST_TO_HOST, MockConfig, MockFrontend, VnetHeader, flag};
 use crate::vonicd::TestConfig;
 use crate::{seconds, usage};
 
@@ -115,18 +115,21 @@ impl Fleet {
         Ok(())
     }
 
-    /// As many frames from port `from` to nobody as its ring takes at once; how many.
+    /// As many chains that lead back to themselves, of which nothing can come, as port `from`'s ring takes at once; how many.
     ///
     /// # Errors
     /// If the ring cannot be written.
     pub fn flood(&mut self, from: usize) -> Result<u64> {
-        let frame = frames::ping((mac(from), mac(0xffff)), address(from), address(0xfffe), 1, b"nobody");
         let mock = &mut self.mocks[from];
+        let memory = mock.memory().clone();
         while mock.take_used(GUEST_TO_HOST)?.is_some() {}
         let ring = mock.ring(GUEST_TO_HOST);
         let room = ring.size - ring.outstanding();
         for _ in 0..room {
-            mock.queue_frame_on(0, &VnetHeader::default(), &frame)?;
+            let head = ring.reserve(1)?[0];
+            let descriptor = Descriptor { address: BUFFERS, length: 12, flags: flag::NEXT, next: head };
+            ring.write_descriptor(&memory, head, descriptor)?;
+            ring.make_available(&memory, head)?;
         }
         mock.notify_on(0)?;
         Ok(room.into())
