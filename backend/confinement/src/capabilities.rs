@@ -11,6 +11,8 @@ pub struct Capabilities(u64);
 impl Capabilities {
     /// To read and write what belongs to others.
     pub const DAC_OVERRIDE: Capabilities = Capabilities(1 << 1);
+    /// To become any user, with any groups.
+    pub(crate) const SET_USER: Capabilities = Capabilities(1 << 6 | 1 << 7);
     /// Ports below `net.ipv4.ip_unprivileged_port_start`.
     pub const NET_BIND_SERVICE: Capabilities = Capabilities(1 << 10);
     /// Taps and bridges; TCP_REPAIR; more room in sockets than others may have.
@@ -29,9 +31,29 @@ impl Capabilities {
         self.0 == 0
     }
 
+    /// Those of these that are in a set of the kernel's.
+    pub(crate) fn of(self, set: u64) -> Capabilities {
+        Capabilities(self.0 & set)
+    }
+
+    /// Whether all of these are in a set of the kernel's.
+    pub(crate) fn is_within(self, set: u64) -> bool {
+        self.of(set) == self
+    }
+
+    /// As the kernel has a set.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Their numbers.
-    fn numbers(self) -> impl Iterator<Item = u32> {
+    pub(crate) fn numbers(self) -> impl Iterator<Item = u32> {
         (0..u64::BITS).filter(move |number| self.0 >> number & 1 == 1)
+    }
+
+    /// The numbers of all that are not among them.
+    pub(crate) fn others(self) -> impl Iterator<Item = u32> {
+        Capabilities(!self.0).numbers()
     }
 }
 
@@ -58,9 +80,7 @@ impl fmt::Display for Capabilities {
 pub fn keep_capabilities(kept: Capabilities) -> io::Result<Capabilities> {
     let [effective, permitted, inheritable] = sys::capabilities()?;
     // First what a program could get that is run as root: it takes a capability to give that up, and who has none gets none.
-    for number in Capabilities(!kept.0).numbers() {
-        sys::drop_from_bounds(number)?;
-    }
+    kept.others().try_for_each(sys::drop_from_bounds)?;
     // The ambient set follows these (capabilities(7)).
     sys::set_capabilities([effective, permitted, inheritable].map(|set| set & kept.0))?;
     Ok(Capabilities(permitted).without(kept))

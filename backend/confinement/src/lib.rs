@@ -5,7 +5,8 @@
 //!   file; it can run no program.
 //! * The **master** starts programs, a newer vonicd and hooks, and a list goes to them through exec for ever. So it has the opposite: a short list
 //!   of what no program of a network card's needs ([`refuse_dangerous`]).
-//! * Both give up the **capabilities** that a network card has no use for ([`keep_capabilities`]).
+//! * Both give up the **capabilities** that a network card has no use for ([`keep_capabilities`]), and are **another user** than the one that started
+//!   vonicd where the operator says so ([`become_user`]), to whom the folder of their sockets is given ([`hand_over`]).
 //!
 //! Nothing here waits, and nothing can be taken back. Where the kernel lacks something, the rest holds, and [`Confined`] says what is missing.
 
@@ -14,13 +15,17 @@ mod capabilities;
 mod dangerous;
 mod files;
 mod filter;
+mod folder;
 mod sys;
+mod user;
 
 pub use capabilities::{Capabilities, keep_capabilities};
 pub use dangerous::refuse_dangerous;
 pub use files::Files;
+pub use folder::{FolderError, hand_over};
 #[cfg(feature = "crash-points")]
 pub use sys::{attempt_to_open, attempts};
+pub use user::{User, become_user, may_change_user};
 
 use std::fmt;
 

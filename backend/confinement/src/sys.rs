@@ -4,10 +4,12 @@
 #[cfg(feature = "crash-points")]
 mod attempts;
 mod refusal;
+mod user;
 
 #[cfg(feature = "crash-points")]
 pub use attempts::{attempt_to_open, attempts};
 pub(crate) use refusal::tell_refusals;
+pub(crate) use user::{Attributes, find_user, is_in_bounds, keep_over_change, own_users, pass_on, set_user};
 
 use std::io;
 use std::ptr;
@@ -76,12 +78,11 @@ pub(crate) fn set_capabilities([effective, permitted, inheritable]: [u64; 3]) ->
 /// No program that this thread runs gets this capability. Where the kernel knows none of this number, or it is given up already, nothing is done; who may
 /// not give it up gains none by running a program, since that is forbidden before (no-new-privileges).
 pub(crate) fn drop_from_bounds(number: u32) -> io::Result<()> {
-    let (number, none): (libc::c_ulong, libc::c_ulong) = (number.into(), 0);
-    // SAFETY: the option takes an integer.
-    if unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, none, none, none) } != 1 {
+    if !is_in_bounds(number) {
         return Ok(());
     }
-    // SAFETY: as above.
+    let (number, none): (libc::c_ulong, libc::c_ulong) = (number.into(), 0);
+    // SAFETY: the option takes an integer.
     if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, none, none, none) } == 0 {
         return Ok(());
     }

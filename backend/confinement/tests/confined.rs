@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use vonic_confinement::{
-    Bounds, Capabilities, Confined, Files, Unlisted, confine_engine, has_landlock, keep_capabilities, refuse_dangerous,
+    Bounds, Capabilities, Confined, Files, Unlisted, User, become_user, confine_engine, has_landlock,
+    keep_capabilities, may_change_user, refuse_dangerous,
 };
 
 const ROLE: &str = "VONIC_CONFINED_TEST";
@@ -156,4 +158,37 @@ fn what_is_given_up_is_in_no_set() {
     }
     let output = play("what_is_given_up_is_in_no_set", "process");
     assert!(output.status.success(), "{output:?}");
+}
+
+/// Who may become another user is that one with everything that it starts, and there is no way back; a newer vonicd has what this one has kept.
+#[test]
+fn another_user_is_it_for_good() {
+    let nobody = User::find("nobody").unwrap().unwrap();
+    if role().is_some() {
+        if !may_change_user().unwrap() {
+            return;
+        }
+        let status = || fs::read_to_string("/proc/thread-self/status").unwrap();
+        become_user(&nobody, Capabilities::NET_RAW).unwrap();
+        assert!(nobody.is_current().unwrap() && !may_change_user().unwrap());
+        let passed = Command::new("/bin/cat").arg("/proc/self/status").output().unwrap();
+        let held = sets(&status()).first().unwrap().1;
+        for status in [status(), String::from_utf8(passed.stdout).unwrap()] {
+            assert!(sets(&status).iter().all(|(_, set)| *set == held), "{status}");
+            assert!(held & !(1 << 13) == 0, "{status}");
+            for (line, rest) in [("Uid:", "65534"), ("Gid:", "65534"), ("Groups:", "65534")] {
+                let ids = status.lines().find_map(|all| all.strip_prefix(line)).unwrap();
+                assert!(ids.split_ascii_whitespace().all(|id| id == rest), "{status}");
+            }
+        }
+        // Its own files in /proc are its own.
+        assert!(fs::read_dir("/proc/self/fd").unwrap().count() > 0);
+        assert_eq!(fs::metadata("/proc/self").unwrap().uid(), 65_534);
+        assert!(become_user(&User::find("root").unwrap().unwrap(), Capabilities::NET_RAW).is_err());
+        return;
+    }
+    let output = play("another_user_is_it_for_good", "process");
+    assert!(output.status.success(), "{output:?}");
+    assert!(User::find("no-such-user-here").unwrap().is_none() && User::find("a\0b").unwrap().is_none());
+    assert!(User::find("root").unwrap().unwrap().is_root() && !nobody.is_root());
 }

@@ -1,7 +1,7 @@
-//! Is what concerns the engine's end read as it is written: `failover`, `heartbeat_ms`, `quarantine`, `seccomp`, `landlock`?
+//! Is what concerns the engine's end read as it is written: `failover`, `heartbeat_ms`, `quarantine`, `seccomp`, `landlock`, `user`?
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 use std::time::Duration;
-use vonic_control::config::{Seccomp, is_hook};
+use vonic_control::config::{Seccomp, is_hook, load_for_host};
 
 #[path = "support/files.rs"]
 mod files;
@@ -80,4 +80,16 @@ fn a_hook_is_what_the_file_names_now_word_by_word() {
     for other in [&["/bin/come"][..], &["/bin/come", "eth0", "eth1"], &["/bin/sh", "eth0"]] {
         assert!(!asked(other), "{other:?}");
     }
+}
+
+/// An engine has to go on with what ran, whoever is gone from the host since.
+#[test]
+fn a_user_has_to_be_there_when_vonicd_starts_and_not_later() {
+    let files = Files::new(&[("vonic.toml", "\nuser = 'no-such-user'\nworkers = 0\n")]);
+    let said = files.lines(&load_for_host(files.path()).unwrap_err());
+    assert!(said.len() == 2 && said[0].starts_with("vonic.toml:2: user: there is no user 'no-such-user'"), "{said:?}");
+    files.write("vonic.toml", "user = 'no-such-user'");
+    assert_eq!(files.load().unwrap().service.user.as_deref(), Some("no-such-user"));
+    files.write("vonic.toml", "user = 'nobody'");
+    assert_eq!(load_for_host(files.path()).unwrap().service.user.as_deref(), Some("nobody"));
 }

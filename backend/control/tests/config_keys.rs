@@ -194,6 +194,7 @@ fn bad_values_of_the_service() {
     for (text, line, words) in [
         ("runtime_dir = 'run'", 1, "write it as /run/vonic"),
         ("runtime_dir = 5", 1, "write runtime_dir = \"/run/vonic\""),
+        ("user = 0", 1, "write user = \"vonic\""),
         ("\nworkers = 0", 2, "write a number from 1 to 16"),
         ("workers = 17", 1, "write a number from 1 to 16"),
         ("workers = '1'", 1, "write workers = 1"),
@@ -212,7 +213,7 @@ fn bad_values_of_the_service() {
         ("[network.'a b']\nuplink = 'none'", 1, "write 1 to 63 of"),
         ("worker = 1", 1, "write workers"),
         ("mtu = 1500", 1, "write it in the top of a VM's file"),
-        ("zzz = 1", 1, "the keys of the top of vonic.toml are runtime_dir, workers"),
+        ("zzz = 1", 1, "the keys of the top of vonic.toml are runtime_dir, user, workers"),
         ("workers = 1\nworkers = 1", 2, "this is not TOML"),
         ("workers = ", 1, "this is not TOML"),
     ] {

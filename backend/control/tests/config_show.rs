@@ -55,6 +55,7 @@ fn says_the_same_again(files: &Files, dir: &str, what: &str) -> Config {
 /// Keys with values that are no defaults, and where they stand.
 const SERVICE: &[(&str, &str)] = &[
     ("runtime_dir", "'/run/a \"b\"\\c'"),
+    ("user", "'some one'"),
     ("workers", "3"),
     ("poll_us", "0"),
     ("poll_us", "'always'"),

@@ -1,4 +1,6 @@
 //! vonicd: the master, and by it the engine. Composition only.
+mod user;
+
 use clap::Parser;
 use std::ffi::OsString;
 use std::io;
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
         };
         return end(vonic_front::take_over(inspect, body));
     }
-    let config = match config::load(&arguments.config_dir) {
+    let config = match config::load_for_host(&arguments.config_dir) {
         Ok(config) => config,
         Err(errors) => {
             complain(&errors.to_string());
@@ -34,6 +36,11 @@ fn main() -> ExitCode {
     };
     if arguments.check {
         return summary(&config);
+    }
+    // Before anything is made that the user is to have, and while there is one thread.
+    if let Err(why) = user::change(&config, &arguments.config_dir.join("vonic.toml")) {
+        complain(&why);
+        return ExitCode::from(1);
     }
     if let Err(error) = prepare(&config.service.runtime_dir) {
         complain(&unusable(&config.service.runtime_dir, &arguments.config_dir, &error));

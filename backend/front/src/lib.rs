@@ -44,7 +44,7 @@ pub use runner::{Ending, Errand, Judge, Permitted, Runner};
 pub use sys::take_turns_of;
 pub use takeover::take_over;
 pub use upgrade::Upgrade;
-pub use vonic_confinement::Capabilities;
+pub use vonic_confinement::{Capabilities, User, become_user, hand_over, may_change_user};
 
 #[cfg(test)]
 mod testing;

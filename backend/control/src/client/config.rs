@@ -43,7 +43,7 @@ pub(super) fn execute(command: &ConfigCommand, json: bool, out: &mut dyn Write) 
 }
 
 fn check(dir: &Path, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let loaded = config::load(dir);
+    let loaded = config::load_for_host(dir);
     if json {
         let errors: Vec<FileError> = loaded.as_ref().err().map(file_errors).unwrap_or_default();
         serde_json::to_writer(&mut *out, &json!({ "good": errors.is_empty(), "errors": errors }))

@@ -187,6 +187,7 @@ fn with_place<T>(file: &Path, text: &str, show: impl FnOnce(Place<'_, '_>) -> T)
 fn service_tables(config: &Config, root: Place<'_, '_>) -> Vec<ShownTable> {
     let Service {
         runtime_dir,
+        user,
         workers,
         poll,
         metrics_listen,
@@ -200,6 +201,7 @@ fn service_tables(config: &Config, root: Place<'_, '_>) -> Vec<ShownTable> {
     } = &config.service;
     let mut top = Settings::new(root);
     top.text("runtime_dir", runtime_dir.display());
+    top.text_or("user", user.as_ref(), "who starts vonicd");
     top.number("workers", *workers);
     top.value(
         "poll_us",

@@ -31,6 +31,7 @@ pub(super) static SERVICE: Section = Section {
     keys: || {
         keys(&[
             ("runtime_dir", "\"/run/vonic\""),
+            ("user", "\"vonic\""),
             ("workers", "1"),
             ("poll_us", "50"),
             ("metrics_listen", "\"127.0.0.1:9477\""),

@@ -6,7 +6,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::service::{self, ServiceDraft};
 use super::source::{Files, Sources};
 use super::vm::{self, VmDraft};
-use super::{Config, checks, name};
+use super::{Config, account, checks, name};
 
 /// Reads `vonic.toml` and `vms.d/*.toml` in a directory. A `vonic.toml` or `vms.d` that is not there means defaults and
 /// no VMs; files in `vms.d` that do not end in `.toml`, or begin with a dot, are no VMs'.
@@ -15,6 +15,15 @@ use super::{Config, checks, name};
 /// Everything that is wrong in all of the files.
 pub fn load(dir: &Path) -> Result<Config, ConfigErrors> {
     whole(parse(Files::read(dir)))
+}
+
+/// As [`load`], and says also what this host lacks: the user that vonicd is to become. For programs that begin, not for an engine: to be told who is a user
+/// may take other programs, which an engine may not ask.
+///
+/// # Errors
+/// Everything that is wrong in all of the files.
+pub fn load_for_host(dir: &Path) -> Result<Config, ConfigErrors> {
+    whole(parse(Files { known: account::known, ..Files::read(dir) }))
 }
 
 /// Whether the directory's `vonic.toml` names this command, program and arguments, as a hook.
@@ -87,10 +96,10 @@ fn parse(files: Files) -> Lenient {
 fn parse_service(files: &Files, errors: &mut Vec<ConfigError>) -> ServiceDraft {
     let file = files.service_file();
     match &files.service {
-        Ok(text) => service::read(&file, text.as_deref()),
+        Ok(text) => service::read(&file, text.as_deref(), files.known),
         Err(error) => {
             errors.push(error.clone());
-            let mut draft = service::read(&file, None);
+            let mut draft = service::read(&file, None, files.known);
             draft.networks.clear();
             draft.networks_known = false;
             draft

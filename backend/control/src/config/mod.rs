@@ -2,6 +2,7 @@
 //!
 //! `vonic.toml` and `vms.d/*.toml` become a [`Config`], or a list of everything that is wrong with them, each with
 //! file, line and what to write instead.
+mod account;
 mod change;
 mod checks;
 mod effective;
@@ -31,7 +32,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use family::Family;
 pub use features::{FEATURES, Feature, Features, feature_names};
 pub use gateway::gateway_mac;
-pub use load::{Lenient, is_hook, load, load_lenient, load_sources};
+pub use load::{Lenient, is_hook, load, load_for_host, load_lenient, load_sources};
 pub use model::{
     Acknowledge, Action, Config, EgressRule, Forward, Hooks, Limits, Listen, ListenHost, Network, Poll, Protocol,
     Seccomp, Service, SocketMode, Uplink, Vm,

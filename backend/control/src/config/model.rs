@@ -30,6 +30,8 @@ pub struct Config {
 pub struct Service {
     /// Where the sockets and the engine's pid file lie; absolute.
     pub runtime_dir: PathBuf,
+    /// Whom vonicd becomes when it starts; absent: it stays who has started it.
+    pub user: Option<String>,
     /// How many data-path workers run, 1 to [`WORKERS_MAX`](vonic_record::WORKERS_MAX).
     pub workers: u16,
     /// What an idle worker does.

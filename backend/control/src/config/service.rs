@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 use vonic_record::WORKERS_MAX;
 
+use super::account::{self, KnowsUser, user};
 use super::family::{Family, Keys, special};
 use super::gateway::gateway_mac;
 use super::keys::{MIGRATION, NETWORK, SERVICE};
@@ -52,6 +53,7 @@ impl Default for Service {
         let runtime_dir = PathBuf::from("/run/vonic");
         Service {
             runtime_dir,
+            user: None,
             workers: 1,
             poll,
             metrics_listen: None,
@@ -87,8 +89,8 @@ pub(super) fn default_network() -> Network {
     }
 }
 
-/// Reads `vonic.toml`; `None` for a file that is not there.
-pub(super) fn read(file: &Path, content: Option<&str>) -> ServiceDraft {
+/// Reads `vonic.toml`; `None` for a file that is not there. `known` says whom there is on this host.
+pub(super) fn read(file: &Path, content: Option<&str>, known: KnowsUser) -> ServiceDraft {
     let text = content.unwrap_or_default();
     let source = Source::new(file, text);
     let mut draft =
@@ -96,7 +98,7 @@ pub(super) fn read(file: &Path, content: Option<&str>) -> ServiceDraft {
     match draft.source.parse(text) {
         Some(root) => {
             let mut table = Table::new(&draft.source, &SERVICE, &root, None);
-            draft.service = read_service(&mut table);
+            draft.service = read_service(&mut table, known);
             draft.networks = read_networks(&mut table);
             draft.networks_known = !table.places.is_bad("network");
         }
@@ -112,10 +114,11 @@ pub(super) fn read(file: &Path, content: Option<&str>) -> ServiceDraft {
     draft
 }
 
-fn read_service(table: &mut Table<'_, '_>) -> Service {
+fn read_service(table: &mut Table<'_, '_>, known: KnowsUser) -> Service {
     let default = Service::default();
     Service {
         runtime_dir: table.read("runtime_dir", runtime_dir).unwrap_or(default.runtime_dir),
+        user: table.read("user", |value| user(value, known)),
         workers: table.read("workers", number(1..=WORKERS_MAX as u16)).unwrap_or(default.workers),
         poll: table.read("poll_us", poll).unwrap_or(default.poll),
         metrics_listen: table.read("metrics_listen", metrics_listen),
@@ -241,7 +244,7 @@ fn seccomp(value: &DeValue<'_>) -> Result<Seccomp, Wrong> {
 /// The hooks that a file names now, whatever else is in it.
 pub(super) fn hooks(file: &Path) -> Hooks {
     let text = std::fs::read_to_string(file).unwrap_or_default();
-    read(file, Some(&text)).service.migration
+    read(file, Some(&text), account::anybody).service.migration
 }
 
 fn read_networks(root: &mut Table<'_, '_>) -> BTreeMap<String, NetworkDraft> {

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::account::{self, KnowsUser};
 use super::error::ConfigError;
 
 /// The texts that a configuration was made from. They say the same to every later version of vonic.
@@ -23,18 +24,22 @@ pub(super) struct Files {
     pub service: Result<Option<String>, ConfigError>,
     /// By the VMs' names.
     pub vms: Result<BTreeMap<String, Result<String, ConfigError>>, ConfigError>,
+    /// Says whom there is on this host.
+    pub known: KnowsUser,
 }
 
 impl Files {
     /// Reads a directory.
     pub(super) fn read(dir: &Path) -> Files {
-        Files { dir: dir.into(), service: read_service(dir), vms: read_vms(&dir.join("vms.d")) }
+        let (service, vms) = (read_service(dir), read_vms(&dir.join("vms.d")));
+        Files { dir: dir.into(), service, vms, known: account::anybody }
     }
 
     /// What a directory once said.
     pub(super) fn of(dir: &Path, sources: &Sources) -> Files {
         let vms = sources.vms.iter().map(|(name, text)| (name.clone(), Ok(text.clone())));
-        Files { dir: dir.into(), service: Ok(sources.service.clone()), vms: Ok(vms.collect()) }
+        let (service, vms) = (Ok(sources.service.clone()), Ok(vms.collect()));
+        Files { dir: dir.into(), service, vms, known: account::anybody }
     }
 
     pub(super) fn service_file(&self) -> PathBuf {

@@ -37,6 +37,23 @@ fn capabilities(dir: &Path, config: &Config, packet: bool) -> Capabilities {
     kept
 }
 
+/// What this configuration has a use for where anybody may listen `from` this port on. Hooks move addresses, and with them guests' connections.
+pub(super) fn needed(config: &Config, from: u16) -> Capabilities {
+    let Config { service, networks, vms, .. } = config;
+    let forwards = vms.values().flat_map(|vm| &vm.forwards).map(|forward| *forward.listen.ports.start());
+    let low = forwards.chain(service.metrics_listen.map(|at| at.port())).any(|port| port < from);
+    let of_uplink = |uplink: &Uplink| match uplink {
+        Uplink::None | Uplink::Sockets => Capabilities::default(),
+        Uplink::Tap(_) => Capabilities::NET_ADMIN,
+        // Room for frames whatever `net.core.rmem_max` says takes the first.
+        Uplink::Packet(_) => Capabilities::NET_ADMIN | Capabilities::NET_RAW,
+    };
+    let if_so = |is_so: bool, these: Capabilities| if is_so { these } else { Capabilities::default() };
+    let others =
+        if_so(low, Capabilities::NET_BIND_SERVICE) | if_so(!service.migration.is_empty(), Capabilities::NET_ADMIN);
+    networks.values().fold(others, |needed, network| needed | of_uplink(&network.uplink))
+}
+
 fn files(dir: &Path, config: &Config) -> Files {
     let mut read: Vec<PathBuf> = READ.iter().map(PathBuf::from).collect();
     // Files are replaced by others that are moved to their places, and so are folders: what is known is where they lie.
@@ -127,4 +144,33 @@ pub(super) fn intrude() {
         }
     };
     let _ = std::thread::Builder::new().name("intruder".into()).spawn(look);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load_sources};
+
+    #[test]
+    fn a_configuration_needs_what_its_parts_need() {
+        let needed = |service: &str, vm: &str| {
+            let vms = [("a".to_string(), format!("mac = '52:54:00:00:00:02'\n{vm}"))].into();
+            let config = load_sources(Path::new("/"), &Sources { service: Some(service.into()), vms }).unwrap();
+            needed(&config, 1024)
+        };
+        let forward = |listen: &str| {
+            format!("address4 = '192.0.2.2'\n[[forward]]\nproto = 'tcp'\nlisten = '*:{listen}'\nport = 1\n")
+        };
+        let (admin, raw, low) = (Capabilities::NET_ADMIN, Capabilities::NET_RAW, Capabilities::NET_BIND_SERVICE);
+        assert!(needed("", &forward("1024-1025")).is_empty());
+        assert!(needed("metrics_listen = '127.0.0.1:9477'", "").is_empty());
+        assert_eq!(needed("", &forward("1023-1024")), low);
+        assert_eq!(needed("metrics_listen = '[::1]:80'", ""), low);
+        assert_eq!(needed("[migration]\narrive = ['/bin/true']", ""), admin);
+        assert_eq!(needed("[network.default]\nuplink = 'tap:br0'", ""), admin);
+        assert_eq!(
+            needed("metrics_listen = '[::]:1'\n[network.default]\nuplink = 'packet:eth0'", ""),
+            admin | raw | low
+        );
+    }
 }

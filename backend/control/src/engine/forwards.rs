@@ -182,7 +182,7 @@ fn explain(forward: &Forward, port: u16, error: &std::io::Error) -> String {
 }
 
 /// The first port that needs no privilege in this network namespace; 1024 unless the administrator has moved it.
-fn unprivileged_start() -> u16 {
+pub(super) fn unprivileged_start() -> u16 {
     std::fs::read_to_string(UNPRIVILEGED).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 

@@ -79,6 +79,11 @@ pub fn left_config(dir: &std::path::Path, left: &[u8]) -> Result<crate::config::
     succession::running(dir, left).map(|(config, _)| config)
 }
 
+/// What a vonicd with this configuration has a use for, and no more: for one that becomes another user.
+pub fn needed_capabilities(config: &crate::config::Config) -> vonic_front::Capabilities {
+    confinement::needed(config, forwards::unprivileged_start())
+}
+
 /// Everything that can reach the control thread.
 enum Input {
     Master(ToEngine),

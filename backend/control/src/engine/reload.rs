@@ -66,7 +66,7 @@ impl Registry {
         let fixed = self.config.service.changed_to(&config.service);
         if config.service != fixed {
             let file = self.config_dir.join("vonic.toml").display().to_string();
-            let message = "runtime_dir, workers, poll_us, heartbeat_ms and quarantine are read at the start only: restart vonicd to change them";
+            let message = "runtime_dir, user, workers, poll_us, heartbeat_ms and quarantine are read at the start only: restart vonicd to change them";
             report.errors.push(FileError { file, line: None, message: message.into() });
             config.service = fixed;
         }

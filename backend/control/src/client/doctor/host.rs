@@ -105,7 +105,7 @@ fn privileges(facts: &Facts) -> Vec<Finding> {
         found.push(Finding::problem(CHECK, format!("uplink = \"tap:\" needs /dev/net/tun: {error}"), "modprobe tun"));
     }
     if *of_vonicd && process.user == Some(0) {
-        let mend = "run it as a user of its own with what it needs alone, as the package's vonic.service does (confinement.md)";
+        let mend = "write a user of its own in vonic.toml (user = \"vonic\"), or start it as one, as the package's vonic.service does (confinement.md)";
         found.push(Finding::warning(CHECK, "vonicd runs as root: its files, sockets and programs are root's", mend));
     }
     if tap && !has(NET_ADMIN) {
