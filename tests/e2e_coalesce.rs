@@ -268,6 +268,27 @@ fn what_is_copied_for_it_is_counted_and_only_that() {
     assert!(copied > 0 && copied <= (SEGMENT * frames.len()) as u64, "at most one copy of each byte: {copied}");
 }
 
+/// Connections that take turns have less and less looked at, but for 63 frames at most: then a connection that has the cable to itself is put
+/// together again.
+#[test]
+fn connections_that_took_turns_are_forgotten_soon() {
+    let mut late = Late::start("", TSO, &[1526], 250);
+    let (mut a, mut b) = (Sender::new(false, 1001), Sender::new(false, 1002));
+    for turns in [2, 4, 100] {
+        let frames: Vec<_> = (0..turns).flat_map(|_| [a.bulk(1), b.bulk(1)]).flatten().collect();
+        let (_, got) = late.pass(&frames);
+        same(&got, &frames, "in turn");
+        // What is put together is so before all of these have passed; not more than a burst at a time.
+        let frames = [a.bulk(64), a.bulk(40)];
+        let counts = frames.map(|frames| {
+            let (count, got) = late.pass(&frames);
+            same(&got, &frames, "alone");
+            count
+        });
+        assert!(counts[1] <= 12, "after {turns} turns {counts:?} frames");
+    }
+}
+
 #[test]
 fn what_nobody_has_verified_is_not_merged() {
     let mut late = Late::start("", TSO, &[1526], 200);

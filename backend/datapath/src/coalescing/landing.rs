@@ -51,9 +51,14 @@ impl Landing {
 
     /// Whether it is worth a look what a frame is.
     pub(super) fn looks(&mut self) -> bool {
-        let looks = self.passes == 0;
-        self.passes -= u8::from(!looks);
-        looks
+        // As `passes -= u8::from(passes != 0)` with what follows, rustc 1.95 with optimization left a 1 for ever.
+        match self.passes.checked_sub(1) {
+            Some(left) => {
+                self.passes = left;
+                false
+            }
+            None => true,
+        }
     }
 
     /// A segment was followed by its next.
