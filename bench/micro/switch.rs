@@ -177,6 +177,7 @@ pub fn run(len: usize, count: u16) -> Result<()> {
         takes_over: false,
         poll: Poll::For(0),
         peek_mode: None,
+        turn_us: u64::MAX,
     };
     let (worker, handle) = Worker::new(config, Box::new(|_| {}))?;
     let mut control = Control::new(handle);

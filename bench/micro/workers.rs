@@ -58,6 +58,7 @@ fn measure(len: usize, (_, workers, pairs): &Case) -> Result<Duration> {
         takes_over: false,
         poll: Poll::For(1000),
         peek_mode: None,
+        turn_us: vonic_datapath::TURN_US,
     };
     let (team, handles): (Vec<_>, Vec<_>) = Worker::team(*workers, &config, || Box::new(|_| {}))?.into_iter().unzip();
     let mut controls: Vec<Control> = handles.into_iter().map(Control::new).collect();

@@ -49,6 +49,7 @@ pub use limit::Limit;
 pub use notification::{Batch, Notification, Notifications, Notifier, What, notifications};
 pub use port::{Negotiated, feature};
 pub use queues::{QUEUE_PAIRS_MAX, queue_direction};
+pub use shares::TURN_US;
 pub use spec::{
     Action, EgressRule, Family, ForwardSocket, ForwardSpec, HostView, Limits, Member, Names, NetworkId, NetworkSpec,
     PortId, PortSpec, Uplink,

@@ -5,10 +5,9 @@
 use crate::worker::BURST;
 use vonic_tcp::Instant;
 
-/// Microseconds of a turn: so long a neighbour waits at most for each who is before it.
-const TURN_US: u64 = 200;
-/// Microseconds by which a port may be ahead of the others and take its turn all the same.
-const SLACK_US: u64 = TURN_US;
+/// Microseconds of a turn: so long a neighbour waits at most for each who is before it. A port may be ahead of the others by as much, and a turn counts
+/// for twice as much at most: more is not its work, but that of whoever had the processor meanwhile.
+pub const TURN_US: u64 = 200;
 /// What is held against a port at most: it uses time that nobody else needs, and is not to pay for it for long.
 const AHEAD_MAX_US: u64 = 1000;
 /// Microseconds for which a port counts as one of those that share the time, from its last turn on. Who waits for an answer sends nothing meanwhile.
@@ -70,8 +69,10 @@ pub struct Turn {
 }
 
 /// A worker's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shares {
+    /// [`TURN_US`], or more.
+    turn_us: u64,
     /// How much each port would have had by now that had always had work.
     virtual_time: u64,
     /// Which window this is, beginning with 1, and when it began.
@@ -83,6 +84,11 @@ pub struct Shares {
 }
 
 impl Shares {
+    /// Of turns of so many microseconds.
+    pub fn new(turn_us: u64) -> Shares {
+        Shares { turn_us, virtual_time: 0, window: 0, began: Instant(0), busy: 0, busy_before: 0 }
+    }
+
     /// A port has work.
     pub fn see(&mut self, share: &mut Share, now: Instant) {
         let passed = now.0.saturating_sub(self.began.0);
@@ -98,24 +104,25 @@ impl Shares {
 
     /// Whether a port has had more than its part.
     pub fn is_ahead(&self, share: &Share) -> bool {
-        share.had > self.virtual_time + SLACK_US * PARTS
+        share.had > self.virtual_time.saturating_add(self.turn_us.saturating_mul(PARTS))
     }
 
     /// Counts a port's turn; true if it has to rest.
     pub fn charge(&mut self, share: &mut Share, turn: Turn, now: Instant) -> bool {
-        let had = share.had.max(self.virtual_time) + turn.took * PARTS;
-        self.virtual_time += turn.took * PARTS / self.busy.max(self.busy_before).max(1);
+        let counted = turn.took.min(2 * TURN_US) * PARTS;
+        let had = share.had.max(self.virtual_time) + counted;
+        self.virtual_time += counted / self.busy.max(self.busy_before).max(1);
         share.had = had.min(self.virtual_time + AHEAD_MAX_US * PARTS);
-        if turn.took > TURN_US {
-            share.turn = (turn.chains as u64 * TURN_US / turn.took).clamp(1, BURST as u64) as usize;
-        } else if turn.took < TURN_US / 2 {
+        if turn.took > self.turn_us {
+            share.turn = (turn.chains / 2).max(1);
+        } else if turn.took < self.turn_us / 2 {
             share.turn = (share.turn * 2).min(BURST);
         }
         if turn.unforwarded == 0 {
             return false;
         }
         let may = now.0.saturating_sub(share.counted.0) / UNFORWARDED_PART;
-        let part = turn.took * turn.unforwarded as u64 / turn.chains.max(turn.unforwarded) as u64;
+        let part = turn.took.saturating_mul(turn.unforwarded as u64) / turn.chains.max(turn.unforwarded) as u64;
         let part = part.min(FRAME_US * turn.unforwarded as u64);
         share.unforwarded = share.unforwarded.saturating_sub(may) + part;
         share.counted = now;
@@ -136,7 +143,7 @@ mod tests {
 
     /// Rounds over a second of ports, each of which has work in one of so many rounds, and takes so long. What part of the time each had.
     fn run(ports: &[(u64, u64)]) -> Vec<f64> {
-        let mut shares = Shares::default();
+        let mut shares = Shares::new(TURN_US);
         let mut all: Vec<(Share, u64)> = ports.iter().map(|_| (Share::default(), 0)).collect();
         let (mut now, mut round) = (Instant(1), 0);
         while now.0 < 1_000_000 {
@@ -195,34 +202,37 @@ mod tests {
 
     #[test]
     fn nothing_is_held_against_a_port_for_long() {
-        let (mut shares, mut share, mut other) = (Shares::default(), Share::default(), Share::default());
+        let (mut shares, mut share, mut other) = (Shares::new(TURN_US), Share::default(), Share::default());
         shares.see(&mut share, Instant(5));
         shares.see(&mut other, Instant(5));
         for _ in 0..1000 {
-            shares.charge(&mut share, Turn { took: 1000, ..GOOD }, Instant(5));
+            shares.charge(&mut share, Turn { took: TURN_US, ..GOOD }, Instant(5));
         }
         assert!(shares.is_ahead(&share) && !shares.is_ahead(&other));
         let turns = (1..).find(|_| {
             shares.charge(&mut other, GOOD, Instant(5));
             !shares.is_ahead(&share)
         });
-        assert_eq!(turns, Some(2 * (AHEAD_MAX_US - SLACK_US) as usize / 10));
+        assert_eq!(turns, Some(2 * (AHEAD_MAX_US - TURN_US) as usize / 10));
     }
 
     #[test]
     fn turns_are_as_long_as_they_may_take() {
-        let (mut shares, mut share) = (Shares::default(), Share::default());
+        let (mut shares, mut share) = (Shares::new(TURN_US), Share::default());
         let mut turn = |took| {
-            shares.charge(&mut share, Turn { took, chains: 64, unforwarded: 0 }, Instant(0));
+            let chains = share.turn();
+            shares.charge(&mut share, Turn { took, chains, unforwarded: 0 }, Instant(0));
             share.turn()
         };
-        assert_eq!([TURN_US, 2 * TURN_US, 8 * TURN_US, u64::MAX / PARTS / 64].map(&mut turn), [64, 32, 8, 1]);
+        // One that was interrupted is the exception; those that take so long are soon short.
+        assert_eq!([TURN_US, 100 * TURN_US, 1].map(&mut turn), [64, 32, 64]);
+        assert_eq!([u64::MAX; 7].map(&mut turn), [32, 16, 8, 4, 2, 1, 1]);
         assert_eq!([1, 1, TURN_US / 2, 1, 1, 1, 1, 1].map(turn), [2, 4, 4, 8, 16, 32, 64, 64]);
     }
 
     #[test]
     fn a_frame_in_vain_now_and_then_is_no_reason_to_rest() {
-        let (mut shares, mut share) = (Shares::default(), Share::default());
+        let (mut shares, mut share) = (Shares::new(TURN_US), Share::default());
         // The processor was somebody else's for four milliseconds while each was looked at.
         for ms in 0..1000 {
             let turn = Turn { took: 4000, chains: 1, unforwarded: 1 };
@@ -234,7 +244,7 @@ mod tests {
     #[test]
     fn frames_of_which_nothing_is_forwarded_have_their_part_of_the_time() {
         for took in [5, 60, 500, 5000] {
-            let (mut shares, mut share) = (Shares::default(), Share::default());
+            let (mut shares, mut share) = (Shares::new(TURN_US), Share::default());
             let (mut now, mut had) = (Instant(1), 0);
             while now.0 < 10_000_000 {
                 now.0 += took;

@@ -157,6 +157,7 @@ fn begin(engine: EngineConfig, link: EngineLink, start: &Start) -> Result<(Regis
         takes_over: start.takes_over,
         poll: poll(config.service.poll),
         peek_mode: engine.peek_mode,
+        turn_us: vonic_datapath::TURN_US,
     };
     let notify = || -> Notify {
         let notices = sender.clone();

@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn a_list_is_given_when_everything_is_taken_over_and_not_before() {
         let checkpoint = Arc::new(Checkpoint::create(16).unwrap());
-        let config = WorkerConfig { checkpoint, takes_over: true, poll: Poll::For(0), peek_mode: None };
+        let config =
+            WorkerConfig { checkpoint, takes_over: true, poll: Poll::For(0), peek_mode: None, turn_us: crate::TURN_US };
         let (mut worker, mut handle) = Worker::new(config, Box::new(|_| {})).unwrap();
         let (sender, answers) = mpsc::channel();
         let reply = Reply::new(move |part: ListPart| sender.send(part.views.len()).unwrap());

@@ -89,6 +89,8 @@ pub struct WorkerConfig {
     pub poll: Poll,
     /// How peeks find their place; `None`: what this kernel can do.
     pub peek_mode: Option<PeekMode>,
+    /// Microseconds of a port's turn: [`TURN_US`](crate::TURN_US), or more where everything is slowed down to be counted.
+    pub turn_us: u64,
 }
 
 /// The control side's end of a worker.
@@ -288,7 +290,7 @@ impl Worker {
             exchange,
             captured: Vec::new(),
             unheard: Vec::new(),
-            turns: Turns::default(),
+            turns: Turns::new(config.turn_us),
             heard: None,
             served: Served::default(),
             pauses: None,

@@ -310,7 +310,8 @@ fn seen(reader: &mut CaptureReader) -> Vec<Captured> {
 
 fn run(scenario: &Scenario, how: How) -> Left {
     let checkpoint = Arc::new(Checkpoint::create(16).unwrap());
-    let config = WorkerConfig { checkpoint, takes_over: false, poll: Poll::For(0), peek_mode: None };
+    let config =
+        WorkerConfig { checkpoint, takes_over: false, poll: Poll::For(0), peek_mode: None, turn_us: crate::TURN_US };
     let (mut worker, mut handle) = Worker::new(config, Box::new(|_| {})).unwrap();
     worker.clock = Clock::still();
     worker.short_way = if how == How::General { None } else { Some(0) };

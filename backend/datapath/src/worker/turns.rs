@@ -8,7 +8,6 @@ use crate::spec::PortId;
 use vonic_tcp::Instant;
 
 /// The turns of a round.
-#[derive(Default)]
 pub(crate) struct Turns {
     shares: Shares,
     /// When the last turn was over.
@@ -21,6 +20,11 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
+    /// Of so many microseconds each.
+    pub fn new(turn_us: u64) -> Turns {
+        Turns { shares: Shares::new(turn_us), marked: Instant(0), unforwarded: 0, served: false, put_off: false }
+    }
+
     /// Nothing of a frame was forwarded.
     pub fn forwarded_nothing(&mut self) {
         self.unforwarded += 1;

@@ -130,7 +130,8 @@ fn start() -> Option<Running> {
     static PEEK: OnceLock<PeekMode> = OnceLock::new();
     let peek = *PEEK.get_or_init(|| PeekMode::probe((Ipv4Addr::LOCALHOST, 0).into()));
     let checkpoint = Arc::new(Checkpoint::create(64).ok()?);
-    let config = WorkerConfig { checkpoint, takes_over: false, poll: Poll::For(0), peek_mode: Some(peek) };
+    let (poll, peek_mode, turn_us) = (Poll::For(0), Some(peek), vonic_datapath::TURN_US);
+    let config = WorkerConfig { checkpoint, takes_over: false, poll, peek_mode, turn_us };
     let (worker, handle) = Worker::new(config, Box::new(|_| {})).ok()?;
     let thread = thread::spawn(move || worker.run());
     Some(Running { handle, thread, kicks: Default::default(), calls: Vec::new(), captured: None })
