@@ -52,8 +52,8 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`, with permissions `mode` from the first instant.
-    pub(crate) fn bind(path: &Path, mode: u32) -> Result<Listener, ListenError> {
+    /// Listens at `path`, with permissions `mode` from the first instant; so many connections may wait.
+    pub(crate) fn bind(path: &Path, mode: u32, waiting: i32) -> Result<Listener, ListenError> {
         let failed = |e| ListenError::Io(path.to_path_buf(), e);
         clear(path)?;
         let socket = UnixListener::from(sys::bind(path).map_err(failed)?);
@@ -61,7 +61,7 @@ impl Listener {
         let listener =
             Listener { socket, path: path.to_path_buf(), file: (file.dev(), file.ino()), lent: false, shared: false };
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o777)).map_err(failed)?;
-        sys::listen(listener.socket.as_fd()).map_err(failed)?;
+        sys::listen(listener.socket.as_fd(), waiting).map_err(failed)?;
         Ok(listener)
     }
 

@@ -19,6 +19,10 @@ use vmm_sys_util::epoll::EventSet;
 
 /// How long a listener rests when the system has no room for another connection.
 const REST: Duration = Duration::from_secs(1);
+/// Connections that wait at one VM's socket: it has one VMM. What they have sent waits with them, descriptors, too, of which a user can have so many under way.
+const WAITING: i32 = 16;
+/// And at the API's.
+const API_WAITING: i32 = 1024;
 /// And how long when all whom it has let in of late have gone while they waited.
 const BREATH: Duration = Duration::from_millis(10);
 
@@ -153,7 +157,10 @@ impl Master<'_> {
         }
         let listener = match self.service.take(path) {
             Some(passed) => Listener::passed(passed, path).map_err(|e| e.to_string())?,
-            None => Listener::bind(path, mode).map_err(|e| e.to_string())?,
+            None => {
+                let waiting = if name == API { API_WAITING } else { WAITING };
+                Listener::bind(path, mode, waiting).map_err(|e| e.to_string())?
+            }
         };
         let fd = listener.as_raw_fd();
         if !listener.is_lent() {

@@ -202,8 +202,8 @@ pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Lets others connect.
-pub(crate) fn listen(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Lets others connect, of whom so many may wait.
+pub(crate) fn listen(socket: BorrowedFd<'_>, waiting: i32) -> io::Result<()> {
     // SAFETY: takes integers.
-    check(unsafe { libc::listen(socket.as_raw_fd(), libc::SOMAXCONN) }).map(drop)
+    check(unsafe { libc::listen(socket.as_raw_fd(), waiting) }).map(drop)
 }
