@@ -54,6 +54,9 @@ impl World {
         netns.cable("world", "198.51.100.1/24", "198.51.100.2/24").unwrap();
         // Answers to the flood go there, and nobody takes them.
         ip("route add 198.18.0.0/15 via 198.51.100.2").unwrap();
+        // Each genuine connect leaves a port in TIME-WAIT for a minute.
+        let ports = || std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535").map_err(Error::from);
+        netns.run(ports).unwrap();
         let far = netns.run(|| mac_of("world")).unwrap();
         World { netns, link: (far, mac_of("world").unwrap()) }
     }
