@@ -176,9 +176,9 @@ pub struct Port {
     pub(crate) inspects: bool,
     /// Since when the worker has the burst at hand, and how many chains that has.
     pub(crate) begun: Instant,
+    pub(crate) under_way: u32,
     /// Its share of the worker's time.
     pub(crate) share: Share,
-    pub(crate) under_way: u32,
 }
 
 impl Port {
@@ -211,8 +211,8 @@ impl Port {
             sent: None,
             captures: Captures::default(),
             begun: Instant(0),
-            share: Share::default(),
             under_way: 0,
+            share: Share::default(),
         }
     }
 

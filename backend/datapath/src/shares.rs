@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_answers_comes_before_who_floods() {
-        // Each of seven has work in every eighth round, one in each round.
+        // Each of seven has work in every seventh round, one in each round.
         let mut ports = vec![(7, 10); 7];
         ports.push((1, 100));
         let had = run(&ports);

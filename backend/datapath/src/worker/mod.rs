@@ -177,7 +177,7 @@ pub struct Worker {
     pub(crate) exchange: Exchange,
     /// Ports that somebody watches.
     captured: Vec<PortId>,
-    /// Rings that are kicked for nothing.
+    /// Rings whose kicks nobody hears for a while.
     unheard: Vec<Unheard>,
     /// Whose turn it is.
     pub(crate) turns: Turns,
