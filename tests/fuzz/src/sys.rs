@@ -1,12 +1,18 @@
 //! System calls that the standard library has no safe form of.
 #![allow(unsafe_code)]
 
+use std::io::{Error, ErrorKind};
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// Whether something can be read within so many milliseconds, or the other end is gone.
+/// Whether something can be read within so many milliseconds, or the other end is gone. A signal begins the time anew: libFuzzer has a timer.
 pub(crate) fn poll(of: &mut libc::pollfd, milliseconds: libc::c_int) -> bool {
-    // SAFETY: one pollfd, live for the call.
-    unsafe { libc::poll(of, 1, milliseconds) == 1 }
+    loop {
+        // SAFETY: one pollfd, live for the call.
+        match unsafe { libc::poll(of, 1, milliseconds) } {
+            -1 if Error::last_os_error().kind() == ErrorKind::Interrupted => {}
+            ready => return ready == 1,
+        }
+    }
 }
 
 /// Whoever writes to an end that nobody reads is told so, and goes on.
