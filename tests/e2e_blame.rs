@@ -20,6 +20,12 @@ fn speak(guest: &mut HandGuest) {
     assert!(guest.mock.raw().tell(code::SET_VRING_ENABLE, 8, &body, &[]).unwrap());
 }
 
+/// Until then the next engine is told what everybody's VMM has said, and could die of that.
+fn wait_takeover(bed: &Bed, nth: usize) {
+    let taken_over = || bed.vonicd.log().matches("the engine has taken over").count() == nth;
+    wait_until("the takeover", seconds(10), taken_over).unwrap();
+}
+
 fn is_answered(guest: &mut HandGuest) {
     assert_eq!(guest.mock.raw().reply(code::SET_VRING_ENABLE).unwrap().acknowledged(), Some(true));
 }
@@ -34,7 +40,7 @@ fn a_vmm_whose_messages_engines_die_of_is_heard_no_more() {
     let [mut a, mut b] =
         [("a", 2), ("b", 3)].map(|(name, number)| HandGuest::start(&bed, name, number, feature::ALL).unwrap());
     let mut stays = Line::guest_opens(&mut b, 4000).unwrap();
-    for (point, manner) in [("message-heard", Manner::Panic), ("message-taken", Manner::Abort)] {
+    for (nth, point, manner) in [(1, "message-heard", Manner::Panic), (2, "message-taken", Manner::Abort)] {
         let old = bed.vonicd.engine().unwrap();
         killer.arm(point, 1, manner).unwrap();
         std::thread::sleep(crash::LOOKS);
@@ -45,6 +51,7 @@ fn a_vmm_whose_messages_engines_die_of_is_heard_no_more() {
         })
         .unwrap();
         killer.wait_successor(old).unwrap();
+        wait_takeover(&bed, nth);
         stays.exchange(&mut b).unwrap();
         if point == "message-heard" {
             is_answered(&mut a);
@@ -111,9 +118,7 @@ fn a_vmm_that_comes_again_is_let_go_ever_later() {
         speak(a);
         wait_until("the engine's death", seconds(10), || killer.has_fired()).unwrap();
         killer.wait_successor(old).unwrap();
-        // Until then the next engine is told what b's VMM has said, too, and could die of that.
-        let taken_over = || bed.vonicd.log().matches("the engine has taken over").count() == nth;
-        wait_until("the takeover", seconds(10), taken_over).unwrap();
+        wait_takeover(&bed, nth);
     };
     end(&mut a, 1);
     is_answered(&mut a);
