@@ -218,7 +218,7 @@ fn a_ring_that_is_enabled_again_stands_where_guest_memory_says() {
 /// A guest moves a connection to its other queue while segments wait in the old one: none of them is taken for lost.
 #[test]
 fn segments_of_one_round_are_put_in_order_over_both_queues() {
-    // Without polling the worker sees what was put into both queues when it is kicked, at once.
+    // Without polling the worker sleeps until it is kicked.
     let bed = bed("poll_us = 0");
     let config = MockConfig { features: feature::ALL | feature::MQ, queue_pairs: 2, ..MockConfig::default() };
     let mut guest = HandGuest::start_configured(&bed, "a", 2, config).unwrap();
@@ -227,16 +227,19 @@ fn segments_of_one_round_are_put_in_order_over_both_queues() {
     let mut last = conn.snd_nxt;
     for round in 0..50usize {
         let text = ramp(4000 + 13 * round);
-        // The older half in the queue that is looked at second.
-        for (pieces, pair) in [(&text[..2000], 1), (&text[2000..], 0)] {
-            for piece in pieces.chunks(700) {
-                let frame = guest.frame(HOST, &conn.segment(Tcp::ACK | Tcp::PSH, piece));
-                guest.mock.queue_frame_on(pair, &VnetHeader::default(), &frame).unwrap();
-                conn.snd_nxt = conn.snd_nxt.wrapping_add(piece.len() as u32);
+        let both = || {
+            // The older half in the queue that is looked at second.
+            for (pieces, pair) in [(&text[..2000], 1), (&text[2000..], 0)] {
+                for piece in pieces.chunks(700) {
+                    let frame = guest.frame(HOST, &conn.segment(Tcp::ACK | Tcp::PSH, piece));
+                    guest.mock.queue_frame_on(pair, &VnetHeader::default(), &frame)?;
+                    conn.snd_nxt = conn.snd_nxt.wrapping_add(piece.len() as u32);
+                }
             }
-        }
-        guest.mock.notify_on(0).unwrap();
-        guest.mock.notify_on(1).unwrap();
+            guest.mock.notify_on(0)?;
+            guest.mock.notify_on(1)
+        };
+        bed.vonicd.in_one_round(both).unwrap();
         let mut got = vec![0; text.len()];
         host.read_exact(&mut got).unwrap();
         assert_eq!(got, text, "round {round}");

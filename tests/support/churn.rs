@@ -15,8 +15,9 @@ use crate::server::PeerServer;
 use crate::vonicd::TestConfig;
 use crate::{lab, seconds};
 
-/// Seconds that one wait on a socket may take.
+/// Seconds that one wait on a client's socket may take, and on a server's in a guest.
 const PATIENCE: u32 = 60;
+const SERVERS_PATIENCE: u32 = 120;
 /// The host's server for connections that are held.
 const ECHO: &str = "[::]:6999";
 
@@ -104,7 +105,7 @@ impl Churn {
              ip -6 route add default via 2001:db8::1 dev eth0 metric 100"
         );
         guest.must(&address, seconds(10))?;
-        let served = guest.spawn("vonic-peer serve [::]:7")?;
+        let served = guest.spawn(&format!("VONIC_PEER_TIMEOUT={SERVERS_PATIENCE} vonic-peer serve [::]:7"))?;
         served.wait_output(&mut guest, "listening", seconds(10))?;
         let carrier = carrier(&mut guest)?;
         let mut churn = Churn { guest, served, jobs: Vec::new(), into: Vec::new(), carrier };
@@ -246,7 +247,8 @@ impl Scene {
     pub fn finish(mut self) -> Result<u64> {
         let mut sessions = 0;
         for churn in &mut self.churns {
-            sessions += churn.finish(&self.bed)?;
+            let failures = || format!("the host's server: {:#?}", self.server.failures());
+            sessions += churn.finish(&self.bed).with_context(failures)?;
         }
         let failures = self.server.failures();
         ensure!(failures.is_empty(), "the host's server: {failures:#?}");

@@ -29,7 +29,9 @@ impl PeerServer {
     /// If it does not listen within ten seconds.
     pub fn start(name: &str, directory: &Path, address: &str, netns: Option<&Netns>) -> Result<PeerServer> {
         let mut command = Command::new(lab::peer_program()?);
-        command.args(["serve", address]);
+        // A client says first that it has waited too long: a slow guest may read for long what its server has said and waits to have
+        // confirmed.
+        command.args(["serve", address]).env("VONIC_PEER_TIMEOUT", "120");
         // A test may start several of one name, one after the other: each has its own log.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let log = directory.join(format!("{name}-{}.log", NEXT.fetch_add(1, Ordering::Relaxed)));

@@ -77,6 +77,19 @@ pub fn threads(pid: u32) -> Result<Vec<String>> {
     Ok(tasks.filter_map(|task| name(&task.ok()?.path())).collect())
 }
 
+/// Whether each of its threads sleeps: state S, the first field behind the name (proc_pid_stat(5)).
+///
+/// # Errors
+/// If the process is gone.
+pub fn sleeps(pid: u32) -> Result<bool> {
+    let sleeps = |path: &Path| {
+        let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.starts_with(" S "))
+    };
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+    Ok(tasks.filter_map(Result::ok).all(|task| sleeps(&task.path())))
+}
+
 /// How many descriptors it has open.
 ///
 /// # Errors

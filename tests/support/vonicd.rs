@@ -18,6 +18,7 @@ use crate::netns::Netns;
 use crate::process::Process;
 use crate::successor::{self, Successor};
 use crate::sys;
+use crate::usage;
 use crate::wait::wait_for;
 
 /// A service with network `default` (192.0.2.0/24, gateway and host_loopback4 192.0.2.1, uplink sockets) and any number of VMs.
@@ -463,6 +464,19 @@ impl Vonicd {
     /// As [`Vonicd::freeze`].
     pub fn thaw(&self) -> Result<()> {
         [self.engine()?, self.master()].iter().try_for_each(|pid| Ok(sys::kill(*pid, libc::SIGCONT)?))
+    }
+
+    /// Does something while the engine sleeps and cannot wake: its workers find all of it in one round.
+    ///
+    /// # Errors
+    /// If it does not come to rest in ten seconds, or is gone; or those of `happens`.
+    pub fn in_one_round<T>(&self, happens: impl FnOnce() -> Result<T>) -> Result<T> {
+        let engine = self.engine()?;
+        wait_for("an engine that sleeps", Duration::from_secs(10), || Ok(usage::sleeps(engine)?.then_some(())))?;
+        self.freeze()?;
+        let happened = happens();
+        self.thaw()?;
+        happened
     }
 
     /// What it logged.

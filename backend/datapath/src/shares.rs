@@ -114,7 +114,7 @@ impl Shares {
         self.virtual_time += counted / self.busy.max(self.busy_before).max(1);
         share.had = had.min(self.virtual_time + AHEAD_MAX_US * PARTS);
         if turn.took > self.turn_us {
-            share.turn = (turn.chains / 2).max(1);
+            share.turn = (share.turn / 2).max(1);
         } else if turn.took < self.turn_us / 2 {
             share.turn = (share.turn * 2).min(BURST);
         }
@@ -220,14 +220,23 @@ mod tests {
     fn turns_are_as_long_as_they_may_take() {
         let (mut shares, mut share) = (Shares::new(TURN_US), Share::default());
         let mut turn = |took| {
-            let chains = share.turn();
-            shares.charge(&mut share, Turn { took, chains, unforwarded: 0 }, Instant(0));
+            shares.charge(&mut share, Turn { took, ..GOOD }, Instant(0));
             share.turn()
         };
         // One that was interrupted is the exception; those that take so long are soon short.
         assert_eq!([TURN_US, 100 * TURN_US, 1].map(&mut turn), [64, 32, 64]);
         assert_eq!([u64::MAX; 7].map(&mut turn), [32, 16, 8, 4, 2, 1, 1]);
         assert_eq!([1, 1, TURN_US / 2, 1, 1, 1, 1, 1].map(turn), [2, 4, 4, 8, 16, 32, 64, 64]);
+    }
+
+    /// However many chains there were: of one, or of a full burst of each of two queues.
+    #[test]
+    fn a_turn_that_took_long_halves_the_next_one() {
+        for chains in [1, 2 * BURST] {
+            let (mut shares, mut share) = (Shares::new(TURN_US), Share::default());
+            shares.charge(&mut share, Turn { took: TURN_US + 1, chains, unforwarded: 0 }, Instant(0));
+            assert_eq!(share.turn(), BURST / 2, "{chains} chains");
+        }
     }
 
     #[test]
