@@ -322,9 +322,9 @@ impl Queues {
         self.rings.iter_mut().skip(1).step_by(2).fold(false, |owes, ring| ring.show() | owes)
     }
 
-    /// The calls for what the transmit queues have published.
-    pub fn call_from_guest(&mut self) {
-        self.rings.iter_mut().skip(1).step_by(2).for_each(Ring::call);
+    /// The calls for what the transmit queues have published; see [`Ring::call`].
+    pub fn call_from_guest(&mut self, all: bool) {
+        self.rings.iter_mut().skip(1).step_by(2).for_each(|ring| ring.call(all));
     }
 
     /// Aims at the receive queue for frames of a tap. They are read before anything is known of them, so all take one queue.

@@ -13,6 +13,10 @@ use vonic_queue::{
 };
 use vonic_tcp::Instant;
 
+/// So many chains that it sent last a polling driver is shown later. DPDK's frees all that are done at once when all but 32 of its ring are, and goes
+/// through all of its memory by that (ADR 0028).
+const KEPT: u16 = 32;
+
 /// One ring of a port. Without a started ring every call is a no-op that finds nothing.
 #[derive(Default)]
 pub struct Ring {
@@ -341,21 +345,30 @@ impl Ring {
         }
     }
 
-    /// One store of the used index for everything completed; [`Ring::call`] is to follow. True if a call may be owed.
+    /// One store of the used index for what is completed; [`Ring::call`] is to follow. True if a call may be owed.
+    ///
+    /// A driver that looks by itself is not shown the last [`KEPT`].
     pub fn show(&mut self) -> bool {
         let Some(split) = self.split.as_mut() else { return false };
-        if std::mem::take(&mut self.unpublished) {
-            split.publish();
+        if self.unpublished {
+            let kept = if split.is_looked_at() { KEPT.min(split.size() / 4) } else { 0 };
+            self.unpublished = split.publish_but(kept) != 0;
             self.owes_call = true;
             crash_point!("used-before-call");
         }
         self.owes_call
     }
 
-    /// The call for what was shown, if the driver still wants one.
-    pub fn call(&mut self) {
-        let owes = std::mem::take(&mut self.owes_call);
-        if owes && self.split.as_mut().is_some_and(SplitRing::call_needed) {
+    /// The call for what was shown, if the driver still wants one. What was kept back is shown now, if `all` is to be or little has come
+    /// since the last time.
+    pub fn call(&mut self, all: bool) {
+        let Some(split) = self.split.as_mut().filter(|_| std::mem::take(&mut self.owes_call)) else { return };
+        let came = split.next_used().wrapping_sub(std::mem::replace(&mut self.shown, split.next_used()));
+        if self.unpublished && (all || came < KEPT) {
+            split.publish();
+            self.unpublished = false;
+        }
+        if split.call_needed() {
             self.signal();
         }
     }

@@ -22,6 +22,7 @@ mod handover;
 mod iovec;
 mod payload;
 mod ring;
+mod setup;
 mod slots;
 mod sys;
 
@@ -31,5 +32,6 @@ pub use gather::{Gather, Gathering, Part};
 pub use handover::{Done, Waiter, handover};
 pub use iovec::IoVecs;
 pub use payload::{Passed, Terms, copy_payload, keep_payload, move_payload, pass_payload, pass_posted};
-pub use ring::{ControlChain, Direction, RingSetup, SplitRing};
+pub use ring::SplitRing;
+pub use setup::{ControlChain, Direction, RingSetup};
 pub use sys::{DirtyLog, FRONT, Front, Held, MemoryMap, Pattern, Undumped, call, drain, survive_truncation};

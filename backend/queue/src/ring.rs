@@ -2,10 +2,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use vonic_frame::DropReason;
-
 use crate::chain::ChainReader;
 use crate::dirty::Dirty;
+use crate::setup::{ControlChain, Direction, RingSetup};
 use crate::slots::Slots;
 use crate::sys::{Appender, DirtyLog, Front, MemoryMap, Refusal, RingMemory};
 use crate::{Burst, QueueError};
@@ -14,46 +13,6 @@ use crate::{Burst, QueueError};
 const NO_INTERRUPT: u16 = 1;
 /// VIRTQ_USED_F_NO_NOTIFY (virtio 1.3 §2.7.8).
 const NO_NOTIFY: u16 = 1;
-
-/// Where a ring lies and how it notifies. Addresses are guest-physical.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RingSetup {
-    /// Descriptors: a power of two up to 32768.
-    pub size: u16,
-    /// The descriptor table, aligned to 16.
-    pub descriptors: u64,
-    /// The available ring, aligned to 2.
-    pub available: u64,
-    /// The used ring, aligned to 4.
-    pub used: u64,
-    /// VIRTIO_F_EVENT_IDX was negotiated.
-    pub event_idx: bool,
-}
-
-/// Which way the buffers of a ring carry frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The guest's transmit queue: buffers that the device reads.
-    GuestToHost,
-    /// The guest's receive queue: buffers that the device writes.
-    HostToGuest,
-    /// The control queue: buffers that the device reads, then buffers for its answer. Its chains come by
-    /// [`fetch_control`](SplitRing::fetch_control).
-    Control,
-}
-
-/// A chain of the control queue, the only one in its burst: what the device reads, and behind it what it may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ControlChain {
-    /// The descriptor index by which the chain is returned.
-    pub head: u16,
-    /// Bytes that the device reads; 0 with a fault.
-    pub readable: u32,
-    /// Bytes that the device may write, at the offset `readable` of the chain; 0 with a fault.
-    pub writable: u32,
-    /// Why the chain must go back with length 0.
-    pub fault: Option<DropReason>,
-}
 
 /// The device side of one split virtqueue.
 ///
@@ -291,16 +250,30 @@ impl SplitRing {
     /// Shows the driver everything pushed, by one store of the used index; nothing if nothing was pushed.
     #[inline]
     pub fn publish(&mut self) {
+        self.publish_but(0);
+    }
+
+    /// As [`publish`](SplitRing::publish), but for the last `kept` entries; returns how many are not shown. A log has all of them shown.
+    #[inline]
+    pub fn publish_but(&mut self, kept: u16) -> u16 {
         let pushed = self.next_used.wrapping_sub(self.published);
-        if pushed != 0 {
+        let kept = if self.dirty.is_some() { 0 } else { kept.min(pushed) };
+        let shown = pushed - kept;
+        if shown != 0 {
             if self.dirty.is_some() {
-                self.log_entries(pushed);
+                self.log_entries(shown);
             }
-            self.memory.set_used_index(self.next_used);
+            self.published = self.published.wrapping_add(shown);
+            self.memory.set_used_index(self.published);
             self.wrote(0, RingMemory::HEADER);
-            self.published = self.next_used;
-            self.uncalled = self.uncalled.saturating_add(pushed.into());
+            self.uncalled = self.uncalled.saturating_add(shown.into());
         }
+        kept
+    }
+
+    /// Whether the driver wants no interrupts at all, so that it looks by itself (virtio 1.3 §2.7.6; with EVENT_IDX nothing says so).
+    pub fn is_looked_at(&self) -> bool {
+        !self.setup.event_idx && self.memory.available_flags() & NO_INTERRUPT != 0
     }
 
     /// Logs what is about to be published: buffers and used entries.
@@ -324,7 +297,7 @@ impl SplitRing {
         // The used index has to be visible before the driver's wish is read: it writes the wish, then looks at the index.
         fence(Ordering::SeqCst);
         if !self.setup.event_idx {
-            return self.memory.available_flags() & NO_INTERRUPT == 0;
+            return !self.is_looked_at();
         }
         // Whether the event is among the entries; if they are a whole turn of the index, it is.
         u32::from(self.published.wrapping_sub(self.memory.used_event()).wrapping_sub(1)) < entries

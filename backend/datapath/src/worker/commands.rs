@@ -131,6 +131,7 @@ impl Worker {
                 Command::Rest { done } => {
                     self.recall_all();
                     self.flush();
+                    self.call_senders(true);
                     self.rests = true;
                     done.done();
                     return false;
@@ -393,6 +394,7 @@ impl Worker {
             }
         }
         self.flush();
+        self.call_senders(true);
     }
 
     fn flows_of(&self, wanted: impl Fn(&FlowKey) -> bool) -> Vec<FlowId> {

@@ -12,12 +12,12 @@ impl Worker {
         if !worked && !polling {
             // Nothing waits while the worker sleeps.
             self.end_patience(true);
-            self.call_senders();
             self.publish_captures(true);
         }
         if worked || polling || self.flows.ready_len() > 0 || self.datagrams.ready_len() > 0 || self.arm() {
             return 0;
         }
+        self.call_senders(true);
         let ports = self.ports.iter().flatten();
         let held = ports.flat_map(|port| port.kept.due().into_iter().chain(port.queues.short_until()));
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due()).chain(held);

@@ -23,29 +23,29 @@ const SENDER: u8 = 2;
 const RECEIVERS: [u8; 2] = [3, 4];
 
 /// A guest's memory and how far it is used up.
-struct Guest {
+pub(super) struct Guest {
     memory: GuestMemoryMmap<()>,
     descriptors: [u16; 4],
     posted: [u16; 4],
     next: u64,
 }
 
-fn setup(queue: u16) -> RingSetup {
+pub(super) fn setup(queue: u16) -> RingSetup {
     let base = u64::from(queue) * 0x4000;
     RingSetup { size: SIZE, descriptors: base, available: base + 0x1000, used: base + 0x2000, event_idx: false }
 }
 
 impl Guest {
-    fn new() -> Guest {
+    pub(super) fn new() -> Guest {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
         Guest { memory, descriptors: [0; 4], posted: [0; 4], next: 0x10000 }
     }
 
-    fn write(&self, at: u64, bytes: &[u8]) {
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(at)).unwrap();
     }
 
-    fn room(&mut self, len: usize) -> u64 {
+    pub(super) fn room(&mut self, len: usize) -> u64 {
         // At any alignment.
         self.next += len as u64 + 3;
         self.next - len as u64
@@ -57,7 +57,7 @@ impl Guest {
     }
 
     /// Posts a chain of these buffers, if there are descriptors left.
-    fn post(&mut self, queue: u16, buffers: &[(u64, usize)], flags: u16, indirect: bool) {
+    pub(super) fn post(&mut self, queue: u16, buffers: &[(u64, usize)], flags: u16, indirect: bool) {
         let q = usize::from(queue);
         let head = self.descriptors[q];
         let needed = if indirect { 1 } else { buffers.len() as u16 };
@@ -81,7 +81,7 @@ impl Guest {
         self.write(ring.available + 2, &self.posted[q].to_le_bytes());
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; MEMORY];
         self.memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
         bytes
@@ -276,7 +276,7 @@ enum How {
     Watched,
 }
 
-fn start(handle: &mut WorkerHandle, spec: PortSpec, bits: u64, guest: &Guest) {
+pub(super) fn start(handle: &mut WorkerHandle, spec: PortSpec, bits: u64, guest: &Guest) {
     let port = spec.port;
     let send = |handle: &mut WorkerHandle, command| assert!(handle.send(command).is_ok());
     send(handle, Command::Attach(Box::new(spec)));
@@ -308,12 +308,18 @@ fn seen(reader: &mut CaptureReader) -> Vec<Captured> {
     seen
 }
 
-fn run(scenario: &Scenario, how: How) -> Left {
+/// One for which no time passes.
+pub(super) fn worker() -> (Worker, WorkerHandle) {
     let checkpoint = Arc::new(Checkpoint::create(16).unwrap());
     let config =
         WorkerConfig { checkpoint, takes_over: false, poll: Poll::For(0), peek_mode: None, turn_us: crate::TURN_US };
-    let (mut worker, mut handle) = Worker::new(config, Box::new(|_| {})).unwrap();
+    let (mut worker, handle) = Worker::new(config, Box::new(|_| {})).unwrap();
     worker.clock = Clock::still();
+    (worker, handle)
+}
+
+fn run(scenario: &Scenario, how: How) -> Left {
+    let (mut worker, mut handle) = worker();
     worker.short_way = if how == How::General { None } else { Some(0) };
     let mut guests = [(); 3].map(|()| Guest::new());
     scenario.frames.iter().for_each(|sent| sent.post(&mut guests[0]));

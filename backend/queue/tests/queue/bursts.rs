@@ -45,6 +45,33 @@ fn nothing_is_visible_before_publish_and_everything_after_it() {
 }
 
 #[test]
+fn the_last_entries_are_shown_later_if_they_are_kept_back() {
+    let (guest, mut ring) = posted(10, false);
+    let mut burst = Burst::with_capacity(16, 16);
+    assert_eq!(ring.fetch(&mut burst, 10), Ok(10));
+    ring.push_read(&burst);
+    let start = 65530u16;
+    assert_eq!((ring.publish_but(16), guest.used_index()), (10, start), "fewer than are kept back");
+    assert!(!ring.call_needed());
+    assert_eq!((ring.publish_but(3), guest.used_index()), (3, start.wrapping_add(7)));
+    assert_eq!((ring.publish_but(4), guest.used_index()), (3, start.wrapping_add(7)), "what was shown stays so");
+    ring.publish();
+    assert_eq!((ring.publish_but(4), guest.used_index()), (0, start.wrapping_add(10)));
+    assert!(ring.call_needed());
+}
+
+#[test]
+fn who_wants_no_interrupts_looks_by_itself() {
+    let (guest, ring) = posted(1, false);
+    assert!(!ring.is_looked_at());
+    guest.set_no_interrupt(true);
+    assert!(ring.is_looked_at());
+    let (guest, ring) = posted(1, true);
+    guest.set_no_interrupt(true);
+    assert!(!ring.is_looked_at(), "with EVENT_IDX the flag says nothing");
+}
+
+#[test]
 fn fetch_stops_at_max_at_the_burst_and_at_the_index() {
     let (_guest, mut ring) = posted(10, false);
     let mut burst = Burst::with_capacity(4, 16);

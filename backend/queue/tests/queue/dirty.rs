@@ -193,3 +193,14 @@ fn a_log_that_cannot_be_is_refused() {
     let log = DirtyLog::map(file(8192), 4096, 4096).unwrap();
     assert!(!log.is_lost());
 }
+
+#[test]
+fn with_a_log_nothing_is_kept_back() {
+    let (mut guest, mut ring, log, mut burst) = long_ring(Direction::GuestToHost, false);
+    ring.set_log(Some(Arc::clone(&log.log)), None);
+    guest.chain(0, &[(BUFFERS, 64)], 0);
+    guest.post(0);
+    assert_eq!(ring.fetch(&mut burst, 1), Ok(1));
+    ring.push_read(&burst);
+    assert_eq!((ring.publish_but(16), guest.used_index()), (0, 1));
+}
