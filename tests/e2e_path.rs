@@ -120,7 +120,9 @@ fn learns_mtu(world: &World, guest: &mut Guest) {
         let mut send = |size: usize, options: &str, patience: Duration| {
             socket.set_read_timeout(Some(patience)).unwrap();
             let make = format!("head -c {size} /dev/zero | tr '\\0' v >/mnt/sent");
-            let command = format!("{make}; socat -u -b 65507 OPEN:/mnt/sent {to}{options}");
+            // The socket of what is lost has to be there when the router's answer comes: a kernel drops an error that is nobody's. So it stays for a second.
+            let (stays, open) = if patience < seconds(1) { ("-T 1 ", ",ignoreeof") } else { ("", "") };
+            let command = format!("{make}; socat -u {stays}-b 65507 OPEN:/mnt/sent{open} {to}{options}");
             // It fails where the guest's kernel hears that the datagram was too long.
             guest.run(&command, seconds(10)).unwrap();
             let mut bytes = vec![0; 65_536];

@@ -62,14 +62,20 @@ const DIFFERENCES: &[Difference] = &[
     },
 ];
 
+fn same(listed: &Difference, found: &Finding) -> bool {
+    (listed.case, listed.what, listed.subject, listed.saw)
+        == (found.case, &found.what[..], found.subject, &found.saw[..])
+}
+
+/// Those that are not among the differences.
+pub fn unlisted(findings: &[Finding]) -> Vec<&Finding> {
+    findings.iter().filter(|found| !DIFFERENCES.iter().any(|listed| same(listed, found))).collect()
+}
+
 /// Fails for a finding that is not listed, and for a difference that was not found in both families.
 pub fn compare(findings: &[Finding]) {
-    let same = |listed: &Difference, found: &Finding| {
-        (listed.case, listed.what, listed.subject, listed.saw)
-            == (found.case, &found.what[..], found.subject, &found.saw[..])
-    };
-    let unlisted = findings.iter().filter(|found| !DIFFERENCES.iter().any(|listed| same(listed, found)));
-    let mut lines: Vec<String> = unlisted
+    let mut lines: Vec<String> = unlisted(findings)
+        .iter()
         .map(|found| {
             let Finding { case, what, subject, saw, wanted, family } = found;
             format!("{case}: {what}: {subject} over {family}: {saw:?}, not {wanted:?}")

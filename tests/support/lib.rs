@@ -37,6 +37,7 @@ mod qmp;
 pub mod relay;
 mod server;
 mod skip;
+pub mod stalls;
 mod successor;
 mod sys;
 pub mod testpmd;
