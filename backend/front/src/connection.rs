@@ -17,6 +17,8 @@ mod takeover;
 
 /// How many messages of one VMM are handled before others get their turn.
 const TURN: usize = 32;
+/// How many looks at what a VMM says a message is worth for which memory is mapped, beside its own.
+const MAPPING: u32 = 9;
 
 /// Why a connection ends.
 #[derive(Debug)]
@@ -175,7 +177,12 @@ impl Connection {
                 break;
             }
             match self.reader.read(&self.vmm) {
-                Ok(Some(message)) => self.handle(message, now)?,
+                Ok(Some(message)) => {
+                    if message.request().is_some_and(Request::maps_memory) {
+                        self.pace.count(MAPPING);
+                    }
+                    self.handle(message, now)?;
+                }
                 Ok(None) => break,
                 Err(ReadError::Closed) => return Err(End::Vmm),
                 Err(e) => return Err(End::Fault(e.to_string())),

@@ -113,6 +113,11 @@ impl Request {
                 | Request::CheckDeviceState
         )
     }
+
+    /// Memory is mapped or unmapped for it: while that lasts, everything in the engine that comes upon a page for the first time waits.
+    pub(crate) fn maps_memory(self) -> bool {
+        matches!(self, Request::SetMemTable | Request::SetLogBase | Request::AddMemReg | Request::RemMemReg)
+    }
 }
 
 /// One message and the descriptors that came with it.

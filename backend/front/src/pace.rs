@@ -7,21 +7,20 @@ pub(crate) struct Pace {
     /// So many may come at once, and one more in each such time.
     at_once: u32,
     each: Duration,
-    left: u32,
-    /// Since when there were so many left.
-    since: Instant,
+    /// When what has come would be over, had it come one by one.
+    busy_until: Instant,
 }
 
 impl Pace {
     /// Of one VM's connections: a hundred at once, then ten a second.
     pub(crate) fn of_connections(now: Instant) -> Pace {
-        Pace { at_once: 100, each: Duration::from_millis(100), left: 100, since: now }
+        Pace { at_once: 100, each: Duration::from_millis(100), busy_until: now }
     }
 
     /// Of looks at what one VMM says, of which a message takes one or two: four thousand at once, then 500 a second. A start takes two
     /// hundred, a migration as many.
     pub(crate) fn of_messages(now: Instant) -> Pace {
-        Pace { at_once: 4000, each: Duration::from_millis(2), left: 4000, since: now }
+        Pace { at_once: 4000, each: Duration::from_millis(2), busy_until: now }
     }
 
     /// Takes one in.
@@ -29,26 +28,28 @@ impl Pace {
     /// # Errors
     /// When there will be room for it.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        let Pace { at_once, each, .. } = *self;
-        let more = now.saturating_duration_since(self.since).as_millis() / each.as_millis();
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        self.since = if more >= at_once - self.left { now } else { self.since + each * more };
-        self.left = at_once.min(self.left.saturating_add(more));
-        match self.left.checked_sub(1) {
-            Some(left) => self.left = left,
-            None => return Err(self.since + each),
+        let ahead = self.each * (self.at_once - 1);
+        if self.busy_until > now + ahead {
+            return Err(self.busy_until - ahead);
         }
+        self.busy_until = self.busy_until.max(now);
+        self.count(1);
         Ok(())
     }
 
+    /// What was taken in is worth so many more.
+    pub(crate) fn count(&mut self, more: u32) {
+        self.busy_until += self.each * more;
+    }
+
     /// Whether many have come of late.
-    pub(crate) fn is_short(&self) -> bool {
-        self.left < self.at_once / 2
+    pub(crate) fn is_short(&self, now: Instant) -> bool {
+        self.busy_until > now + self.each * (self.at_once / 2)
     }
 
     /// Nobody was there.
     pub(crate) fn give_back(&mut self) {
-        self.left = self.at_once.min(self.left + 1);
+        self.busy_until -= self.each;
     }
 }
 
@@ -69,5 +70,35 @@ mod tests {
         // No more than so many, however long nobody came.
         let much_later = start + Duration::from_secs(3600);
         assert_eq!((0..1000).filter(|_| pace.take(much_later).is_ok()).count(), 100);
+    }
+
+    #[test]
+    fn what_is_worth_more_is_waited_for_longer() {
+        let start = Instant::now();
+        let mut pace = Pace::of_connections(start);
+        for _ in 0..10 {
+            assert_eq!(pace.take(start), Ok(()));
+            pace.count(9);
+        }
+        assert_eq!(pace.take(start), Err(start + Duration::from_millis(100)));
+        // The last that comes in is paid for afterwards.
+        let later = start + Duration::from_millis(100);
+        assert_eq!(pace.take(later), Ok(()));
+        pace.count(9);
+        assert_eq!(pace.take(later), Err(later + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn who_was_not_there_is_not_counted() {
+        let start = Instant::now();
+        let mut pace = Pace::of_connections(start);
+        assert!((0..50).all(|_| pace.take(start).is_ok()));
+        assert!(!pace.is_short(start));
+        assert_eq!(pace.take(start), Ok(()));
+        assert!(pace.is_short(start));
+        pace.give_back();
+        assert!(!pace.is_short(start));
+        assert!((0..50).all(|_| pace.take(start).is_ok()));
+        assert!(pace.take(start).is_err());
     }
 }

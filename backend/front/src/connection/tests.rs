@@ -246,3 +246,17 @@ fn a_vmm_that_says_too_much_is_read_later() {
     bench.vmm_says(Message::new(GetFeatures, Vec::new()), false).unwrap();
     assert!(bench.at_vmm().is_some());
 }
+
+#[test]
+fn mappings_of_memory_have_a_tenth_of_that_pace() {
+    let mut bench = Bench::new();
+    let mut mapped = 0;
+    while bench.connection.rests_until.is_none() {
+        bench.vmm_says(table(&[[0, 4096, 0, 0]], vec![memory_file(4096)]), false).unwrap();
+        if let Some(asked) = bench.at_engine() {
+            bench.engine_says(&asked, 0).unwrap();
+            mapped += 1;
+        }
+    }
+    assert!((350..=400).contains(&mapped), "{mapped}");
+}

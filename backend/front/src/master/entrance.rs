@@ -250,7 +250,7 @@ impl Master<'_> {
             }
             match listener.accept() {
                 // Whoever has gone while he waited costs nobody a turn, but some time.
-                Ok(Some(vmm)) if entrance.pace.is_short() && sys::hung_up(vmm.as_fd()) => {
+                Ok(Some(vmm)) if entrance.pace.is_short(now) && sys::hung_up(vmm.as_fd()) => {
                     entrance.pace.give_back();
                     gone += 1;
                     if gone == TURN {
