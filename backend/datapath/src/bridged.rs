@@ -40,11 +40,13 @@ pub struct TapState {
     wanted: u16,
     /// The most chains that the guest had posted so far.
     most: u16,
+    /// Bytes taken in this turn.
+    took: u32,
 }
 
 impl Default for TapState {
     fn default() -> TapState {
-        TapState { watched: false, readable: false, wanted: 1, most: 0 }
+        TapState { watched: false, readable: false, wanted: 1, most: 0, took: 0 }
     }
 }
 
@@ -81,6 +83,7 @@ impl Worker {
         while taken < BURST && uplink_to_guest(port, &tap, &mut self.gather, how) {
             taken += 1;
         }
+        self.polling.moved(std::mem::take(&mut port.tap.took));
         port.end_burst(how.0, how.1) || taken > 0
     }
 
@@ -265,6 +268,7 @@ fn finished_to_guest(port: &mut Port, tap: &Cable, how: (Coalesce, Instant)) -> 
             return false;
         }
     };
+    port.tap.took += got as u32;
     let result = if got > capacity {
         Err(if place.is_short { DropReason::NoRoom } else { DropReason::Oversized })
     } else {

@@ -84,6 +84,7 @@ pub(super) fn uplink_to_guest(port: &mut Port, cable: &Cable, gather: &mut Gathe
         cable.skip();
         return true;
     }
+    port.tap.took += ahead.len;
     let form = ahead.form(port);
     if !matches!(form, Ok(Form::Whole(..))) || !port.awaits(ahead.head(), ahead.len) {
         // Whatever becomes of this one, it comes behind what is being put together.

@@ -54,7 +54,7 @@ impl Worker {
             }
         }
         set_question(flow, self.now);
-        let mut left = FRAMES_A_TURN;
+        let (mut left, before) = (FRAMES_A_TURN, flow.leg.snd_max());
         let starved = loop {
             if left == 0 {
                 break false;
@@ -68,6 +68,7 @@ impl Worker {
                 None => break false,
             }
         };
+        self.polling.moved(flow.leg.snd_max() - before);
         if flow.leg.ack_waits() {
             self.wait_briefly(id);
         }

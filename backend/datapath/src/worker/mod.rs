@@ -197,7 +197,7 @@ pub struct Worker {
     commands: Consumer<Command>,
     wake: Arc<EventFd>,
     clock: Clock,
-    polling: Polling,
+    pub(crate) polling: Polling,
     /// Since when drivers may be owed calls for what they have sent.
     calls_owed: Option<Instant>,
 }
@@ -309,8 +309,12 @@ impl Worker {
     pub fn run(mut self) {
         let mut last_look = Instant(0);
         self.signs.at_frames();
+        let mut worked = false;
         loop {
             self.tell_time();
+            if worked {
+                self.polling.done(self.now);
+            }
             self.signs.answer();
             if !self.commands.is_empty() && !self.apply_commands() {
                 if self.rests {
@@ -319,9 +323,9 @@ impl Worker {
                 }
                 return;
             }
-            let worked = self.round();
+            worked = self.round();
             if worked {
-                self.polling.worked(self.now);
+                self.polling.found(self.now);
             }
             if worked && self.now.0.saturating_sub(last_look.0) < DEAF_US {
                 continue;
@@ -340,7 +344,7 @@ impl Worker {
                 }
             }
             if news {
-                self.polling.worked(self.now);
+                self.polling.found(self.now);
             }
         }
     }

@@ -17,42 +17,100 @@ const MEMORY: i64 = 8;
 /// Microseconds that a sleep costs which a look has spared: more only where processors sleep deeply, and then nobody else needs this one.
 const SAVED: i64 = 10;
 
+/// Behind bulk looks are so many times as long, and this is what a spared sleep is worth: a guest that takes bulk in has nothing to do until
+/// more comes, so that each sleep is taken from its throughput.
+const LONGER: u64 = 6;
+const SAVED_OF_BULK: i64 = 50;
+
+/// Bytes brought to guests of late that are bulk. Those before each pause count three quarters of what they counted before it, and no more
+/// than the most is remembered, so that what was bulk is forgotten within some ten pauses.
+const BULK: u32 = 32 << 10;
+const MOST_MOVED: u32 = 8 * BULK;
+
 /// What the last pauses between work teach about the next.
-pub(super) struct Polling {
-    poll: Poll,
+#[derive(Clone, Copy)]
+struct Habit {
+    /// Microseconds of a whole look.
+    most: i64,
+    /// What finding something is worth.
+    saved: i64,
     /// Microseconds that looks for so long have saved of late, or would have, less those that they have cost.
     balance: i64,
-    last_work: Instant,
+}
+
+impl Habit {
+    fn new(most: u64, saved: i64) -> Habit {
+        Habit { most: most as i64, saved, balance: 0 }
+    }
+
+    /// A look that would have found it saved a sleep; any other has cost all of its time.
+    fn learn(&mut self, pause: i64) {
+        let Habit { most, saved, .. } = *self;
+        let gain = if pause <= most { saved.min(most - pause) } else { -most };
+        self.balance = (self.balance + gain).clamp(-MEMORY * most, MEMORY * most);
+    }
+
+    fn looks_after(&self, idle: u64) -> bool {
+        self.balance >= 0 && (idle as i64) < self.most
+    }
+}
+
+/// When to look, and when to sleep.
+pub(crate) struct Polling {
+    poll: Poll,
+    /// Behind single frames, and behind bulk.
+    habits: [Habit; 2],
+    moved: u32,
+    /// When the last work was found, and when it was done.
+    found: Instant,
+    done: Instant,
 }
 
 impl Polling {
     pub(super) fn new(poll: Poll, now: Instant) -> Polling {
-        Polling { poll, balance: 0, last_work: now }
+        let most = if let Poll::For(most) = poll { most } else { 0 };
+        let habits = [Habit::new(most, SAVED), Habit::new(LONGER * most, SAVED_OF_BULK)];
+        Polling { poll, habits, moved: 0, found: now, done: now }
     }
 
-    /// There was work. A look that would have found it saved a sleep; any other has cost all of its time.
-    pub(super) fn worked(&mut self, now: Instant) {
-        let pause = now.0.saturating_sub(self.last_work.0);
-        self.last_work = now;
-        let Poll::For(most) = self.poll else { return };
-        let (pause, most) = (pause as i64, most as i64);
+    /// So many bytes of a socket or a cable have gone to a guest.
+    pub(crate) fn moved(&mut self, bytes: u32) {
+        self.moved = MOST_MOVED.min(self.moved.saturating_add(bytes));
+    }
+
+    fn is_bulk(&self) -> usize {
+        usize::from(self.moved >= BULK)
+    }
+
+    /// Microseconds since the last work: since bulk was done, which takes long itself, or since a frame was found.
+    fn idle(&self, now: Instant) -> u64 {
+        let since = if self.is_bulk() == 1 { self.found.max(self.done) } else { self.found };
+        now.0.saturating_sub(since.0)
+    }
+
+    /// There is work.
+    pub(super) fn found(&mut self, now: Instant) {
+        let pause = self.idle(now) as i64;
         // Of what lies within one burst nothing is to be learnt.
         if pause > AT_ONCE {
-            let gain = if pause <= most { SAVED.min(most - pause) } else { -most };
-            self.balance = (self.balance + gain).clamp(-MEMORY * most, MEMORY * most);
+            self.habits[self.is_bulk()].learn(pause);
+            self.moved -= self.moved / 4;
         }
+        self.found = now;
+    }
+
+    /// What was found is done.
+    pub(super) fn done(&mut self, now: Instant) {
+        self.done = now;
     }
 
     /// Whether to look on.
     pub(super) fn looks(&self, now: Instant) -> bool {
-        match self.poll {
-            Poll::Always => true,
-            Poll::For(most) => self.balance >= 0 && now.0.saturating_sub(self.last_work.0) < most,
-        }
+        self.poll == Poll::Always || self.habits[self.is_bulk()].looks_after(self.idle(now))
     }
 }
 
-/// Microseconds that a round may take.
+/// Microseconds between two rounds that are none to look in.
 const AT_ONCE: i64 = 5;
 
 #[cfg(test)]
@@ -65,7 +123,8 @@ mod tests {
         let mut polling = Polling::new(Poll::For(most), now);
         for pause in pauses {
             now.0 += pause;
-            polling.worked(now);
+            polling.found(now);
+            polling.done(now);
         }
         (0..=most + 1).take_while(|us| polling.looks(Instant(now.0 + us))).count() as u64
     }
@@ -95,10 +154,62 @@ mod tests {
         assert_eq!(look_after(50, &[[110, 2, 2, 2, 2]; 20].concat()), 0, "a burst is one work");
     }
 
+    /// How long it looks after pauses of so long, each behind so many bytes for a guest and something small.
+    fn look_behind_bulk(most: u64, bytes: u32, pause: u64, times: u64) -> u64 {
+        let mut now = Instant(1000);
+        let mut polling = Polling::new(Poll::For(most), now);
+        for time in 0..times {
+            now.0 += pause;
+            polling.found(now);
+            polling.moved(if time % 2 == 0 { bytes } else { 0 });
+            now.0 += 80;
+            polling.done(now);
+        }
+        (0..=10 * most).take_while(|us| polling.looks(Instant(now.0 + us))).count() as u64
+    }
+
+    #[test]
+    fn behind_bulk_it_looks_for_longer_if_that_pays() {
+        assert_eq!(look_behind_bulk(50, 65_536, 110, 20), 300);
+        assert_eq!(look_behind_bulk(50, 65_536, 400, 20), 0, "nothing comes so soon");
+        assert_eq!(look_behind_bulk(50, 1448, 110, 20), 0, "that is no bulk");
+        assert_eq!(look_behind_bulk(0, 65_536, 110, 20), 0, "it is not to look");
+    }
+
+    #[test]
+    fn bulk_is_forgotten() {
+        let mut now = Instant(1000);
+        let mut polling = Polling::new(Poll::For(50), now);
+        for _ in 0..100 {
+            polling.moved(1 << 20);
+        }
+        let pauses = (0..).take_while(|_| {
+            now.0 += 110;
+            polling.found(now);
+            polling.done(now);
+            polling.is_bulk() == 1
+        });
+        assert_eq!(pauses.count(), 7);
+    }
+
+    #[test]
+    fn time_at_bulk_is_no_pause() {
+        let mut now = Instant(1000);
+        let mut polling = Polling::new(Poll::For(50), now);
+        for _ in 0..20 {
+            polling.found(now);
+            polling.moved(BULK);
+            now.0 += 400;
+            polling.done(now);
+            now.0 += 10;
+        }
+        assert!(polling.looks(now));
+    }
+
     #[test]
     fn always_is_always() {
         let mut polling = Polling::new(Poll::Always, Instant(0));
-        polling.worked(Instant(1_000_000));
+        polling.found(Instant(1_000_000));
         assert!(polling.looks(Instant(u64::MAX)));
     }
 }
