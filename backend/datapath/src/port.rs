@@ -130,6 +130,8 @@ pub struct Port {
     pub session: u64,
     /// Connections that were taken out for another host, until it is known whether the guest leaves or stays.
     pub leaving: Vec<Leaving>,
+    /// That an engine before this one had taken something out has been told.
+    pub told_left: bool,
     /// Until when its rings are expected to come, after an engine's death.
     pub awaited: Option<Instant>,
     /// Its guest is about to leave: its forwards let nobody in.
@@ -190,6 +192,7 @@ impl Port {
             spec,
             session: 0,
             leaving: Vec::new(),
+            told_left: false,
             awaited: None,
             paused: false,
             negotiated: Negotiated::new(feature::VERSION_1),

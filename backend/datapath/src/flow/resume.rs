@@ -16,6 +16,7 @@ impl Worker {
     pub(crate) fn begin_session(&mut self, port_id: PortId, session: u64) {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return };
         port.session = session;
+        port.told_left = false;
         if self.taking_over {
             self.records.keep_session(session);
         }

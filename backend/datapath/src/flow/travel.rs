@@ -223,11 +223,11 @@ impl Worker {
     ) -> bool {
         let Some(port) = Worker::port_mut(&mut self.ports, port_id) else { return false };
         let Ok(frozen) = socket.freeze() else { return false };
+        if !std::mem::replace(&mut port.told_left, true) {
+            (self.notify)(Notice::Left { port: port.spec.port });
+        }
         if port.queues.is_live() {
             return frozen.thaw().is_ok_and(|socket| self.go_on(port_id, Some(id), record, socket));
-        }
-        if port.leaving.is_empty() {
-            (self.notify)(Notice::Left { port: port.spec.port });
         }
         port.leaving.push(Leaving::new(id, record, frozen));
         true

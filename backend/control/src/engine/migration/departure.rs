@@ -159,11 +159,14 @@ impl Registry {
         }
     }
 
-    /// An engine has died after a save: the worker has what was taken out.
+    /// An engine has died after a save: the worker has what was taken out. If the guest's rings have started meanwhile, it has not left.
     pub(in crate::engine) fn resume_departure(&mut self, port: PortId) {
         let entry = self.vms.values_mut().find(|entry| entry.port == port);
-        if let Some(entry) = entry.filter(|entry| entry.departure.is_none()) {
-            entry.departure = Some(Departure::Saved(Saved::nothing(true)));
+        let Some(entry) = entry.filter(|entry| entry.departure.is_none()) else { return };
+        entry.departure = Some(Departure::Saved(Saved::nothing(true)));
+        if entry.session.as_ref().is_some_and(|session| session.runs()) {
+            let name = entry.vm.name.clone();
+            self.stay(&name);
         }
     }
 
