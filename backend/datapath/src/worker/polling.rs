@@ -78,13 +78,13 @@ impl Polling {
         self.moved = MOST_MOVED.min(self.moved.saturating_add(bytes));
     }
 
-    fn is_bulk(&self) -> usize {
-        usize::from(self.moved >= BULK)
+    fn is_bulk(&self) -> bool {
+        self.moved >= BULK
     }
 
     /// Microseconds since the last work: since bulk was done, which takes long itself, or since a frame was found.
     fn idle(&self, now: Instant) -> u64 {
-        let since = if self.is_bulk() == 1 { self.found.max(self.done) } else { self.found };
+        let since = if self.is_bulk() { self.found.max(self.done) } else { self.found };
         now.0.saturating_sub(since.0)
     }
 
@@ -93,7 +93,7 @@ impl Polling {
         let pause = self.idle(now) as i64;
         // Of what lies within one burst nothing is to be learnt.
         if pause > AT_ONCE {
-            self.habits[self.is_bulk()].learn(pause);
+            self.habits[usize::from(self.is_bulk())].learn(pause);
             self.moved -= self.moved / 4;
         }
         self.found = now;
@@ -106,7 +106,7 @@ impl Polling {
 
     /// Whether to look on.
     pub(super) fn looks(&self, now: Instant) -> bool {
-        self.poll == Poll::Always || self.habits[self.is_bulk()].looks_after(self.idle(now))
+        self.poll == Poll::Always || self.habits[usize::from(self.is_bulk())].looks_after(self.idle(now))
     }
 }
 
@@ -187,7 +187,7 @@ mod tests {
             now.0 += 110;
             polling.found(now);
             polling.done(now);
-            polling.is_bulk() == 1
+            polling.is_bulk()
         });
         assert_eq!(pauses.count(), 7);
     }
