@@ -2,6 +2,12 @@
 //! VM. vonicd told to stop: guests and peers get clean resets.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
+
+use vonic_tests::frames::Tcp;
+use vonic_tests::mock::MockConfig;
+use vonic_tests::wire::{Conn, HOST, HandGuest};
 use vonic_tests::*;
 
 const ENDLESS: u64 = 1 << 40;
@@ -94,4 +100,20 @@ fn a_stopped_vonicd_resets_a_user_mode_linux_guest() {
 #[test]
 fn a_stopped_vonicd_resets_a_qemu_guest() {
     a_stopped_service(Vmm::Qemu);
+}
+
+/// Its receive ring is full when vonicd is told to stop: the reset comes as soon as it takes something from there.
+#[test]
+fn a_guest_that_is_behind_is_reset_too() {
+    let mut bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
+    let config = MockConfig { posted: 1, buffer: vec![1600], ..MockConfig::default() };
+    let mut guest = HandGuest::start_configured(&bed, "a", 2, config).unwrap();
+    let (mut conn, mut host) = Conn::new(HOST, (40_000, 0)).connect(&mut guest).unwrap();
+    host.write_all(&[7; 4000]).unwrap();
+    wait_until("a full ring", seconds(5), || bed.vonicd.vm("a").unwrap()["tcp"]["starved"] != 0).unwrap();
+    bed.vonicd.process().signal(libc::SIGTERM).unwrap();
+    assert_eq!(host.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    std::thread::sleep(Duration::from_millis(20));
+    conn.expect_such(&mut guest, "reset", |segment| segment.flags & Tcp::RST != 0).unwrap();
+    assert!(bed.vonicd.process().wait(seconds(10)).unwrap().success());
 }

@@ -337,7 +337,8 @@ fn new_flows_have_a_rate_and_the_rest_is_counted() {
 /// Without buffers answers wait in the kernel's queue, and come when there are some.
 #[test]
 fn answers_wait_for_buffers_and_one_too_long_is_dropped() {
-    let bed = both("");
+    // Without IPv6, of which a router advertisement takes one of the two buffers at a time of its own.
+    let bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
     let config = MockConfig { posted: 2, ..MockConfig::default() };
     let mut guest = UdpGuest::start(&bed, "a", 2, config).unwrap();
     let (socket, seen) = server(ip4(1).into());

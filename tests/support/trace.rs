@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -110,8 +111,9 @@ struct Run {
     process: u32,
     memory: Vec<Range<u64>>,
     bytes: File,
-    /// Whether a descriptor is a TCP socket; looked up once, since the traced program is stopped meanwhile.
-    tcp: BTreeMap<u64, bool>,
+    /// Whether what a descriptor leads to is a TCP socket: looked up once, since the traced program is stopped meanwhile, and since the
+    /// kernel's tables no longer have one that both ends have closed, whose payload may still wait.
+    tcp: BTreeMap<PathBuf, bool>,
     tracees: BTreeSet<i32>,
     seen: Seen,
 }
@@ -184,9 +186,6 @@ impl Run {
         {
             self.look_at_plain(name, entry);
         }
-        if [libc::SYS_close, libc::SYS_socket, libc::SYS_accept4].contains(&number) {
-            self.tcp.clear();
-        }
         Ok(())
     }
 
@@ -226,10 +225,10 @@ impl Run {
 
     fn is_tcp(&mut self, fd: u64) -> bool {
         let process = self.process;
-        *self.tcp.entry(fd).or_insert_with(|| {
-            let target = std::fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap_or_default();
-            let target = target.to_string_lossy();
-            let Some(inode) = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) else {
+        let target = std::fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap_or_default();
+        let name = target.to_string_lossy().into_owned();
+        *self.tcp.entry(target).or_insert_with(|| {
+            let Some(inode) = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) else {
                 return false;
             };
             ["tcp", "tcp6"].iter().any(|table| {

@@ -375,29 +375,7 @@ impl Worker {
         self.woken = true;
     }
 
-    /// Every guest gets resets for its connections, and so does every peer.
-    fn stop(&mut self) {
-        self.recall_all();
-        self.finish_resuming(None);
-        for id in self.flows_of(|_| true) {
-            if let Some(flow) = self.flows.get_mut(id) {
-                flow.leg.abort();
-            }
-            self.flows.make_ready(id);
-        }
-        for _ in 0..self.flows.ready_len() {
-            let Some(id) = self.flows.pop_ready() else { break };
-            let socket = self.flows.get_mut(id).and_then(|f| f.socket.take());
-            self.pump(id);
-            if let Some(socket) = socket {
-                socket.abort();
-            }
-        }
-        self.flush();
-        self.call_senders(true);
-    }
-
-    fn flows_of(&self, wanted: impl Fn(&FlowKey) -> bool) -> Vec<FlowId> {
+    pub(super) fn flows_of(&self, wanted: impl Fn(&FlowKey) -> bool) -> Vec<FlowId> {
         self.flows.iter().filter(|(_, f)| wanted(&f.key)).map(|(id, _)| id).collect()
     }
 }

@@ -20,6 +20,7 @@ mod listing;
 mod polling;
 mod signs;
 mod sleep;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod turns;
