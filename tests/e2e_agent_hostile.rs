@@ -77,8 +77,11 @@ fn hostile_clients_cost_themselves_only() {
         rows.as_array().unwrap().iter().all(|row| row["state"] == "TIME-WAIT")
     })
     .unwrap();
-    let after = (written(&bed), descriptors(&bed));
-    assert!(after.0 < before.0 + 2048, "the engine grew from {} to {} KiB", before.0, after.0);
-    assert!(after.1 <= before.1 + 2, "descriptors: {} and then {}", before.1, after.1);
+    // vonic's own ends of connections that were given up close at deadlines of their own.
+    wait_until("the end of what they cost", seconds(60), || descriptors(&bed) <= before.1 + 2)
+        .with_context(|| format!("{} descriptors and then {}", before.1, descriptors(&bed)))
+        .unwrap();
+    let after = written(&bed);
+    assert!(after < before.0 + 2048, "the engine grew from {} to {after} KiB", before.0);
     assert_eq!(bed.vonicd.log().matches("WARN").count(), 2, "one line for each VMM's memory:\n{}", bed.vonicd.log());
 }
