@@ -173,3 +173,48 @@ fn the_worlds_connections_take_nothing_from_the_guests_allowance() {
     host.write_all(b"here").unwrap();
     drop((waiting, conn));
 }
+
+/// An answer carries the acknowledgment of its question, though vonic sleeps in between. Where none comes the acknowledgment does, later once
+/// and then at once, until an answer carries one again.
+#[test]
+fn an_acknowledgment_waits_for_an_answer_as_long_as_answers_come() {
+    let config = TestConfig { service: "poll_us = 0".into(), ..TestConfig::default() };
+    let bed = Bed::start(&config.vm("a", 2, "")).unwrap();
+    let mut guest = HandGuest::start(&bed, "a", 2, feature::ALL).unwrap();
+    let (mut conn, mut host) = Conn::new(HOST, (40_000, 0)).connect(&mut guest).unwrap();
+    let mut question = [0; 8];
+    // Microseconds from a question to what is heard next, and whether that is the answer.
+    let mut ask = |answers: bool| {
+        let begin = Instant::now();
+        conn.send(&mut guest, Tcp::PSH, b"question").unwrap();
+        host.read_exact(&mut question).unwrap();
+        if answers {
+            host.write_all(b"answer").unwrap();
+        }
+        let heard = conn.expect(&mut guest, "what is heard of it").unwrap();
+        assert_eq!(heard.acknowledgment, conn.snd_nxt);
+        let took = begin.elapsed();
+        let answered = !heard.text.is_empty();
+        if !answered && answers {
+            assert_eq!(conn.expect(&mut guest, "answer").unwrap().text, b"answer");
+        }
+        if answers {
+            conn.rcv_nxt = conn.rcv_nxt.wrapping_add(6);
+            conn.ack(&mut guest).unwrap();
+        }
+        (took, answered)
+    };
+    let carried = (0..50).filter(|_| ask(true).1).count();
+    assert!(carried > 40, "{carried} of 50 acknowledgments were carried");
+    let mut in_vain = || {
+        ask(true);
+        ask(false).0
+    };
+    assert!((0..10).any(|_| in_vain() >= Duration::from_millis(5)), "none waited for an answer that did not come");
+    let soonest = (0..20).map(|_| ask(false).0).min().unwrap();
+    assert!(soonest < Duration::from_millis(4), "{soonest:?}: it goes on waiting in vain");
+    // The answer is another frame then, and the next acknowledgment waits for its answer again.
+    ask(true);
+    let carried = (0..50).filter(|_| ask(true).1).count();
+    assert!(carried > 40, "{carried} of 50 acknowledgments were carried later on");
+}

@@ -2,6 +2,7 @@
 use crate::crash::crash_point;
 use crate::flow::guest_side::{envelope, fields, send_control, send_question};
 use crate::flow::host_side::conclude;
+use crate::flow::patience::answered;
 use crate::flow::peer::{pass_on, set_question};
 use crate::flow::table::{Flow, FlowId};
 use crate::port::Port;
@@ -68,7 +69,11 @@ impl Worker {
                 None => break false,
             }
         };
-        self.polling.moved(flow.leg.snd_max() - before);
+        let sent = flow.leg.snd_max() - before;
+        self.polling.moved(sent);
+        if sent > 0 {
+            answered(flow, self.now);
+        }
         if flow.leg.ack_waits() {
             self.wait_briefly(id);
         }

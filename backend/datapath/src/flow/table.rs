@@ -80,8 +80,12 @@ pub struct Flow {
     pub asked_later: bool,
     /// Bytes that the guest has acknowledged, and that its socket still has.
     pub acknowledged: u32,
-    /// It is in the list of those whose acknowledgment waits for a moment.
+    /// It is in one of the lists of those whose acknowledgment waits.
     pub waits_briefly: bool,
+    /// Since when the last one has waited for payload to carry it, which has not come yet.
+    pub waits_since: Option<Instant>,
+    /// The last one was carried, or none has waited yet.
+    pub answers: bool,
     /// Behind the bytes that a peek finds there may be an end, an error or an urgent byte, of which no news will come again.
     pub peeks_on: bool,
     /// It ends with its engine, though it has a record: the next one resets both of its sides.
@@ -138,6 +142,8 @@ impl Flow {
             asked_later: false,
             acknowledged: 0,
             waits_briefly: false,
+            waits_since: None,
+            answers: true,
             peeks_on: false,
             mortal: false,
             record: None,

@@ -10,7 +10,7 @@ impl Worker {
     pub(super) fn timeout(&mut self, worked: bool) -> i32 {
         let polling = self.polling.looks(self.now);
         if !worked && !polling {
-            // Nothing waits while the worker sleeps.
+            // Little waits while the worker sleeps.
             self.end_patience(true);
             self.publish_captures(true);
         }
@@ -21,7 +21,7 @@ impl Worker {
         let ports = self.ports.iter().flatten();
         let held = ports.flat_map(|port| port.kept.due().into_iter().chain(port.queues.short_until()));
         let due = self.flows.next_due().into_iter().chain(self.datagrams.next_due()).chain(held);
-        let due = due.chain(self.questions.next_due()).chain(self.draining.next_due());
+        let due = due.chain(self.questions.next_due()).chain(self.draining.next_due()).chain(self.patience.next_due());
         let owed =
             self.ports.iter().flatten().filter_map(|port| Some(port.queues.owes_since()? + port.spec.calls.wait()));
         let soon = self.held_until().into_iter().chain(owed).min();
