@@ -102,18 +102,31 @@ fn a_stopped_vonicd_resets_a_qemu_guest() {
     a_stopped_service(Vmm::Qemu);
 }
 
-/// Its receive ring is full when vonicd is told to stop: the reset comes as soon as it takes something from there.
-#[test]
-fn a_guest_that_is_behind_is_reset_too() {
+/// vonicd is told to stop while the receive ring of the guest is full; the host's side of its connection is reset by then.
+fn stop_with_a_full_ring() -> (Bed, HandGuest, Conn) {
     let mut bed = Bed::start(&TestConfig::default().vm("a", 2, "")).unwrap();
     let config = MockConfig { posted: 1, buffer: vec![1600], ..MockConfig::default() };
     let mut guest = HandGuest::start_configured(&bed, "a", 2, config).unwrap();
-    let (mut conn, mut host) = Conn::new(HOST, (40_000, 0)).connect(&mut guest).unwrap();
+    let (conn, mut host) = Conn::new(HOST, (40_000, 0)).connect(&mut guest).unwrap();
     host.write_all(&[7; 4000]).unwrap();
     wait_until("a full ring", seconds(5), || bed.vonicd.vm("a").unwrap()["tcp"]["starved"] != 0).unwrap();
     bed.vonicd.process().signal(libc::SIGTERM).unwrap();
     assert_eq!(host.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    (bed, guest, conn)
+}
+
+#[test]
+fn a_guest_that_is_behind_is_reset_too() {
+    let (mut bed, mut guest, mut conn) = stop_with_a_full_ring();
     std::thread::sleep(Duration::from_millis(20));
     conn.expect_such(&mut guest, "reset", |segment| segment.flags & Tcp::RST != 0).unwrap();
     assert!(bed.vonicd.process().wait(seconds(10)).unwrap().success());
+}
+
+#[test]
+fn a_guest_that_takes_nothing_does_not_keep_vonicd_from_its_end() {
+    let (mut bed, _guest, _conn) = stop_with_a_full_ring();
+    assert!(bed.vonicd.process().wait(seconds(10)).unwrap().success());
+    let log = bed.vonicd.log();
+    assert!(!log.contains("did not finish"), "it went on waiting:\n{log}");
 }
