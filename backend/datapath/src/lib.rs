@@ -26,6 +26,7 @@ mod notification;
 mod offload;
 mod port;
 mod queues;
+mod recall;
 mod receive_filter;
 mod ring;
 mod service;

@@ -307,9 +307,13 @@ impl Queues {
         self.settle();
     }
 
-    /// Publishes what the receive queues have completed, and the control queue.
-    pub fn flush_to_guest(&mut self, policy: CallPolicy, now: Instant) {
-        self.rings.iter_mut().step_by(2).for_each(|ring| ring.flush_by(policy, now));
+    /// Publishes what the receive queues have completed, and the control queue; `called` is told of each whose call is to be looked after.
+    pub fn flush_to_guest(&mut self, policy: CallPolicy, now: Instant, mut called: impl FnMut(u16)) {
+        for (ring, index) in self.rings.iter_mut().zip(0..).step_by(2) {
+            if ring.flush_by(policy, now) {
+                called(index);
+            }
+        }
     }
 
     /// Since when a driver is owed a call.

@@ -3,6 +3,7 @@ use crate::calls::{CallPolicy, Calls};
 use crate::command::RingCommand;
 use crate::crash::crash_point;
 use crate::kicks::{Kicked, Kicks};
+use crate::recall::{Look, Recall};
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
@@ -34,6 +35,7 @@ pub struct Ring {
     unpublished: bool,
     /// What the driver has not been called for, and where the ring stood then.
     calls: Calls,
+    recall: Recall,
     shown: u16,
     /// Something was shown for which the driver may want a call.
     owes_call: bool,
@@ -274,24 +276,35 @@ impl Ring {
 
     /// One store of the used index for everything completed, and a call if the driver wants one.
     pub fn flush(&mut self) {
-        self.flush_by(CallPolicy::default(), Instant(0));
+        if self.flush_by(CallPolicy::default(), Instant(0)) {
+            self.recall.forget();
+        }
     }
 
-    /// As [`Ring::flush`]; the call may wait for as long as the policy says.
-    pub fn flush_by(&mut self, policy: CallPolicy, now: Instant) {
+    /// As [`Ring::flush`]; the call may wait for as long as the policy says. True if there was one that is to be looked after.
+    pub fn flush_by(&mut self, policy: CallPolicy, now: Instant) -> bool {
         if !std::mem::take(&mut self.unpublished) && self.calls.since().is_none() {
-            return;
+            return false;
         }
-        let Some(split) = &mut self.split else { return };
+        let Some(split) = &mut self.split else { return false };
         split.publish();
         crash_point!("used-before-call");
         let published = split.next_used().wrapping_sub(std::mem::replace(&mut self.shown, split.next_used()));
-        if !self.calls.due(published, policy, now) {
-            return;
+        if !self.calls.due(published, policy, now) || !split.call_needed() {
+            return false;
         }
-        if split.call_needed() {
+        self.signal();
+        self.recall.called()
+    }
+
+    /// Looks whether its driver has heard the last call, and calls again if it has not for too long.
+    pub fn look_after_call(&mut self) -> Look {
+        let unheard = self.split.as_ref().is_some_and(SplitRing::is_unheard);
+        let look = self.recall.look(unheard);
+        if look == Look::CallAgain {
             self.signal();
         }
+        look
     }
 
     /// Signals the driver whatever it asked for: at the start of a ring nobody knows what the last backend told it.

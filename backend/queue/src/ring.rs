@@ -31,6 +31,8 @@ pub struct SplitRing {
     published: u16,
     /// Entries published since the last question whether an interrupt is wanted; saturates.
     uncalled: u32,
+    /// What its driver wished when it was called last.
+    called_for: Option<u16>,
     /// The region of guest memory that was hit last.
     hint: usize,
     broken: Option<QueueError>,
@@ -55,6 +57,7 @@ impl SplitRing {
             next_used: start,
             published: start,
             uncalled: 0,
+            called_for: None,
             hint: 0,
             broken: None,
             dirty: None,
@@ -300,7 +303,18 @@ impl SplitRing {
             return !self.is_looked_at();
         }
         // Whether the event is among the entries; if they are a whole turn of the index, it is.
-        u32::from(self.published.wrapping_sub(self.memory.used_event()).wrapping_sub(1)) < entries
+        let event = self.memory.used_event();
+        let needed = u32::from(self.published.wrapping_sub(event).wrapping_sub(1)) < entries;
+        if needed {
+            self.called_for = Some(event);
+        }
+        needed
+    }
+
+    /// Whether the driver has not looked since an interrupt was last needed: when it has, it says for which entry it wants the next one
+    /// (virtio 1.3 §2.7.7.1). Without VIRTIO_F_EVENT_IDX that is not known of it.
+    pub fn is_unheard(&self) -> bool {
+        self.called_for.is_some_and(|event| self.memory.used_event() == event)
     }
 
     /// Asks for kicks from the next chain on. True if chains are waiting already: then do not sleep.

@@ -17,7 +17,9 @@ pub(crate) mod ingress;
 mod kicks;
 mod latency;
 mod listing;
+mod pace;
 mod polling;
+mod recalls;
 mod signs;
 mod sleep;
 mod stop;
@@ -52,8 +54,10 @@ use ingress::Late;
 use kicks::Unheard;
 use latency::Served;
 use listing::Asked;
+use pace::work_done;
 pub use polling::Poll;
 use polling::Polling;
+use recalls::Recalls;
 use rtrb::{Consumer, Producer, RingBuffer};
 use signs::Signs;
 pub use signs::Waker;
@@ -135,6 +139,8 @@ pub struct Worker {
     pub(crate) adopted: Vec<Adopted>,
     pub(crate) questions: Questions,
     pub(crate) patience: Patience,
+    /// Drivers that were called, until they have looked.
+    recalls: Recalls,
     /// Connections of which a guest has acknowledged something in this burst.
     pub(crate) acknowledged: Vec<FlowId>,
     /// Connections that are over for their guests.
@@ -262,6 +268,7 @@ impl Worker {
             adopted: Vec::new(),
             questions: Questions::default(),
             patience: Patience::default(),
+            recalls: Recalls::default(),
             acknowledged: Vec::with_capacity(PAIRS * BURST),
             draining: Draining::default(),
             datagrams: DatagramTable::default(),
@@ -326,7 +333,7 @@ impl Worker {
             }
             worked = self.round();
             if worked {
-                self.polling.found(self.now);
+                self.polling.found(self.now, || work_done(&self.ports));
             }
             if worked && self.now.0.saturating_sub(last_look.0) < DEAF_US {
                 continue;
@@ -345,7 +352,7 @@ impl Worker {
                 }
             }
             if news {
-                self.polling.found(self.now);
+                self.polling.found(self.now, || work_done(&self.ports));
             }
         }
     }
@@ -412,6 +419,7 @@ impl Worker {
             self.feed(id);
         }
         self.make_up_for_turns();
+        self.call_again();
         self.run_timers();
         self.ask_peers();
         self.end_patience(false);
@@ -445,9 +453,10 @@ impl Worker {
         self.record_claims();
         let now = self.now;
         self.tell_news();
-        for port in self.ports.iter_mut().flatten() {
+        for (port, id) in self.ports.iter_mut().zip(0..) {
+            let Some(port) = port else { continue };
             self.signs.at(port.spec.vm);
-            port.queues.flush_to_guest(port.spec.calls, now);
+            port.queues.flush_to_guest(port.spec.calls, now, |index| self.recalls.called(id, index, now));
         }
         self.signs.at_none();
         self.exchange.give_back();

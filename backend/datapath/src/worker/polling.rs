@@ -1,5 +1,7 @@
 //! Whether the worker looks for work before it sleeps. To be woken takes tens of microseconds, more where the host itself is a guest; to look takes a
-//! processor, perhaps the one on which what it waits for would run. So it looks as long as that has paid of late.
+//! processor, perhaps the one on which what it waits for would run. So it looks as long as that has paid of late,
+//! or as more gets done by it.
+use super::pace::Pace;
 use vonic_tcp::Instant;
 
 /// How long the worker looks for work before it sleeps.
@@ -50,8 +52,9 @@ impl Habit {
         self.balance = (self.balance + gain).clamp(-MEMORY * most, MEMORY * most);
     }
 
-    fn looks_after(&self, idle: u64) -> bool {
-        self.balance >= 0 && (idle as i64) < self.most
+    /// Whether looks have found something soon enough of late.
+    fn pays(&self) -> bool {
+        self.balance >= 0
     }
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct Polling {
     poll: Poll,
     /// Behind single frames, and behind bulk.
     habits: [Habit; 2],
+    /// Where looks do not pay by themselves.
+    pace: Pace,
     moved: u32,
     /// When the last work was found, and when it was done.
     found: Instant,
@@ -70,7 +75,7 @@ impl Polling {
     pub(super) fn new(poll: Poll, now: Instant) -> Polling {
         let most = if let Poll::For(most) = poll { most } else { 0 };
         let habits = [Habit::new(most, SAVED), Habit::new(LONGER * most, SAVED_OF_BULK)];
-        Polling { poll, habits, moved: 0, found: now, done: now }
+        Polling { poll, habits, pace: Pace::new(now), moved: 0, found: now, done: now }
     }
 
     /// So many bytes of a socket or a cable have gone to a guest.
@@ -88,14 +93,25 @@ impl Polling {
         now.0.saturating_sub(since.0)
     }
 
-    /// There is work.
-    pub(super) fn found(&mut self, now: Instant) {
+    /// There is work; `done` is how much has been done up to now.
+    pub(super) fn found(&mut self, now: Instant, done: impl FnOnce() -> u64) {
         let pause = self.idle(now) as i64;
         // Of what lies within one burst nothing is to be learnt.
         if pause > AT_ONCE {
-            self.habits[usize::from(self.is_bulk())].learn(pause);
+            let habit = &mut self.habits[usize::from(self.is_bulk())];
+            habit.learn(pause);
+            if habit.pays() || habit.most == 0 {
+                self.pace.skip(now);
+            } else {
+                self.pace.found(now, pause as u64, done);
+            }
             self.moved -= self.moved / 4;
         }
+        self.found = now;
+    }
+
+    /// There will be work, it may be hoped.
+    pub(super) fn expects(&mut self, now: Instant) {
         self.found = now;
     }
 
@@ -106,7 +122,8 @@ impl Polling {
 
     /// Whether to look on.
     pub(super) fn looks(&self, now: Instant) -> bool {
-        self.poll == Poll::Always || self.habits[usize::from(self.is_bulk())].looks_after(self.idle(now))
+        let habit = &self.habits[usize::from(self.is_bulk())];
+        self.poll == Poll::Always || (habit.pays() || self.pace.looks()) && (self.idle(now) as i64) < habit.most
     }
 }
 
@@ -117,13 +134,18 @@ const AT_ONCE: i64 = 5;
 mod tests {
     use super::*;
 
+    /// One that looks only where that pays by itself.
+    fn habitual(most: u64, now: Instant) -> Polling {
+        Polling { pace: Pace::asleep(now), ..Polling::new(Poll::For(most), now) }
+    }
+
     /// Whether it looks behind work after each of these pauses, and how long.
     fn look_after(most: u64, pauses: &[u64]) -> u64 {
         let mut now = Instant(1000);
-        let mut polling = Polling::new(Poll::For(most), now);
+        let mut polling = habitual(most, now);
         for pause in pauses {
             now.0 += pause;
-            polling.found(now);
+            polling.found(now, || 0);
             polling.done(now);
         }
         (0..=most + 1).take_while(|us| polling.looks(Instant(now.0 + us))).count() as u64
@@ -157,10 +179,10 @@ mod tests {
     /// How long it looks after pauses of so long, each behind so many bytes for a guest and something small.
     fn look_behind_bulk(most: u64, bytes: u32, pause: u64, times: u64) -> u64 {
         let mut now = Instant(1000);
-        let mut polling = Polling::new(Poll::For(most), now);
+        let mut polling = habitual(most, now);
         for time in 0..times {
             now.0 += pause;
-            polling.found(now);
+            polling.found(now, || 0);
             polling.moved(if time % 2 == 0 { bytes } else { 0 });
             now.0 += 80;
             polling.done(now);
@@ -179,13 +201,13 @@ mod tests {
     #[test]
     fn bulk_is_forgotten() {
         let mut now = Instant(1000);
-        let mut polling = Polling::new(Poll::For(50), now);
+        let mut polling = habitual(50, now);
         for _ in 0..100 {
             polling.moved(1 << 20);
         }
         let pauses = (0..).take_while(|_| {
             now.0 += 110;
-            polling.found(now);
+            polling.found(now, || 0);
             polling.done(now);
             polling.is_bulk()
         });
@@ -195,9 +217,9 @@ mod tests {
     #[test]
     fn time_at_bulk_is_no_pause() {
         let mut now = Instant(1000);
-        let mut polling = Polling::new(Poll::For(50), now);
+        let mut polling = habitual(50, now);
         for _ in 0..20 {
-            polling.found(now);
+            polling.found(now, || 0);
             polling.moved(BULK);
             now.0 += 400;
             polling.done(now);
@@ -207,9 +229,29 @@ mod tests {
     }
 
     #[test]
+    fn it_looks_where_that_does_not_pay_by_itself_until_it_is_known_to_do_no_more() {
+        let mut now = Instant(1000);
+        let mut polling = Polling::new(Poll::For(50), now);
+        let mut done = 0;
+        let mut looks = |polling: &mut Polling, seconds: u64| {
+            let end = now.0 + seconds * 1_000_000;
+            let (mut looked, mut all) = (0, 0);
+            while now.0 < end {
+                (looked, all, done) = (looked + u64::from(polling.looks(now)), all + 1, done + 600);
+                now.0 += 70;
+                polling.found(now, || done);
+            }
+            100 * looked / all
+        };
+        assert!(looks(&mut polling, 1) > 70);
+        looks(&mut polling, 60);
+        assert!(looks(&mut polling, 60) < 20);
+    }
+
+    #[test]
     fn always_is_always() {
         let mut polling = Polling::new(Poll::Always, Instant(0));
-        polling.found(Instant(1_000_000));
+        polling.found(Instant(1_000_000), || 0);
         assert!(polling.looks(Instant(u64::MAX)));
     }
 }

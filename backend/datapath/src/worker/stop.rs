@@ -43,7 +43,7 @@ impl Worker {
         }
         // Nothing is left to be coalesced with.
         for port in self.ports.iter_mut().flatten() {
-            port.queues.flush_to_guest(CallPolicy::default(), self.now);
+            port.queues.flush_to_guest(CallPolicy::default(), self.now, |_| {});
         }
         self.call_senders(true);
     }
