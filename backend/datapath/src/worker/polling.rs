@@ -122,8 +122,15 @@ impl Polling {
 
     /// Whether to look on.
     pub(super) fn looks(&self, now: Instant) -> bool {
+        let [_, of_bulk] = &self.habits;
         let habit = &self.habits[usize::from(self.is_bulk())];
-        self.poll == Poll::Always || (habit.pays() || self.pace.looks()) && (self.idle(now) as i64) < habit.most
+        let most = match habit.pays() {
+            true => habit.most,
+            // A short look in vain ends in the sleep that it is to spare.
+            false if self.pace.looks() => of_bulk.most,
+            false => 0,
+        };
+        self.poll == Poll::Always || (self.idle(now) as i64) < most
     }
 }
 
