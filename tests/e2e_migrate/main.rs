@@ -118,8 +118,7 @@ fn connections_go_with_their_guest_back_and_forth() {
     is_followed(&mut guest, &mut follower);
     guest.must("touch /run/moved", seconds(10)).unwrap();
     unread_here.into_iter().for_each(|(stream, bytes)| answer(stream, bytes));
-    let sources = reflector.stop();
-    assert_eq!(sources.len(), 1, "the guest's datagrams came from {sources:?}");
+    reflector.hurry();
     for job in [idle, spoken].into_iter().chain(out).chain(sends) {
         let done = match job.wait(&mut guest, STILL) {
             Ok(done) => done,
@@ -130,6 +129,8 @@ fn connections_go_with_their_guest_back_and_forth() {
         };
         assert_eq!(done.status, 0, "{}", done.stdout);
     }
+    let sources = reflector.stop();
+    assert_eq!(sources.len(), 1, "the guest's datagrams came from {sources:?}");
     for mut into in into {
         assert!(into.wait(seconds(3000)).unwrap().success(), "{}", into.log());
     }
@@ -186,8 +187,15 @@ fn a_thousand_connections_go_along() {
 /// Answers datagrams in the world, so slowly that they go on while the guest moves.
 struct Reflector {
     address: SocketAddr,
-    hurry: Arc<AtomicBool>,
+    told: Arc<Told>,
     thread: JoinHandle<BTreeSet<SocketAddr>>,
+}
+
+/// What the reflector's thread has been told.
+#[derive(Default)]
+struct Told {
+    hurry: AtomicBool,
+    stop: AtomicBool,
 }
 
 impl Reflector {
@@ -195,33 +203,33 @@ impl Reflector {
 
     fn start() -> Reflector {
         let socket = UdpSocket::bind((WORLD, 0)).unwrap();
-        let (address, hurry) = (socket.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
-        let hurries = Arc::clone(&hurry);
+        let (address, told) = (socket.local_addr().unwrap(), Arc::new(Told::default()));
+        let heard = Arc::clone(&told);
         let thread = thread::spawn(move || {
             let (mut sources, mut data) = (BTreeSet::new(), [0; 2000]);
             socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-            loop {
-                let hurry = hurries.load(Ordering::Relaxed);
-                match socket.recv_from(&mut data) {
-                    Ok((length, from)) => {
-                        sources.insert(from);
-                        data[..length].reverse();
-                        if !hurry {
-                            thread::sleep(Reflector::SLOWLY);
-                        }
-                        socket.send_to(&data[..length], from).unwrap();
-                    }
-                    Err(_) if hurry => return sources,
-                    Err(_) => {}
+            while !heard.stop.load(Ordering::Relaxed) {
+                let Ok((length, from)) = socket.recv_from(&mut data) else { continue };
+                sources.insert(from);
+                data[..length].reverse();
+                if !heard.hurry.load(Ordering::Relaxed) {
+                    thread::sleep(Reflector::SLOWLY);
                 }
+                socket.send_to(&data[..length], from).unwrap();
             }
+            sources
         });
-        Reflector { address, hurry, thread }
+        Reflector { address, told, thread }
     }
 
-    /// Answers the rest at once; who has spoken to it, once nobody has for a second.
+    /// Answers the rest at once.
+    fn hurry(&self) {
+        self.told.hurry.store(true, Ordering::Relaxed);
+    }
+
+    /// Who has spoken to it. For when nobody does any more: what is lost is sent again seconds later.
     fn stop(self) -> BTreeSet<SocketAddr> {
-        self.hurry.store(true, Ordering::Relaxed);
+        self.told.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
 }
