@@ -1,6 +1,6 @@
 //! Whether more work gets done if the worker looks for it than if it is woken. Who waits for an answer asks again when it is there; so if looking
 //! makes answers come sooner, more is asked, and if it takes the processor from those who ask, less. Neither can be seen from pauses alone, which
-//! are long because the worker sleeps: now and then the other way is tried (ADR 0033).
+//! are long because the worker sleeps and short because it looks: now and then the other way is tried (ADR 0033).
 use crate::port::Port;
 use crate::stats::Way;
 use vonic_tcp::Instant;
@@ -11,14 +11,20 @@ const STRETCH_US: u64 = 50_000;
 /// Stretches of a trial, of which the last is measured: to sleep may have the scheduler put on one processor who ran on several, and it takes a while
 /// to undo that.
 const TRIAL: u32 = 4;
-/// Stretches between two trials: fewest, and most, once trials have had the same outcome again and again.
+/// Stretches before the first trial, and between two: fewest, how many times as many once a trial has had the same outcome, and most.
+const SOON: u32 = 2;
 const OFTEN: u32 = 16;
+const RARER: u32 = 4;
 const SELDOM: u32 = 256;
 /// Microseconds that count of a pause at most.
 const PAUSE_MAX: u64 = 1000;
-/// Looking has to do an eighth more than sleeping, and a sixteenth to be kept up: it costs a processor.
+/// A way that is not the usual one has to do an eighth more to be taken up, and to be kept up a sixteenth more than its opposite.
 const TO_BEGIN: u64 = 8;
 const TO_GO_ON: u64 = 16;
+/// Sleep has lost its trial at once where the usual way does a third more.
+const LOST: u64 = 3;
+/// So many times as much work, or as little, is another load, of which past trials say nothing.
+const ANOTHER: u128 = 4;
 
 /// What a frame is worth besides its bytes: a question is one, and some segments more or less in one frame are to make no difference.
 const FRAME: u64 = 512;
@@ -42,23 +48,41 @@ impl Rate {
         let product = |a: u64, b: u64, c: u64| u128::from(a) * u128::from(b) * u128::from(c);
         product(self.work, other.time, parts) > product(other.work, self.time, parts + 1)
     }
+
+    fn is_another_load(self, other: Rate) -> bool {
+        let much = |a: Rate, b: Rate| {
+            u128::from(a.work) * u128::from(b.time) > ANOTHER * u128::from(b.work) * u128::from(a.time)
+        };
+        much(self, other) || much(other, self)
+    }
+}
+
+/// What the worker does while there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idle {
+    Look,
+    Sleep,
+    /// As pauses have it: what the others do as well.
+    ByHabit,
 }
 
 /// Which way more gets done.
 #[derive(Debug)]
 pub(super) struct Pace {
-    looks: bool,
-    /// Stretches for which the other way is still being tried.
-    trial: u32,
-    /// The last trial spoke for sleeping.
+    idle: Idle,
+    /// What is being tried, and for so many stretches still.
+    trial: Option<(Idle, u32)>,
+    /// One trial that speaks against the usual way is enough: the last one did, or there was none.
     doubts: bool,
-    /// Of this stretch.
+    /// Of this stretch: pauses, those in which looks paid by themselves, and microseconds.
     pauses: u32,
+    paid: u32,
     time: u64,
     /// Work done up to this stretch's beginning.
     begun: u64,
-    /// The last stretch of the usual way.
+    /// The last stretch of the usual way, and what the last trial found to be the better one did.
     usual: Rate,
+    tried: Rate,
     /// Stretches until the next trial, and from then to the one after it.
     wait: u32,
     interval: u32,
@@ -68,76 +92,99 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(now: Instant) -> Pace {
         Pace {
-            looks: true,
-            trial: 0,
-            doubts: false,
+            idle: Idle::Look,
+            trial: None,
+            doubts: true,
             pauses: 0,
+            paid: 0,
             time: 0,
             begun: 0,
             usual: Rate::default(),
-            wait: OFTEN,
+            tried: Rate::default(),
+            wait: SOON,
             interval: OFTEN,
             last: now,
         }
     }
 
-    /// One that sleeps, until a trial of another.
+    /// One that does as pauses have it, until a trial of another.
     #[cfg(test)]
-    pub(super) fn asleep(now: Instant) -> Pace {
-        Pace { looks: false, ..Pace::new(now) }
+    pub(super) fn habitual(now: Instant) -> Pace {
+        Pace { idle: Idle::ByHabit, ..Pace::new(now) }
     }
 
-    /// Whether to look.
-    pub(super) fn looks(&self) -> bool {
-        self.looks != (self.trial > 0)
+    /// Whether to look, whatever pauses say; `None`: as they do.
+    pub(super) fn looks(&self) -> Option<bool> {
+        match self.trial.map_or(self.idle, |(idle, _)| idle) {
+            Idle::Look => Some(true),
+            Idle::Sleep => Some(false),
+            Idle::ByHabit => None,
+        }
     }
 
-    /// The stretch is not to be measured: it does not hang on this whether the worker looks.
-    pub(super) fn skip(&mut self, now: Instant) {
-        (self.pauses, self.last) = (0, now);
-    }
-
-    /// Work was found after a pause of so many microseconds; `done` is what has been done up to now.
-    pub(super) fn found(&mut self, now: Instant, pause: u64, done: impl FnOnce() -> u64) {
+    /// Work was found after a pause of so many microseconds; `pays`: looks have paid by themselves of late. `done` is what has been done up to
+    /// now.
+    pub(super) fn found(&mut self, now: Instant, pause: u64, pays: bool, done: impl FnOnce() -> u64) {
         let passed = now.0.saturating_sub(std::mem::replace(&mut self.last, now).0);
         if self.pauses == 0 {
-            (self.pauses, self.time, self.begun) = (1, 0, done());
+            self.begin(done());
             return;
         }
         self.time += passed.saturating_sub(pause.saturating_sub(PAUSE_MAX));
-        self.pauses += 1;
+        (self.pauses, self.paid) = (self.pauses + 1, self.paid + u32::from(pays));
         if self.pauses > PAUSES && self.time >= STRETCH_US {
             let done = done();
-            let rate = Rate { work: done.wrapping_sub(self.begun), time: self.time };
-            (self.pauses, self.time, self.begun) = (1, 0, done);
-            self.learn(rate);
+            self.learn(Rate { work: done.wrapping_sub(self.begun), time: self.time });
+            self.begin(done);
         }
+    }
+
+    fn begin(&mut self, done: u64) {
+        (self.pauses, self.paid, self.time, self.begun) = (1, 0, 0, done);
     }
 
     fn learn(&mut self, rate: Rate) {
-        match self.trial {
-            0 => {
-                self.usual = rate;
-                self.wait = self.wait.saturating_sub(1);
-                self.trial = if self.wait == 0 { TRIAL } else { 0 };
-            }
-            1 => {
-                let (looking, sleeping) = if self.looks { (self.usual, rate) } else { (rate, self.usual) };
-                self.decide(looking.exceeds(sleeping, if self.looks { TO_GO_ON } else { TO_BEGIN }));
-                (self.trial, self.wait) = (0, self.interval);
-            }
-            _ => self.trial -= 1,
+        let Some((other, left)) = self.trial else { return self.go_on(rate) };
+        let lost = other == Idle::Sleep && self.usual.exceeds(rate, LOST);
+        if left > 1 && !lost {
+            self.trial = Some((other, left - 1));
+            return;
         }
+        self.decide(other, rate);
+        (self.trial, self.wait) = (None, self.interval);
     }
 
-    fn decide(&mut self, looks: bool) {
-        if looks == self.looks {
-            (self.doubts, self.interval) = (false, (2 * self.interval).min(SELDOM));
-        } else if self.looks && !self.doubts {
-            (self.doubts, self.interval) = (true, OFTEN);
+    /// A stretch of the usual way.
+    fn go_on(&mut self, rate: Rate) {
+        if self.tried.time > 0 && rate.is_another_load(self.tried) {
+            let wait = if self.interval - self.wait < OFTEN { OFTEN } else { SOON };
+            (self.doubts, self.interval, self.wait) = (true, OFTEN, self.wait.min(wait));
+        }
+        self.usual = rate;
+        self.wait = self.wait.saturating_sub(1);
+        let other = match self.idle {
+            Idle::Look => Idle::Sleep,
+            Idle::ByHabit if 2 * self.paid >= self.pauses => Idle::Sleep,
+            Idle::Sleep | Idle::ByHabit => Idle::Look,
+        };
+        self.trial = (self.wait == 0).then_some((other, TRIAL));
+    }
+
+    fn decide(&mut self, other: Idle, rate: Rate) {
+        let better = rate.exceeds(self.usual, TO_BEGIN);
+        let next = match self.idle {
+            _ if better => other,
+            Idle::ByHabit => Idle::ByHabit,
+            idle if self.usual.exceeds(rate, TO_GO_ON) => idle,
+            _ => Idle::ByHabit,
+        };
+        self.tried = if better { rate } else { self.usual };
+        if next == self.idle {
+            (self.doubts, self.interval) = (false, (RARER * self.interval).min(SELDOM));
+        } else if self.doubts {
+            (self.idle, self.doubts, self.interval) = (next, false, OFTEN);
         } else {
-            (self.looks, self.doubts) = (looks, false);
-            self.interval = OFTEN;
+            (self.doubts, self.interval) = (true, OFTEN);
         }
     }
 }
@@ -153,10 +200,11 @@ mod tests {
         let (mut looked, mut all) = (0, 0);
         let (end, begun) = (pace.last.0 + seconds * SECOND, pace.begun);
         while pace.last.0 < end {
-            looked += u64::from(pace.looks());
+            let look = pace.looks() == Some(true);
+            looked += u64::from(look);
             all += 1;
-            let pause = pause(pace.looks());
-            pace.found(Instant(pace.last.0 + pause), pause, || begun + all * FRAME);
+            let pause = pause(look);
+            pace.found(Instant(pace.last.0 + pause), pause, false, || begun + all * FRAME);
         }
         100 * looked / all
     }
@@ -211,12 +259,50 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_learnt_from() {
+    fn another_load_is_tried_soon() {
         let mut pace = Pace::new(Instant(0));
-        for n in 0..1_000_000 {
-            pace.found(Instant(10 * n), 10, || 0);
-            pace.skip(Instant(10 * n));
+        looks(&mut pace, 100, sooner);
+        assert_eq!(pace.idle, Idle::Look);
+        // More gets done by sleeping, and it comes in larger frames; pauses say that it is to look.
+        let (mut all, begun, end) = (0, pace.begun, pace.last.0 + SECOND);
+        while pace.last.0 < end {
+            let pause = sooner(pace.looks() == Some(false));
+            all += 10 * FRAME;
+            pace.found(Instant(pace.last.0 + pause), pause, true, || begun + all);
         }
-        assert_eq!((pace.wait, pace.looks()), (OFTEN, true));
+        assert_eq!(pace.idle, Idle::Sleep);
+    }
+
+    #[test]
+    fn where_neither_does_more_pauses_decide_and_what_they_decide_is_tried_against_the_other() {
+        let run = |pace: &mut Pace, pays: bool, pause: fn(Option<bool>) -> u64| {
+            let (mut all, begun, end) = (0, pace.begun, pace.last.0 + 20 * SECOND);
+            while pace.last.0 < end {
+                let pause = pause(pace.looks());
+                all += FRAME;
+                pace.found(Instant(pace.last.0 + pause), pause, pays, || begun + all);
+            }
+            pace.idle
+        };
+        for pays in [true, false] {
+            let mut pace = Pace::new(Instant(0));
+            assert_eq!(run(&mut pace, pays, |_| 30), Idle::ByHabit);
+        }
+        let mut pace = Pace::habitual(Instant(0));
+        assert_eq!(run(&mut pace, true, |looks| sooner(looks == Some(false))), Idle::Sleep);
+        let mut pace = Pace::habitual(Instant(0));
+        assert_eq!(run(&mut pace, false, |looks| sooner(looks == Some(true))), Idle::Look);
+    }
+
+    #[test]
+    fn sleep_that_does_far_less_is_tried_shortly() {
+        let (mut pace, mut slept, mut done) = (Pace::new(Instant(0)), 0, 0);
+        while pace.last.0 < SECOND {
+            let pause = if pace.looks() == Some(true) { 45 } else { 90 };
+            slept += if pause == 90 { pause } else { 0 };
+            done += FRAME;
+            pace.found(Instant(pace.last.0 + pause), pause, true, || done);
+        }
+        assert!(slept < 2 * STRETCH_US, "{slept}");
     }
 }

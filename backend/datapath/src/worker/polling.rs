@@ -63,7 +63,7 @@ pub(crate) struct Polling {
     poll: Poll,
     /// Behind single frames, and behind bulk.
     habits: [Habit; 2],
-    /// Where looks do not pay by themselves.
+    /// Where trials say more than they do.
     pace: Pace,
     moved: u32,
     /// When the last work was found, and when it was done.
@@ -100,10 +100,8 @@ impl Polling {
         if pause > AT_ONCE {
             let habit = &mut self.habits[usize::from(self.is_bulk())];
             habit.learn(pause);
-            if habit.pays() || habit.most == 0 {
-                self.pace.skip(now);
-            } else {
-                self.pace.found(now, pause as u64, done);
+            if habit.most > 0 {
+                self.pace.found(now, pause as u64, habit.pays(), done);
             }
             self.moved -= self.moved / 4;
         }
@@ -124,11 +122,11 @@ impl Polling {
     pub(super) fn looks(&self, now: Instant) -> bool {
         let [_, of_bulk] = &self.habits;
         let habit = &self.habits[usize::from(self.is_bulk())];
-        let most = match habit.pays() {
-            true => habit.most,
+        let most = match self.pace.looks() {
             // A short look in vain ends in the sleep that it is to spare.
-            false if self.pace.looks() => of_bulk.most,
-            false => 0,
+            Some(true) => of_bulk.most,
+            None if habit.pays() => habit.most,
+            Some(false) | None => 0,
         };
         self.poll == Poll::Always || (self.idle(now) as i64) < most
     }
@@ -143,7 +141,7 @@ mod tests {
 
     /// One that looks only where that pays by itself.
     fn habitual(most: u64, now: Instant) -> Polling {
-        Polling { pace: Pace::asleep(now), ..Polling::new(Poll::For(most), now) }
+        Polling { pace: Pace::habitual(now), ..Polling::new(Poll::For(most), now) }
     }
 
     /// Whether it looks behind work after each of these pauses, and how long.
@@ -240,8 +238,8 @@ mod tests {
         let mut now = Instant(1000);
         let mut polling = Polling::new(Poll::For(50), now);
         let mut done = 0;
-        let mut looks = |polling: &mut Polling, seconds: u64| {
-            let end = now.0 + seconds * 1_000_000;
+        let mut looks = |polling: &mut Polling, ms: u64| {
+            let end = now.0 + ms * 1000;
             let (mut looked, mut all) = (0, 0);
             while now.0 < end {
                 (looked, all, done) = (looked + u64::from(polling.looks(now)), all + 1, done + 600);
@@ -250,9 +248,9 @@ mod tests {
             }
             100 * looked / all
         };
-        assert!(looks(&mut polling, 1) > 70);
-        looks(&mut polling, 60);
-        assert!(looks(&mut polling, 60) < 20);
+        assert!(looks(&mut polling, 100) > 70);
+        looks(&mut polling, 1000);
+        assert!(looks(&mut polling, 60_000) < 20);
     }
 
     #[test]
