@@ -62,7 +62,7 @@ impl Rate {
 enum Idle {
     Look,
     Sleep,
-    /// As pauses have it: what the others do as well.
+    /// As pauses have it, where neither of these does more.
     ByHabit,
 }
 

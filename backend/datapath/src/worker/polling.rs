@@ -1,6 +1,6 @@
 //! Whether the worker looks for work before it sleeps. To be woken takes tens of microseconds, more where the host itself is a guest; to look takes a
-//! processor, perhaps the one on which what it waits for would run. So it looks as long as that has paid of late,
-//! or as more gets done by it.
+//! processor, perhaps the one on which what it waits for would run. So it looks where trials show that more gets done by it, and sleeps where they show
+//! the opposite; elsewhere it looks as long as that has paid of late.
 use super::pace::Pace;
 use vonic_tcp::Instant;
 
@@ -63,7 +63,7 @@ pub(crate) struct Polling {
     poll: Poll,
     /// Behind single frames, and behind bulk.
     habits: [Habit; 2],
-    /// Where trials say more than they do.
+    /// Has the say over both, where trials had an outcome.
     pace: Pace,
     moved: u32,
     /// When the last work was found, and when it was done.
