@@ -8,8 +8,8 @@ use vonic_tcp::Instant;
 /// What is measured together: so many pauses, and so many microseconds.
 const PAUSES: u32 = 256;
 const STRETCH_US: u64 = 50_000;
-/// Stretches of a trial, of which the last is measured: to sleep may have the scheduler put on one processor who ran on several, and it takes a while
-/// to undo that.
+/// Stretches of the other way in a trial, and then of the usual one again, of which the last is measured: to sleep may have the scheduler put on one
+/// processor who ran on several, and it takes a while to undo that.
 const TRIAL: u32 = 4;
 /// Stretches before the first trial, and between two: fewest, how many times as many once a trial has had the same outcome, and most.
 const SOON: u32 = 2;
@@ -66,12 +66,21 @@ enum Idle {
     ByHabit,
 }
 
+/// The other way is measured between two stretches of the usual one, which tells a way that does more from a load that has changed meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    other: Idle,
+    /// What the other way did, once its turn is over.
+    did: Option<Rate>,
+    /// Stretches of this turn still to come.
+    left: u32,
+}
+
 /// Which way more gets done.
 #[derive(Debug)]
 pub(super) struct Pace {
     idle: Idle,
-    /// What is being tried, and for so many stretches still.
-    trial: Option<(Idle, u32)>,
+    trial: Option<Trial>,
     /// One trial that speaks against the usual way is enough: the last one did, or there was none.
     doubts: bool,
     /// Of this stretch: pauses, those in which looks paid by themselves, and microseconds.
@@ -115,7 +124,7 @@ impl Pace {
 
     /// Whether to look, whatever pauses say; `None`: as they do.
     pub(super) fn looks(&self) -> Option<bool> {
-        match self.trial.map_or(self.idle, |(idle, _)| idle) {
+        match self.trial.filter(|trial| trial.did.is_none()).map_or(self.idle, |trial| trial.other) {
             Idle::Look => Some(true),
             Idle::Sleep => Some(false),
             Idle::ByHabit => None,
@@ -144,14 +153,20 @@ impl Pace {
     }
 
     fn learn(&mut self, rate: Rate) {
-        let Some((other, left)) = self.trial else { return self.go_on(rate) };
-        let lost = other == Idle::Sleep && self.usual.exceeds(rate, LOST);
-        if left > 1 && !lost {
-            self.trial = Some((other, left - 1));
+        let Some(trial) = &mut self.trial else { return self.go_on(rate) };
+        let lost = trial.did.is_none() && trial.other == Idle::Sleep && self.usual.exceeds(rate, LOST);
+        trial.left -= 1;
+        if trial.left > 0 && !lost {
             return;
         }
-        self.decide(other, rate);
-        (self.trial, self.wait) = (None, self.interval);
+        let other = trial.other;
+        match trial.did {
+            None => (trial.did, trial.left) = (Some(rate), TRIAL),
+            Some(did) => {
+                self.decide(other, did, rate);
+                (self.trial, self.usual, self.wait) = (None, rate, self.interval);
+            }
+        }
     }
 
     /// A stretch of the usual way.
@@ -167,18 +182,23 @@ impl Pace {
             Idle::ByHabit if 2 * self.paid >= self.pauses => Idle::Sleep,
             Idle::Sleep | Idle::ByHabit => Idle::Look,
         };
-        self.trial = (self.wait == 0).then_some((other, TRIAL));
+        self.trial = (self.wait == 0).then_some(Trial { other, did: None, left: TRIAL });
     }
 
-    fn decide(&mut self, other: Idle, rate: Rate) {
-        let better = rate.exceeds(self.usual, TO_BEGIN);
-        let next = match self.idle {
-            _ if better => other,
+    /// By what the other way did, and the usual one before that and `again` behind it: if these two disagree, the next trial decides, soon.
+    fn decide(&mut self, other: Idle, did: Rate, again: Rate) {
+        let verdict = |usual: Rate| match self.idle {
+            _ if did.exceeds(usual, TO_BEGIN) => other,
             Idle::ByHabit => Idle::ByHabit,
-            idle if self.usual.exceeds(rate, TO_GO_ON) => idle,
+            idle if usual.exceeds(did, TO_GO_ON) => idle,
             _ => Idle::ByHabit,
         };
-        self.tried = if better { rate } else { self.usual };
+        let next = verdict(again);
+        self.tried = if next == other { did } else { again };
+        if next != verdict(self.usual) {
+            self.interval = OFTEN;
+            return;
+        }
         if next == self.idle {
             (self.doubts, self.interval) = (false, (RARER * self.interval).min(SELDOM));
         } else if self.doubts {
@@ -269,6 +289,20 @@ mod tests {
             let pause = sooner(pace.looks() == Some(false));
             all += 10 * FRAME;
             pace.found(Instant(pace.last.0 + pause), pause, true, || begun + all);
+        }
+        assert_eq!(pace.idle, Idle::Sleep);
+    }
+
+    #[test]
+    fn a_load_that_changes_within_a_trial_does_not_decide_it() {
+        // Who sleeps does twice as much, but with the first sleep work comes in frames of a third.
+        let (mut pace, mut all, mut frame) = (Pace::new(Instant(0)), 0, 3 * FRAME);
+        while pace.last.0 < 2 * SECOND {
+            let sleeps = pace.looks() == Some(false);
+            frame = if sleeps { FRAME } else { frame };
+            all += frame;
+            let pause = sooner(sleeps);
+            pace.found(Instant(pace.last.0 + pause), pause, true, || all);
         }
         assert_eq!(pace.idle, Idle::Sleep);
     }
