@@ -6,7 +6,9 @@ use std::process::Command;
 use crate::row::median;
 use serde_json::Value;
 use vonic_tests::lan::{self, Host};
-use vonic_tests::{Bed, Context, Guest, GuestConfig, Lab, Process, Result, TempDir, Vmm, isolate, seconds, wait_until};
+use vonic_tests::{
+    Bed, Context, Guest, GuestConfig, Lab, Process, Result, TempDir, Vmm, isolate, netperf, seconds, wait_until,
+};
 
 /// Settings: what it is called, lines of the network, lines of the VM.
 const SETTINGS: &[(&str, &str, &str)] = &[
@@ -122,8 +124,7 @@ fn measure(bed: &Bed, guest: &mut Guest) -> Result<Figures> {
     let eight = format!("TMPDIR=/run iperf3 -c 192.0.2.10 -R -P 8 -t {LENGTH} -i 0 -J");
     let report: Value = serde_json::from_str(&guest.must(&eight, seconds(60))?).context("iperf3's report")?;
     let eight = report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3's rate")? / 1e9;
-    let command = format!("netperf -P 0 -H 192.0.2.10 -t TCP_RR -l {LENGTH}");
-    let said = guest.must(&command, seconds(60))?;
+    let said = netperf(guest, "TCP_RR", "192.0.2.10", LENGTH.into(), "", seconds(60))?;
     let rate = said.lines().find_map(|line| line.split_ascii_whitespace().nth(5)?.parse::<f64>().ok());
     let rr = rate.with_context(|| format!("netperf's rate in {said}"))?;
     Ok([figures, vec![("8 streams", eight), ("TCP_RR/s", rr)]].concat())

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use vonic_tests::{Context, Guest, Lab, Process, Result, TempDir, seconds, wait_until};
+use vonic_tests::{Context, Guest, Lab, Process, Result, TempDir, netperf, seconds, wait_until};
 
 use crate::plan::Sample;
 
@@ -66,8 +66,7 @@ pub fn transaction_server(lab: &Lab, directory: &TempDir) -> Result<Process> {
 pub fn transactions(guest: &mut Guest, test: &str, time: u64) -> Result<Sample> {
     const WANTED: [&str; 4] = ["THROUGHPUT", "P50_LATENCY", "P90_LATENCY", "P99_LATENCY"];
     let keys = WANTED.join(",");
-    let command = format!("netperf -P 0 -j -H {HOST} -t {test} -l {time} -- -P ,12866 -k {keys}");
-    let said = guest.must(&command, seconds(time + 60))?;
+    let said = netperf(guest, test, HOST, time, &format!("-j -- -P ,12866 -k {keys}"), seconds(60))?;
     let figure = |name: &str| {
         let value = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')?.trim().parse().ok());
         value.with_context(|| format!("netperf's {name} in {said}"))

@@ -15,6 +15,8 @@ const BLOCK: usize = 251;
 const WAVE: usize = 64;
 /// Files that the server asks for: what Linux allows a process at most unless it was told otherwise (fs.nr_open).
 const FILES: u64 = 1 << 20;
+/// How long the other clients wait at most for one that does not read.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Descriptors beside the connections'.
 const OTHERS: u64 = 64;
 
@@ -48,7 +50,8 @@ fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
     match listener.accept() {
         Ok((stream, _)) => {
             stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_write_timeout(Some(PATIENCE))?;
             Ok(Some(stream))
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -56,7 +59,8 @@ fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
     }
 }
 
-/// False once the stream is over. A client that does not read what it asked for is over, too.
+/// False once the stream is over. A client that does not read what it asked for is over, too; one that writes all before it reads has to
+/// take what the connection's buffers do not.
 fn send_back(stream: &mut TcpStream) -> bool {
     let mut block = [0; 4096];
     match stream.read(&mut block) {
