@@ -221,6 +221,45 @@ fn what_one_workers_guest_has_is_no_other_workers_guests() {
     bed.vonicd.stop().unwrap();
 }
 
+/// Where a process or a thread may run, as the kernel lists it.
+fn processors(of: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{of}/status")).unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.unwrap().trim().to_string()
+}
+
+/// One that never sleeps; somebody else who never does comes to where it is. One that has nothing to do is the scheduler's.
+#[test]
+fn a_busy_worker_stays_on_its_processor_until_it_has_to_share_it() {
+    let all = processors("self");
+    let is_one = |list: &str| list.parse::<u32>().is_ok();
+    if is_one(&all) {
+        skip!("this process may run on processor {all} alone: there is nothing to choose");
+    }
+    let start = |poll: &str| {
+        let service = format!("poll_us = {poll}");
+        Bed::start(&TestConfig { service, ..TestConfig::default() }.vm("a", 2, "")).unwrap()
+    };
+    let idle = start("50");
+    let bed = start("\"always\"");
+    let own = |bed: &Bed| processors(&thread(bed, "worker-0").to_string());
+    let mut kept = String::new();
+    wait_until("the worker stays somewhere", seconds(20), || {
+        kept = own(&bed);
+        is_one(&kept)
+    })
+    .unwrap();
+    let mut busy = std::process::Command::new("taskset");
+    let mut busy = busy.args(["-c", &kept, "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let left = wait_until("it leaves", seconds(60), || own(&bed) != kept);
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    left.unwrap();
+    assert_eq!(own(&idle), all);
+    bed.vonicd.stop().unwrap();
+    idle.vonicd.stop().unwrap();
+}
+
 /// The engine's thread of this name.
 fn thread(bed: &Bed, name: &str) -> u32 {
     let tasks = fs::read_dir(format!("/proc/{}/task", bed.vonicd.engine().unwrap())).unwrap();

@@ -220,7 +220,7 @@ pub(crate) fn engine(packet: bool) -> List {
         list.allow_if(libc::SYS_prctl, [Condition::is(0, option)]);
     }
     // Of this process or thread alone.
-    for call in [libc::SYS_prlimit64, libc::SYS_sched_setattr] {
+    for call in [libc::SYS_prlimit64, libc::SYS_sched_setattr, libc::SYS_sched_setaffinity] {
         list.allow_if(call, [Condition::is(0, 0)]);
     }
     // A descriptor that is ready could send any signal to anybody; and nobody types for whoever started this in a terminal.

@@ -18,6 +18,7 @@ mod kicks;
 mod latency;
 mod listing;
 mod pace;
+mod place;
 mod polling;
 mod recalls;
 mod signs;
@@ -55,6 +56,7 @@ use kicks::Unheard;
 use latency::Served;
 use listing::Asked;
 use pace::work_done;
+use place::Place;
 pub use polling::Poll;
 use polling::Polling;
 use recalls::Recalls;
@@ -205,6 +207,7 @@ pub struct Worker {
     wake: Arc<EventFd>,
     clock: Clock,
     pub(crate) polling: Polling,
+    place: Place,
     /// Since when drivers may be owed calls for what they have sent.
     calls_owed: Option<Instant>,
 }
@@ -308,6 +311,7 @@ impl Worker {
             wake: Arc::clone(&wake),
             clock,
             polling: Polling::new(config.poll, now),
+            place: Place::new(now),
             calls_owed: None,
         };
         Ok((worker, WorkerHandle { commands: producer, wake }))
@@ -320,6 +324,7 @@ impl Worker {
         let mut worked = false;
         loop {
             self.tell_time();
+            self.place.look(self.now, self.polling.prefers_looks(), || work_done(&self.ports));
             if worked {
                 self.polling.done(self.now);
             }

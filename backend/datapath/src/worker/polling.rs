@@ -118,6 +118,11 @@ impl Polling {
         self.done = now;
     }
 
+    /// Whether it is to look whatever the last pauses were.
+    pub(super) fn prefers_looks(&self) -> bool {
+        self.poll == Poll::Always || self.pace.looks() == Some(true)
+    }
+
     /// Whether to look on.
     pub(super) fn looks(&self, now: Instant) -> bool {
         let [_, of_bulk] = &self.habits;

@@ -1,0 +1,254 @@
+//! Keeps a busy worker on its processor. One that is woken thousands of times a second is put now here, now there, and whom it serves has to make
+//! room: a guest's processes that wait for each other end up on two processors, and each step of theirs wakes one that sleeps (ADR 0034).
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use vonic_tcp::Instant;
+
+/// Microseconds between two looks at what the scheduler says.
+const LOOK_US: u64 = 100_000;
+/// A worker is busy that runs, or would, for one part of so many.
+const BUSY: u64 = 4;
+/// It shares its processor if it waits for one part of so many of the time in which it would run: one that is to look for work, since it does
+/// not see what comes meanwhile, and any other.
+const LOOKS: u64 = 6;
+const SLEEPS: u64 = 2;
+/// After so many looks in a row at a processor that it shares it leaves. Each time twice as many, up to the most; that many without sharing,
+/// and it is the fewest again.
+const SOON: u32 = 2;
+const SELDOM: u32 = 64;
+
+/// What was done up to a look, or between two.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    /// Nanoseconds for which the worker ran, and for which it waited for a processor.
+    ran: u64,
+    waited: u64,
+    /// Work for guests ([`super::pace::work_done`]), and microseconds.
+    work: u64,
+    time: u64,
+}
+
+impl Account {
+    fn since(self, before: Account) -> Account {
+        Account {
+            ran: self.ran.saturating_sub(before.ran),
+            waited: self.waited.saturating_sub(before.waited),
+            work: self.work.wrapping_sub(before.work),
+            time: self.time.saturating_sub(before.time),
+        }
+    }
+
+    fn is_busy(self) -> bool {
+        (self.ran + self.waited) / 1000 * BUSY > self.time
+    }
+
+    /// Whether it waited for one part of so many.
+    fn shares(self, parts: u64) -> bool {
+        self.waited * parts > self.ran + self.waited
+    }
+
+    fn work_in_a_second(self) -> u128 {
+        u128::from(self.work) * 1_000_000 / u128::from(self.time.max(1))
+    }
+}
+
+/// Where the worker is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seat {
+    /// Where the scheduler puts it.
+    Any,
+    /// The same, for one look, since it shared this processor.
+    Left(usize),
+    Kept(usize),
+}
+
+/// Whether to stay.
+#[derive(Debug)]
+struct Habit {
+    seat: Seat,
+    /// Looks in a row at a processor that is shared, and how many are enough.
+    shared: u32,
+    enough: u32,
+    /// Looks in a row at one that is not, and what was done in the last of them.
+    alone: u32,
+    work_alone: u128,
+}
+
+impl Habit {
+    fn new() -> Habit {
+        Habit { seat: Seat::Any, shared: 0, enough: SOON, alone: 0, work_alone: u128::MAX }
+    }
+
+    /// `looks`: it is to look for work; `here`: the processor it is on; `next`: the one to try if the scheduler leaves it there.
+    fn learn(&mut self, account: Account, looks: bool, here: usize, next: impl FnOnce() -> usize) {
+        self.shared = if account.shares(if looks { LOOKS } else { SLEEPS }) { self.shared + 1 } else { 0 };
+        let work = account.work_in_a_second();
+        if account.shares(LOOKS) {
+            self.alone = 0;
+        } else {
+            (self.alone, self.work_alone) = (self.alone + 1, work);
+        }
+        if self.alone >= SELDOM {
+            self.enough = SOON;
+        }
+        // More may get done by sharing: the guest then sends a burst while the worker waits.
+        let leaves = self.shared >= self.enough && work <= self.work_alone;
+        self.seat = match self.seat {
+            _ if !account.is_busy() => Seat::Any,
+            Seat::Left(left) if left == here => Seat::Kept(next()),
+            Seat::Any | Seat::Left(_) => Seat::Kept(here),
+            Seat::Kept(kept) if leaves => {
+                (self.shared, self.enough) = (0, (2 * self.enough).min(SELDOM));
+                Seat::Left(kept)
+            }
+            kept @ Seat::Kept(_) => kept,
+        };
+    }
+}
+
+/// Where the worker's thread runs.
+pub(super) struct Place {
+    /// `None` until the first look, which has to be the thread's own, and where there is nothing to choose or to know.
+    thread: Option<Thread>,
+    habit: Habit,
+    begun: bool,
+    last: Account,
+}
+
+/// What the kernel says of this thread, and was told.
+struct Thread {
+    schedstat: File,
+    /// Where it may run, as whoever started vonicd has it.
+    allowed: CpuSet,
+    /// Where it was told to.
+    told: CpuSet,
+}
+
+impl Place {
+    pub(super) fn new(now: Instant) -> Place {
+        Place { thread: None, habit: Habit::new(), begun: false, last: Account { time: now.0, ..Account::default() } }
+    }
+
+    /// Looks at how it goes, now and then. `looks`: the worker is to look for work; `work`: what has been done up to now.
+    pub(super) fn look(&mut self, now: Instant, looks: bool, work: impl FnOnce() -> u64) {
+        if now.0.saturating_sub(self.last.time) < LOOK_US {
+            return;
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            self.thread = Thread::this();
+        }
+        let used = self.thread.as_ref().and_then(Thread::used);
+        let Some((thread, (ran, waited))) = self.thread.as_mut().zip(used) else {
+            self.last.time = now.0;
+            return;
+        };
+        let account = Account { ran, waited, work: work(), time: now.0 };
+        let here = sched_getcpu();
+        self.habit.learn(account.since(std::mem::replace(&mut self.last, account)), looks, here, || thread.next(here));
+        if thread.take(self.habit.seat).is_none() {
+            // The kernel does not permit it: it is the scheduler's affair from now on.
+            self.thread = None;
+        }
+    }
+}
+
+impl Thread {
+    fn this() -> Option<Thread> {
+        let allowed = sched_getaffinity(None).ok().filter(|allowed| allowed.count() > 1)?;
+        Some(Thread { schedstat: File::open("/proc/thread-self/schedstat").ok()?, allowed, told: allowed })
+    }
+
+    /// Nanoseconds for which it ran, and for which it waited for a processor (proc(5), `/proc/pid/schedstat`).
+    fn used(&self) -> Option<(u64, u64)> {
+        let mut line = [0; 96];
+        let len = self.schedstat.read_at(&mut line, 0).ok()?;
+        let mut numbers = std::str::from_utf8(&line[..len]).ok()?.split_ascii_whitespace().map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// The processor behind this one, of those where it may run.
+    fn next(&self, here: usize) -> usize {
+        (here + 1..CpuSet::MAX_CPU).chain(0..here).find(|&cpu| self.allowed.is_set(cpu)).unwrap_or(here)
+    }
+
+    /// `None`: it cannot.
+    fn take(&mut self, seat: Seat) -> Option<()> {
+        let mut wanted = self.allowed;
+        if let Seat::Kept(cpu) = seat {
+            wanted.clear();
+            wanted.set(cpu);
+        }
+        if wanted == self.told {
+            return Some(());
+        }
+        let found = sched_getaffinity(None).ok()?;
+        if found != self.told {
+            // Somebody else has said where it may run.
+            (self.allowed, self.told) = (found, found);
+            return Some(());
+        }
+        self.told = wanted;
+        sched_setaffinity(None, &wanted).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seats after such looks of a worker on processor 0, of percents for which it waits, and work done; it moves where it is put, and the
+    /// scheduler leaves it where it is.
+    fn seats(looks: bool, seen: &[(u64, u64)]) -> Vec<Seat> {
+        let (mut habit, mut here) = (Habit::new(), 0);
+        let mut seat = |&(percent, work): &(u64, u64)| {
+            let waited = LOOK_US * 10 * percent;
+            let account = Account { ran: LOOK_US * 1000 - waited, waited, work, time: LOOK_US };
+            habit.learn(account, looks, here, || 1 - here);
+            if let Seat::Kept(cpu) = habit.seat {
+                here = cpu;
+            }
+            habit.seat
+        };
+        seen.iter().map(&mut seat).collect()
+    }
+
+    #[test]
+    fn a_busy_worker_stays_and_one_that_shares_its_processor_leaves() {
+        use Seat::{Kept, Left};
+        assert_eq!(seats(true, &[(0, 9); 40]), [Kept(0); 40]);
+        assert_eq!(
+            seats(true, &[(0, 9), (20, 5), (20, 5), (20, 5), (0, 9)]),
+            [Kept(0), Kept(0), Left(0), Kept(1), Kept(1)]
+        );
+        // Not for a look, and not one that sleeps, for so little.
+        assert_eq!(seats(true, &[[(0, 9); 4], [(20, 5), (0, 9), (20, 5), (0, 9)]].concat()), [Kept(0); 8]);
+        assert_eq!(seats(false, &[[(0, 9); 4], [(40, 5); 4]].concat()), [Kept(0); 8]);
+        assert_eq!(seats(false, &[(0, 9), (60, 5), (60, 5)])[2], Left(0));
+    }
+
+    #[test]
+    fn where_more_gets_done_by_sharing_it_is_shared() {
+        assert_eq!(seats(true, &[[(0, 5); 4], [(30, 9); 4]].concat()), [Seat::Kept(0); 8]);
+    }
+
+    #[test]
+    fn who_shares_everywhere_leaves_less_and_less_often() {
+        let leaves = |seats: &[Seat]| seats.iter().filter(|seat| matches!(seat, Seat::Left(_))).count();
+        let all = seats(true, &[(30, 5); 400]);
+        assert!((2..=6).contains(&leaves(&all[..100])) && leaves(&all[200..]) <= 4, "{all:?}");
+        // And again as soon as at first, once it has been alone for long.
+        let later = seats(true, &[&[(30, 5); 400][..], &[(0, 9); 100], &[(30, 5); 4]].concat());
+        assert_eq!(leaves(&later[500..]), 1);
+    }
+
+    #[test]
+    fn who_hardly_runs_is_put_where_there_is_room() {
+        let mut habit = Habit::new();
+        let account = |ran| Account { ran, time: LOOK_US, ..Account::default() };
+        habit.learn(account(LOOK_US * 1000), true, 0, || 1);
+        assert_eq!(habit.seat, Seat::Kept(0));
+        habit.learn(account(LOOK_US * 100), true, 0, || 1);
+        assert_eq!(habit.seat, Seat::Any);
+    }
+}
