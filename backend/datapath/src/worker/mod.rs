@@ -207,7 +207,6 @@ pub struct Worker {
     wake: Arc<EventFd>,
     clock: Clock,
     pub(crate) polling: Polling,
-    place: Place,
     /// Since when drivers may be owed calls for what they have sent.
     calls_owed: Option<Instant>,
 }
@@ -311,7 +310,6 @@ impl Worker {
             wake: Arc::clone(&wake),
             clock,
             polling: Polling::new(config.poll, now),
-            place: Place::new(now),
             calls_owed: None,
         };
         Ok((worker, WorkerHandle { commands: producer, wake }))
@@ -319,12 +317,13 @@ impl Worker {
 
     /// Works until [`Command::Stop`] or [`Command::Rest`].
     pub fn run(mut self) {
+        let mut place = Place::of_this_thread(self.now);
         let mut last_look = Instant(0);
         self.signs.at_frames();
         let mut worked = false;
         loop {
             self.tell_time();
-            self.place.look(self.now, self.polling.prefers_looks(), || work_done(&self.ports));
+            place.look(self.now, self.polling.prefers_looks(), || work_done(&self.ports));
             if worked {
                 self.polling.done(self.now);
             }

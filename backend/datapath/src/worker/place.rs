@@ -55,7 +55,7 @@ impl Account {
 
 /// Where the worker is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seat {
+enum Spot {
     /// Where the scheduler puts it.
     Any,
     /// The same, for one look, since it shared this processor.
@@ -66,7 +66,7 @@ enum Seat {
 /// Whether to stay.
 #[derive(Debug)]
 struct Habit {
-    seat: Seat,
+    spot: Spot,
     /// Looks in a row at a processor that is shared, and how many are enough.
     shared: u32,
     enough: u32,
@@ -77,7 +77,7 @@ struct Habit {
 
 impl Habit {
     fn new() -> Habit {
-        Habit { seat: Seat::Any, shared: 0, enough: SOON, alone: 0, work_alone: u128::MAX }
+        Habit { spot: Spot::Any, shared: 0, enough: SOON, alone: 0, work_alone: u128::MAX }
     }
 
     /// `looks`: it is to look for work; `here`: the processor it is on; `next`: the one to try if the scheduler leaves it there.
@@ -94,25 +94,24 @@ impl Habit {
         }
         // More may get done by sharing: the guest then sends a burst while the worker waits.
         let leaves = self.shared >= self.enough && work <= self.work_alone;
-        self.seat = match self.seat {
-            _ if !account.is_busy() => Seat::Any,
-            Seat::Left(left) if left == here => Seat::Kept(next()),
-            Seat::Any | Seat::Left(_) => Seat::Kept(here),
-            Seat::Kept(kept) if leaves => {
+        self.spot = match self.spot {
+            _ if !account.is_busy() => Spot::Any,
+            Spot::Left(left) if left == here => Spot::Kept(next()),
+            Spot::Any | Spot::Left(_) => Spot::Kept(here),
+            Spot::Kept(kept) if leaves => {
                 (self.shared, self.enough) = (0, (2 * self.enough).min(SELDOM));
-                Seat::Left(kept)
+                Spot::Left(kept)
             }
-            kept @ Seat::Kept(_) => kept,
+            kept @ Spot::Kept(_) => kept,
         };
     }
 }
 
 /// Where the worker's thread runs.
 pub(super) struct Place {
-    /// `None` until the first look, which has to be the thread's own, and where there is nothing to choose or to know.
+    /// `None` where there is nothing to choose or to know.
     thread: Option<Thread>,
     habit: Habit,
-    begun: bool,
     last: Account,
 }
 
@@ -126,17 +125,15 @@ struct Thread {
 }
 
 impl Place {
-    pub(super) fn new(now: Instant) -> Place {
-        Place { thread: None, habit: Habit::new(), begun: false, last: Account { time: now.0, ..Account::default() } }
+    pub(super) fn of_this_thread(now: Instant) -> Place {
+        let last = Account { time: now.0, ..Account::default() };
+        Place { thread: Thread::this(), habit: Habit::new(), last }
     }
 
     /// Looks at how it goes, now and then. `looks`: the worker is to look for work; `work`: what has been done up to now.
     pub(super) fn look(&mut self, now: Instant, looks: bool, work: impl FnOnce() -> u64) {
         if now.0.saturating_sub(self.last.time) < LOOK_US {
             return;
-        }
-        if !std::mem::replace(&mut self.begun, true) {
-            self.thread = Thread::this();
         }
         let used = self.thread.as_ref().and_then(Thread::used);
         let Some((thread, (ran, waited))) = self.thread.as_mut().zip(used) else {
@@ -146,7 +143,7 @@ impl Place {
         let account = Account { ran, waited, work: work(), time: now.0 };
         let here = sched_getcpu();
         self.habit.learn(account.since(std::mem::replace(&mut self.last, account)), looks, here, || thread.next(here));
-        if thread.take(self.habit.seat).is_none() {
+        if thread.take(self.habit.spot).is_none() {
             // The kernel does not permit it: it is the scheduler's affair from now on.
             self.thread = None;
         }
@@ -173,9 +170,9 @@ impl Thread {
     }
 
     /// `None`: it cannot.
-    fn take(&mut self, seat: Seat) -> Option<()> {
+    fn take(&mut self, spot: Spot) -> Option<()> {
         let mut wanted = self.allowed;
-        if let Seat::Kept(cpu) = seat {
+        if let Spot::Kept(cpu) = spot {
             wanted.clear();
             wanted.set(cpu);
         }
@@ -197,48 +194,48 @@ impl Thread {
 mod tests {
     use super::*;
 
-    /// Seats after such looks of a worker on processor 0, of percents for which it waits, and work done; it moves where it is put, and the
+    /// Where it is put after such looks of a worker on processor 0, of percents for which it waits, and work done; it moves where it is put, and the
     /// scheduler leaves it where it is.
-    fn seats(looks: bool, seen: &[(u64, u64)]) -> Vec<Seat> {
+    fn spots(looks: bool, seen: &[(u64, u64)]) -> Vec<Spot> {
         let (mut habit, mut here) = (Habit::new(), 0);
-        let mut seat = |&(percent, work): &(u64, u64)| {
+        let mut spot = |&(percent, work): &(u64, u64)| {
             let waited = LOOK_US * 10 * percent;
             let account = Account { ran: LOOK_US * 1000 - waited, waited, work, time: LOOK_US };
             habit.learn(account, looks, here, || 1 - here);
-            if let Seat::Kept(cpu) = habit.seat {
+            if let Spot::Kept(cpu) = habit.spot {
                 here = cpu;
             }
-            habit.seat
+            habit.spot
         };
-        seen.iter().map(&mut seat).collect()
+        seen.iter().map(&mut spot).collect()
     }
 
     #[test]
     fn a_busy_worker_stays_and_one_that_shares_its_processor_leaves() {
-        use Seat::{Kept, Left};
-        assert_eq!(seats(true, &[(0, 9); 40]), [Kept(0); 40]);
+        use Spot::{Kept, Left};
+        assert_eq!(spots(true, &[(0, 9); 40]), [Kept(0); 40]);
         assert_eq!(
-            seats(true, &[(0, 9), (20, 5), (20, 5), (20, 5), (0, 9)]),
+            spots(true, &[(0, 9), (20, 5), (20, 5), (20, 5), (0, 9)]),
             [Kept(0), Kept(0), Left(0), Kept(1), Kept(1)]
         );
         // Not for a look, and not one that sleeps, for so little.
-        assert_eq!(seats(true, &[[(0, 9); 4], [(20, 5), (0, 9), (20, 5), (0, 9)]].concat()), [Kept(0); 8]);
-        assert_eq!(seats(false, &[[(0, 9); 4], [(40, 5); 4]].concat()), [Kept(0); 8]);
-        assert_eq!(seats(false, &[(0, 9), (60, 5), (60, 5)])[2], Left(0));
+        assert_eq!(spots(true, &[[(0, 9); 4], [(20, 5), (0, 9), (20, 5), (0, 9)]].concat()), [Kept(0); 8]);
+        assert_eq!(spots(false, &[[(0, 9); 4], [(40, 5); 4]].concat()), [Kept(0); 8]);
+        assert_eq!(spots(false, &[(0, 9), (60, 5), (60, 5)])[2], Left(0));
     }
 
     #[test]
     fn where_more_gets_done_by_sharing_it_is_shared() {
-        assert_eq!(seats(true, &[[(0, 5); 4], [(30, 9); 4]].concat()), [Seat::Kept(0); 8]);
+        assert_eq!(spots(true, &[[(0, 5); 4], [(30, 9); 4]].concat()), [Spot::Kept(0); 8]);
     }
 
     #[test]
     fn who_shares_everywhere_leaves_less_and_less_often() {
-        let leaves = |seats: &[Seat]| seats.iter().filter(|seat| matches!(seat, Seat::Left(_))).count();
-        let all = seats(true, &[(30, 5); 400]);
+        let leaves = |spots: &[Spot]| spots.iter().filter(|spot| matches!(spot, Spot::Left(_))).count();
+        let all = spots(true, &[(30, 5); 400]);
         assert!((2..=6).contains(&leaves(&all[..100])) && leaves(&all[200..]) <= 4, "{all:?}");
         // And again as soon as at first, once it has been alone for long.
-        let later = seats(true, &[&[(30, 5); 400][..], &[(0, 9); 100], &[(30, 5); 4]].concat());
+        let later = spots(true, &[&[(30, 5); 400][..], &[(0, 9); 100], &[(30, 5); 4]].concat());
         assert_eq!(leaves(&later[500..]), 1);
     }
 
@@ -247,8 +244,8 @@ mod tests {
         let mut habit = Habit::new();
         let account = |ran| Account { ran, time: LOOK_US, ..Account::default() };
         habit.learn(account(LOOK_US * 1000), true, 0, || 1);
-        assert_eq!(habit.seat, Seat::Kept(0));
+        assert_eq!(habit.spot, Spot::Kept(0));
         habit.learn(account(LOOK_US * 100), true, 0, || 1);
-        assert_eq!(habit.seat, Seat::Any);
+        assert_eq!(habit.spot, Spot::Any);
     }
 }
