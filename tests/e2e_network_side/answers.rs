@@ -200,10 +200,12 @@ fn the_world_is_served_nothing() {
     bed.vonicd.stop().unwrap();
 }
 
-/// Whether a list is scattered as chance would: no two alike, neighbours no closer to each other than others, up as often as down.
+/// Whether a list is scattered as chance would: few alike, neighbours no closer to each other than others, up as often as down.
 fn is_scattered(ports: &[u16]) -> Result<()> {
     let distinct: BTreeSet<u16> = ports.iter().copied().collect();
-    ensure!(distinct.len() * 100 >= ports.len() * 98, "{} of {} are distinct", distinct.len(), ports.len());
+    // connect(2) takes ports of one parity: of 256 among 14,116, more than five are alike in 3 of 100 runs, and more than twelve in none of
+    // 100,000.
+    ensure!(distinct.len() * 100 >= ports.len() * 95, "{} of {} are distinct", distinct.len(), ports.len());
     let steps = || ports.windows(2).map(|pair| i32::from(pair[1]) - i32::from(pair[0]));
     let near = steps().filter(|step| step.abs() <= 16).count();
     ensure!(near * 20 < ports.len(), "{near} of {} lie beside the one before: {ports:?}", ports.len());
