@@ -255,7 +255,8 @@ fn a_busy_worker_stays_on_its_processor_until_it_has_to_share_it() {
     busy.kill().unwrap();
     busy.wait().unwrap();
     left.unwrap();
-    assert_eq!(own(&idle), all);
+    // Its start may have been work.
+    wait_until("an idle one may run everywhere", seconds(20), || own(&idle) == all).unwrap();
     bed.vonicd.stop().unwrap();
     idle.vonicd.stop().unwrap();
 }

@@ -7,8 +7,9 @@ use vonic_tcp::Instant;
 
 /// Microseconds between two looks at what the scheduler says.
 const LOOK_US: u64 = 100_000;
-/// A worker is busy that runs, or would, for one part of so many.
-const BUSY: u64 = 4;
+/// A worker is busy that runs for one part of so many. What it waits does not count: one that hardly runs, and waits long, is to be put where
+/// it need not.
+const BUSY: u64 = 8;
 /// It shares its processor if it waits for one part of so many of the time in which it would run: one that is to look for work, since it does
 /// not see what comes meanwhile, and any other.
 const LOOKS: u64 = 6;
@@ -40,7 +41,7 @@ impl Account {
     }
 
     fn is_busy(self) -> bool {
-        (self.ran + self.waited) / 1000 * BUSY > self.time
+        self.ran / 1000 * BUSY > self.time
     }
 
     /// Whether it waited for one part of so many.
@@ -246,6 +247,8 @@ mod tests {
         habit.learn(account(LOOK_US * 1000), true, 0, || 1);
         assert_eq!(habit.spot, Spot::Kept(0));
         habit.learn(account(LOOK_US * 100), true, 0, || 1);
+        assert_eq!(habit.spot, Spot::Any);
+        habit.learn(Account { waited: LOOK_US * 800, ..account(LOOK_US * 100) }, true, 0, || 1);
         assert_eq!(habit.spot, Spot::Any);
     }
 }
