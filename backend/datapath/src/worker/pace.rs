@@ -11,6 +11,8 @@ const STRETCH_US: u64 = 50_000;
 /// Stretches of the other way in a trial, and then of the usual one again, of which the last is measured: to sleep may have the scheduler put on one
 /// processor who ran on several, and it takes a while to undo that.
 const TRIAL: u32 = 4;
+/// The same of looking: a worker that shares its processor may have to find another one first ([`super::place`]).
+const TRIAL_OF_LOOKS: u32 = 10;
 /// Stretches before the first trial, and between two: fewest, how many times as many once a trial has had the same outcome, and most.
 const SOON: u32 = 2;
 const OFTEN: u32 = 16;
@@ -66,6 +68,13 @@ enum Idle {
     ByHabit,
 }
 
+impl Idle {
+    /// Stretches until it shows what it does.
+    fn turn(self) -> u32 {
+        if self == Idle::Look { TRIAL_OF_LOOKS } else { TRIAL }
+    }
+}
+
 /// The other way is measured between two stretches of the usual one, which tells a way that does more from a load that has changed meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
@@ -81,7 +90,7 @@ struct Trial {
 pub(super) struct Pace {
     idle: Idle,
     trial: Option<Trial>,
-    /// One trial that speaks against the usual way is enough: the last one did, or there was none.
+    /// One trial that speaks against the usual way is enough: the last one did, or none has spoken for it.
     doubts: bool,
     /// Of this stretch: pauses, those in which looks paid by themselves, and microseconds.
     pauses: u32,
@@ -161,7 +170,7 @@ impl Pace {
         }
         let other = trial.other;
         match trial.did {
-            None => (trial.did, trial.left) = (Some(rate), TRIAL),
+            None => (trial.did, trial.left) = (Some(rate), self.idle.turn()),
             Some(did) => {
                 self.decide(other, did, rate);
                 (self.trial, self.usual, self.wait) = (None, rate, self.interval);
@@ -182,7 +191,7 @@ impl Pace {
             Idle::ByHabit if 2 * self.paid >= self.pauses => Idle::Sleep,
             Idle::Sleep | Idle::ByHabit => Idle::Look,
         };
-        self.trial = (self.wait == 0).then_some(Trial { other, did: None, left: TRIAL });
+        self.trial = (self.wait == 0).then_some(Trial { other, did: None, left: other.turn() });
     }
 
     /// By what the other way did, and the usual one before that and `again` behind it: if these two disagree, the next trial decides, soon.
@@ -202,7 +211,7 @@ impl Pace {
         if next == self.idle {
             (self.doubts, self.interval) = (false, (RARER * self.interval).min(SELDOM));
         } else if self.doubts {
-            (self.idle, self.doubts, self.interval) = (next, false, OFTEN);
+            (self.idle, self.interval) = (next, OFTEN);
         } else {
             (self.doubts, self.interval) = (true, OFTEN);
         }
@@ -269,6 +278,32 @@ mod tests {
     }
 
     #[test]
+    fn what_one_trial_has_begun_the_next_one_alone_may_end() {
+        let mut pace = Pace::new(Instant(0));
+        while pace.idle == Idle::Look && pace.last.0 < 4 * SECOND {
+            looks(&mut pace, 1, |looks| sooner(!looks));
+        }
+        assert_eq!(pace.idle, Idle::Sleep);
+        looks(&mut pace, 2, sooner);
+        assert_eq!(pace.idle, Idle::Look);
+    }
+
+    #[test]
+    fn looks_have_half_a_second_to_become_what_they_can_be() {
+        let (mut pace, mut since) = (Pace::new(Instant(0)), 0);
+        let often = looks(&mut pace, 100, |looks| {
+            let pause = match looks {
+                false => 70,
+                true if since < 7 * STRETCH_US => 100,
+                true => 45,
+            };
+            since = if looks { since + pause } else { 0 };
+            pause
+        });
+        assert!(often > 90, "{often}");
+    }
+
+    #[test]
     fn what_lies_still_counts_little() {
         let (mut pace, mut n) = (Pace::new(Instant(0)), 0);
         let often = looks(&mut pace, 1000, |looks| {
@@ -297,7 +332,7 @@ mod tests {
     fn a_load_that_changes_within_a_trial_does_not_decide_it() {
         // Who sleeps does twice as much, but with the first sleep work comes in frames of a third.
         let (mut pace, mut all, mut frame) = (Pace::new(Instant(0)), 0, 3 * FRAME);
-        while pace.last.0 < 2 * SECOND {
+        while pace.last.0 < 4 * SECOND {
             let sleeps = pace.looks() == Some(false);
             frame = if sleeps { FRAME } else { frame };
             all += frame;

@@ -14,10 +14,13 @@ const BUSY: u64 = 8;
 /// not see what comes meanwhile, and any other.
 const LOOKS: u64 = 6;
 const SLEEPS: u64 = 2;
-/// After so many looks in a row at a processor that it shares it leaves. Each time twice as many, up to the most; that many without sharing,
-/// and it is the fewest again.
+/// It has it alone if it waits for less than one part of so many: between that and sharing a look saw both.
+const ALONE: u64 = 20;
+/// After so many looks in a row at a processor that it shares it leaves. Each time twice as many, up to the most; where it has helped, for so many
+/// looks without sharing, it is the fewest again.
 const SOON: u32 = 2;
 const SELDOM: u32 = 64;
+const HELPED: u32 = 4;
 
 /// What was done up to a look, or between two.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +74,7 @@ struct Habit {
     /// Looks in a row at a processor that is shared, and how many are enough.
     shared: u32,
     enough: u32,
-    /// Looks in a row at one that is not, and what was done in the last of them.
+    /// Looks at one that it had alone since it last shared one, and what was done in the last of them.
     alone: u32,
     work_alone: u128,
 }
@@ -85,12 +88,14 @@ impl Habit {
     fn learn(&mut self, account: Account, looks: bool, here: usize, next: impl FnOnce() -> usize) {
         self.shared = if account.shares(if looks { LOOKS } else { SLEEPS }) { self.shared + 1 } else { 0 };
         let work = account.work_in_a_second();
-        if account.shares(LOOKS) {
+        if !account.is_busy() {
+            (self.alone, self.work_alone) = (0, u128::MAX);
+        } else if account.shares(LOOKS) {
             self.alone = 0;
-        } else {
+        } else if !account.shares(ALONE) {
             (self.alone, self.work_alone) = (self.alone + 1, work);
         }
-        if self.alone >= SELDOM {
+        if self.alone >= HELPED {
             self.enough = SOON;
         }
         // More may get done by sharing: the guest then sends a burst while the worker waits.
@@ -231,13 +236,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_done_alone_before_there_was_much_to_do_does_not_count() {
+        let mut habit = Habit::new();
+        habit.learn(Account { ran: LOOK_US, work: 1, time: LOOK_US, ..Account::default() }, true, 0, || 1);
+        let shares = Account { ran: LOOK_US * 700, waited: LOOK_US * 300, work: 9, time: LOOK_US };
+        (0..2).for_each(|_| habit.learn(shares, true, 0, || 1));
+        assert_eq!(habit.spot, Spot::Left(0));
+    }
+
+    #[test]
+    fn a_look_at_which_it_shared_for_a_part_is_none_of_both() {
+        assert_eq!(spots(true, &[(0, 9), (12, 3), (30, 5), (30, 5)])[3], Spot::Left(0));
+        assert_eq!(spots(true, &[(0, 9), (30, 5), (12, 3), (30, 5)])[3], Spot::Kept(0));
+    }
+
+    #[test]
     fn who_shares_everywhere_leaves_less_and_less_often() {
         let leaves = |spots: &[Spot]| spots.iter().filter(|spot| matches!(spot, Spot::Left(_))).count();
         let all = spots(true, &[(30, 5); 400]);
         assert!((2..=6).contains(&leaves(&all[..100])) && leaves(&all[200..]) <= 4, "{all:?}");
-        // And again as soon as at first, once it has been alone for long.
-        let later = spots(true, &[&[(30, 5); 400][..], &[(0, 9); 100], &[(30, 5); 4]].concat());
-        assert_eq!(leaves(&later[500..]), 1);
+        // And again as soon as at first, once it has been alone for a while.
+        let later = spots(true, &[&[(30, 5); 400][..], &[(0, 9); HELPED as usize], &[(30, 5); 4]].concat());
+        assert_eq!(leaves(&later[400..]), 1);
     }
 
     #[test]
