@@ -21,6 +21,8 @@ const ALONE: u64 = 20;
 const SOON: u32 = 2;
 const SELDOM: u32 = 64;
 const HELPED: u32 = 4;
+/// Where less than so many parts are done alone of what was done where it left, it goes back.
+const WORSE: (u128, u128) = (4, 3);
 
 /// What was done up to a look, or between two.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,23 +79,27 @@ struct Habit {
     /// Looks at one that it had alone since it last shared one, and what was done in the last of them.
     alone: u32,
     work_alone: u128,
+    /// The processor that it left, and what was done there.
+    left: Option<(usize, u128)>,
 }
 
 impl Habit {
     fn new() -> Habit {
-        Habit { spot: Spot::Any, shared: 0, enough: SOON, alone: 0, work_alone: u128::MAX }
+        Habit { spot: Spot::Any, shared: 0, enough: SOON, alone: 0, work_alone: u128::MAX, left: None }
     }
 
     /// `looks`: it is to look for work; `here`: the processor it is on; `next`: the one to try if the scheduler leaves it there.
     fn learn(&mut self, account: Account, looks: bool, here: usize, next: impl FnOnce() -> usize) {
         self.shared = if account.shares(if looks { LOOKS } else { SLEEPS }) { self.shared + 1 } else { 0 };
         let work = account.work_in_a_second();
+        let mut back = None;
         if !account.is_busy() {
-            (self.alone, self.work_alone) = (0, u128::MAX);
+            (self.alone, self.work_alone, self.left) = (0, u128::MAX, None);
         } else if account.shares(LOOKS) {
             self.alone = 0;
         } else if !account.shares(ALONE) {
             (self.alone, self.work_alone) = (self.alone + 1, work);
+            back = self.left.take().filter(|&(_, before)| work * WORSE.0 < before * WORSE.1);
         }
         if self.alone >= HELPED {
             self.enough = SOON;
@@ -102,10 +108,11 @@ impl Habit {
         let leaves = self.shared >= self.enough && work <= self.work_alone;
         self.spot = match self.spot {
             _ if !account.is_busy() => Spot::Any,
+            spot if back.is_some() => back.map_or(spot, |(cpu, _)| Spot::Kept(cpu)),
             Spot::Left(left) if left == here => Spot::Kept(next()),
             Spot::Any | Spot::Left(_) => Spot::Kept(here),
             Spot::Kept(kept) if leaves => {
-                (self.shared, self.enough) = (0, (2 * self.enough).min(SELDOM));
+                (self.shared, self.enough, self.left) = (0, (2 * self.enough).min(SELDOM), Some((kept, work)));
                 Spot::Left(kept)
             }
             kept @ Spot::Kept(_) => kept,
@@ -242,6 +249,17 @@ mod tests {
         let shares = Account { ran: LOOK_US * 700, waited: LOOK_US * 300, work: 9, time: LOOK_US };
         (0..2).for_each(|_| habit.learn(shares, true, 0, || 1));
         assert_eq!(habit.spot, Spot::Left(0));
+    }
+
+    #[test]
+    fn it_goes_back_where_far_more_was_done_by_sharing() {
+        use Spot::{Kept, Left};
+        let begins = [(30, 9), (30, 9), (0, 3)];
+        assert_eq!(spots(true, &begins), [Kept(0), Left(0), Kept(0)]);
+        let begins = [(30, 9), (30, 9), (30, 9), (0, 3), (0, 3)];
+        assert_eq!(spots(true, &begins), [Kept(0), Left(0), Kept(1), Kept(0), Kept(0)]);
+        let no_worse = [(30, 9), (30, 9), (30, 9), (0, 7)];
+        assert_eq!(spots(true, &no_worse)[3], Kept(1));
     }
 
     #[test]
