@@ -21,6 +21,8 @@ const ALONE: u64 = 20;
 const SOON: u32 = 2;
 const SELDOM: u32 = 64;
 const HELPED: u32 = 4;
+/// What it did alone is no measure any more after so many looks in a row without: the load may have become another one.
+const FORGOTTEN: u32 = 256;
 /// Where less than so many parts are done alone of what was done where it left, it goes back.
 const WORSE: (u128, u128) = (4, 3);
 
@@ -105,17 +107,18 @@ impl Habit {
             self.enough = SOON;
         }
         // More may get done by sharing: the guest then sends a burst while the worker waits.
-        let leaves = self.shared >= self.enough && work <= self.work_alone;
-        self.spot = match self.spot {
+        let knows = self.shared < FORGOTTEN;
+        let leaves = self.shared >= self.enough && !(knows && work > self.work_alone);
+        self.spot = match (self.spot, back) {
             _ if !account.is_busy() => Spot::Any,
-            spot if back.is_some() => back.map_or(spot, |(cpu, _)| Spot::Kept(cpu)),
-            Spot::Left(left) if left == here => Spot::Kept(next()),
-            Spot::Any | Spot::Left(_) => Spot::Kept(here),
-            Spot::Kept(kept) if leaves => {
+            (_, Some((cpu, _))) => Spot::Kept(cpu),
+            (Spot::Left(left), _) if left == here => Spot::Kept(next()),
+            (Spot::Any | Spot::Left(_), _) => Spot::Kept(here),
+            (Spot::Kept(kept), _) if leaves => {
                 (self.shared, self.enough, self.left) = (0, (2 * self.enough).min(SELDOM), Some((kept, work)));
                 Spot::Left(kept)
             }
-            kept @ Spot::Kept(_) => kept,
+            (kept @ Spot::Kept(_), _) => kept,
         };
     }
 }
@@ -239,7 +242,9 @@ mod tests {
 
     #[test]
     fn where_more_gets_done_by_sharing_it_is_shared() {
-        assert_eq!(spots(true, &[[(0, 5); 4], [(30, 9); 4]].concat()), [Spot::Kept(0); 8]);
+        let stays = [&[(0, 5); 4][..], &[(30, 9); FORGOTTEN as usize - 1]].concat();
+        assert!(spots(true, &stays).iter().all(|&spot| spot == Spot::Kept(0)));
+        assert_eq!(spots(true, &[&stays[..], &[(30, 9)]].concat()).last(), Some(&Spot::Left(0)));
     }
 
     #[test]
