@@ -15,7 +15,7 @@ AGENT_BUILD := $(GUEST_FLAGS) cargo build --quiet --profile guest -p vonic-agent
 # Variants of vonicd for tests alone, built of the same parts as the tests and put where nobody takes them for the other: $(call variant,NAME,FEATURE).
 variant = cargo build --quiet -p vonic-daemon --features $(2) && mkdir -p $(TARGET)/$(1)/debug && rm -f $(TARGET)/$(1)/debug/vonicd && mv $(TARGET)/debug/vonicd $(TARGET)/$(1)/debug/
 
-.PHONY: build lab-build man deb agent-deb install uninstall docs-reference manual next-build crash-build testbed fmt lint deny reproducible test long-test crash-test soak fuzz asan demo bench bench-takeover bench-micro
+.PHONY: build lab-build man deb agent-deb install uninstall docs-reference manual next-build crash-build testbed fmt lint deny reproducible test long-test crash-test soak fuzz asan demo bench bench-takeover bench-connections bench-micro
 
 build:
 	cargo build --release -p vonic-daemon
@@ -147,6 +147,11 @@ bench: testbed build
 bench-takeover: build
 	cargo build --quiet --release -p vonic-bench
 	VONIC_BENCH_ROW="$(or $(ROW),$(VONIC_BENCH_ROW))" sh tests/support/root.sh $(TARGET)/release/vonic-bench takeover
+
+# A hundred thousand connections in a guest of user-mode Linux, where the limit of open files cannot be raised: bench/results/connections.md.
+bench-connections: testbed build
+	cargo build --quiet --release -p vonic-bench
+	sh tests/support/root.sh sh bench/scale/connections.sh $(TARGET)/release
 
 # Instructions per frame and per segment, by callgrind; fails if one is more than 10 % above bench/results/micro.md, RECORD=1 writes them there.
 bench-micro:
